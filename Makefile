@@ -1,0 +1,87 @@
+# What people type. `make` alone lists it.
+
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := demo
+# Where pip finds torch when its usual index has no CPU build: PyTorch's CPU wheel index, as named on
+# PyTorch's own install page. Empty: pip's usual index decides.
+TORCH_INDEX ?=
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+PIP_INSTALL = $(BIN)/python -m pip install -qq --constraint constraints.txt \
+	$(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)")
+CODE := seedvr2_ray tests $(wildcard examples training benchmarks jobs)
+TYPED := $(filter-out tests,$(CODE))
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-fast lint format bench clean
+
+help: ## List these targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(VENV)/.developer ## Install everything that demo, test and lint need into .venv
+	@echo "$(VENV) is ready."
+
+demo: $(VENV)/.user ## Restore the example clip into demo/ and say where the report and a picture are
+	@echo "Restoring examples/demo.mp4 into $(DEMO)/ ..."
+	@mkdir -p $(DEMO)
+	@$(BIN)/seedvr2-ray restore examples/demo.mp4 $(DEMO)/demo.mp4 --resolution x2 --overwrite
+	@$(BIN)/python examples/before_and_after.py examples/demo.mp4 $(DEMO)/demo.mp4 $(DEMO)/before_and_after.png --frame 140
+
+test: lint ## Check style and types, then run every test
+	$(BIN)/python -m pytest
+
+test-fast: $(VENV)/.developer ## Run only the tests that take no time: under a minute
+	$(BIN)/python -m pytest -q -m "not slow and not ray and not gpu and not browser"
+
+lint: $(VENV)/.developer ## Check style and types
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/mypy $(TYPED)
+
+format: $(VENV)/.developer ## Rewrite the code in the common format
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+bench: $(VENV)/.developer ## Run every benchmark; results go to benchmarks/results/
+	@for script in $(basename $(notdir $(shell grep -l '__main__' benchmarks/*.py))); do \
+		echo "== benchmarks.$$script"; $(BIN)/python -m benchmarks.$$script || exit 1; \
+	done
+
+clean: ## Remove .venv, caches and the demo's output
+	rm -rf $(VENV) $(DEMO) build dist .mypy_cache .ruff_cache .pytest_cache
+
+# Each stamp says that .venv holds what pyproject.toml and constraints.txt ask for.
+$(VENV)/.developer: $(VENV)/.user
+	@echo "Installing the development tools into $(VENV) ..."
+	@$(PIP_INSTALL) --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.user: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing seedvr2-ray and what it needs into $(VENV) (a few minutes the first time) ..."
+	@test -n "$(TORCH_INDEX)" || test -e /dev/nvidiactl || echo "No NVIDIA driver here: torch's CPU build is enough." \
+		"If pip downloads the CUDA build, stop it and set TORCH_INDEX (see README.md, 'Install')."
+	@$(PIP_INSTALL) --editable .
+	@touch $@
+
+# pip finds torch's CPU build for 3.11 in more places than for later versions, so 3.11 is tried first.
+$(BIN)/python:
+	@set -e; python=; \
+	for candidate in python3.11 python3.12 python3.13 python3; do \
+		if $$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then python=$$candidate; break; fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+		echo "seedvr2-ray needs Python 3.11 or newer and found none; on Debian or Ubuntu: apt-get install python3 python3-venv" >&2; \
+		exit 1; \
+	fi; \
+	if ! $$python -c 'import ensurepip, venv' 2>/dev/null; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			echo "$$python cannot make virtual environments; installing python3-venv with apt-get ..."; \
+			apt-get update -qq; DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-venv </dev/null; \
+		else \
+			echo "$$python cannot make virtual environments; on Debian or Ubuntu: sudo apt-get install python3-venv" >&2; \
+			exit 1; \
+		fi; \
+	fi; \
+	echo "Creating $(VENV) with $$($$python --version) ..."; \
+	$$python -m venv --clear $(VENV)

@@ -1,0 +1,209 @@
+"""One job from its manifest to its report: what the command line and ``ray job submit`` run."""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+from uuid import uuid4
+
+from fsspec.core import url_to_fs  # type: ignore[import-untyped]
+
+from seedvr2_ray.batch.cluster import Pool, connected, settle_pool
+from seedvr2_ray.batch.estimate import Estimate, estimate_archive
+from seedvr2_ray.batch.films import FilmOutcome
+from seedvr2_ray.batch.job import CatalogueRestorers, Job, RestorerSource, default_scratch
+from seedvr2_ray.batch.manifest import ManifestSource
+from seedvr2_ray.batch.normalise import Normalised, normalise, require_source
+from seedvr2_ray.batch.outcomes import OutcomeLog, Totals
+from seedvr2_ray.batch.pipeline import restore_archive
+from seedvr2_ray.batch.report import RunFacts, summarise, write_job_report
+from seedvr2_ray.batch.rows import SegmentResult
+from seedvr2_ray.errors import SettingsError
+from seedvr2_ray.restoration.run import DEFAULT_MAX_PIXELS
+from seedvr2_ray.storage.faults import printable, translated
+from seedvr2_ray.storage.location import is_local
+
+_JOB_FOLDER = ".seedvr2-ray"
+"""Inside the output, when nothing else is said. Hidden, so that no listing takes it for sources."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BulkRequest:
+    """What a caller asks of a job."""
+
+    manifest: ManifestSource
+    folder: str | None = None
+    """Folder or prefix of the job's own files; by default inside the output."""
+    pool: Pool = field(default_factory=Pool)
+    address: str | None = None
+    """Of the Ray cluster; see :func:`~seedvr2_ray.batch.cluster.connected`."""
+    restorers: RestorerSource = field(default_factory=CatalogueRestorers)
+    overwrite: bool = False
+    keep_work: bool = False
+    max_pixels: int = DEFAULT_MAX_PIXELS
+    price_per_gpu_hour: float = 0.0
+    scratch: str | None = None
+    """Folder on every machine for copies of remote sources; by default below the system's temporary folder."""
+
+    def job_folder(self) -> str:
+        """Say where the job's own files lie.
+
+        Raises:
+            SettingsError: neither a folder nor an output was named.
+        """
+        if self.folder is None and self.manifest.output is None:
+            raise SettingsError("every row names its own target, so say with --job-folder where the job's files go")
+        if self.folder is None:
+            folder = f"{str(self.manifest.output).rstrip('/')}/{_JOB_FOLDER}"
+        else:
+            folder = self.folder.rstrip("/")
+        # Workers have other working directories.
+        return str(Path(folder.removeprefix("file://")).absolute()) if is_local(folder) else folder
+
+
+class BulkProgress(Protocol):
+    """Told what happens, by the thread that drives the job."""
+
+    def began(self, manifest: Normalised, price_per_gpu_hour: float) -> None:
+        """The manifest is checked."""
+
+    def took(self, result: SegmentResult) -> None:
+        """A segment came back."""
+
+    def settled(self, outcome: FilmOutcome, totals: Totals) -> None:
+        """A file has its outcome."""
+
+
+@dataclass(slots=True)
+class _Ledger:
+    """Keeps count of a run while it goes."""
+
+    log: OutcomeLog
+    progress: BulkProgress
+    segments: int = 0
+    frames: int = 0
+    gpu_seconds: float = 0.0
+    workers: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Seconds busy and alive of every process that restored."""
+
+    def took(self, result: SegmentResult) -> None:
+        if result.state == "restored":
+            self.segments += 1
+            self.frames += result.num_frames
+            self.gpu_seconds += result.seconds
+        self.workers[result.worker] = (result.worker_busy_seconds, result.worker_alive_seconds)
+        self.progress.took(result)
+
+    def settled(self, outcome: FilmOutcome) -> None:
+        self.log.add(outcome)
+        self.progress.settled(outcome, self.log.totals)
+
+    def beat(self) -> None:
+        self.log.keep_current()
+
+    def restored_now(self) -> dict[str, float]:
+        busy = sum(each[0] for each in self.workers.values())
+        alive = sum(each[1] for each in self.workers.values())
+        return {
+            "segments": self.segments,
+            "frames": self.frames,
+            "gpu_seconds": self.gpu_seconds,
+            "idle_share": 1 - busy / alive if alive else 0.0,
+        }
+
+
+def run_bulk(request: BulkRequest, progress: BulkProgress) -> dict[str, Any]:
+    """Restore an archive; after any interruption the same call goes on from what is committed.
+
+    Returns:
+        The report in plain values; it lies as JSON, Parquet and HTML in the job's folder too.
+
+    Raises:
+        InputError: the manifest is refused; nothing was restored.
+        DeploymentError: there is no cluster, or it cannot restore anything.
+    """
+    began = time.monotonic()
+    with _prepared(request) as (job, manifest, scratch):
+        progress.began(manifest, request.price_per_gpu_hour)
+        ledger = _Ledger(OutcomeLog(scratch, f"{job.folder}/quarantine.jsonl"), progress)
+        was_stopped = True
+        try:
+            with connected(request.address):
+                restore_archive(job, manifest, settle_pool(request.pool), ledger)
+            was_stopped = False
+        finally:
+            ledger.log.close()
+            facts = RunFacts(
+                manifest=printable(request.manifest.url),
+                wall_seconds=time.monotonic() - began,
+                price_per_gpu_hour=request.price_per_gpu_hour,
+                restored_now=ledger.restored_now(),
+                num_workers=len(ledger.workers),
+                was_stopped=was_stopped,
+            )
+            write_job_report(job.folder, ledger.log.read(), ledger.log.totals, facts, scratch)
+        if not request.keep_work:
+            _sweep(job, ledger.log)
+    return summarise(ledger.log.totals, facts)
+
+
+def estimate_bulk(request: BulkRequest, megapixels_per_second: float) -> Estimate:
+    """Plan a whole archive and restore nothing of it.
+
+    Args:
+        megapixels_per_second: what one restorer is assumed to make.
+
+    Raises:
+        InputError: the manifest is refused.
+    """
+    with _prepared(request) as (job, manifest, _), connected(request.address):
+        return estimate_archive(
+            job,
+            manifest,
+            settle_pool(request.pool),
+            megapixels_per_second=megapixels_per_second,
+            price_per_gpu_hour=request.price_per_gpu_hour,
+        )
+
+
+@contextmanager
+def _prepared(request: BulkRequest) -> Iterator[tuple[Job, Normalised, Path]]:
+    require_source(request.manifest.url)
+    job = Job(
+        folder=request.job_folder(),
+        run=uuid4().hex[:12],
+        restorers=request.restorers,
+        overwrite=request.overwrite,
+        max_pixels=request.max_pixels,
+        scratch=request.scratch or default_scratch(),
+    )
+    with tempfile.TemporaryDirectory(prefix="seedvr2-ray-") as scratch:
+        try:
+            yield job, normalise(request.manifest, job.manifest_folder), Path(scratch)
+        finally:
+            _remove_folder(job.manifest_folder)
+            _remove_folder(f"{job.log.root_url}/planning/{job.run}")
+
+
+def _sweep(job: Job, log: OutcomeLog) -> None:
+    """Delete the work on files that are done; that on files set aside stays for the next run."""
+    kept = {outcome.content for outcome in log.read() if outcome.state == "quarantined"}
+    for outcome in log.read():
+        if outcome.state != "quarantined" and outcome.content not in kept:
+            _remove_folder(job.store_of(outcome.content).root_url)
+
+
+def _remove_folder(url: str) -> None:
+    if is_local(url):
+        shutil.rmtree(url.removeprefix("file://"), ignore_errors=True)
+        return
+    with translated(url, "store"):
+        filesystem, path = url_to_fs(url)
+        try:
+            filesystem.rm(path, recursive=True)
+        except FileNotFoundError:
+            return

@@ -1,0 +1,105 @@
+"""The Ray that a job runs on: one that is there, or one of its own on this machine."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import ray
+
+from seedvr2_ray.errors import DeploymentError
+
+_OWN = "local"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pool:
+    """Who does the work."""
+
+    min_size: int = 1
+    """Restorers that are kept even when there is nothing to do for them yet."""
+    max_size: int | None = None
+    """Restorers at most; by default as many as the cluster has room for when the job starts. On a cluster that
+    scales, say how many it may scale to."""
+    num_gpus: float | None = None
+    """GPUs per restorer; by default 1 where the cluster has any, else 0."""
+    num_cpus: float = 1.0
+    """CPUs per restorer: it decodes and encodes in threads of its own."""
+    task_cpus: float = 1.0
+    """CPUs per planning or finishing task."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SettledPool:
+    """A pool whose numbers are decided."""
+
+    min_size: int
+    max_size: int
+    num_gpus: float
+    num_cpus: float
+    task_cpus: float
+    num_tasks: int
+    """Finishing and publishing tasks that are started at a time; what does not run yet waits in Ray."""
+    num_planners: int
+    """Planning tasks at a time: the rest of the CPUs is for decoding, encoding, finishing and publishing."""
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[None]:
+    """Use a running cluster, or start one on this machine for as long as the block runs.
+
+    Args:
+        address: of a cluster, ``auto``, or ``local`` for one's own. By default what ``RAY_ADDRESS`` says, which
+            ``ray job submit`` sets, and one's own where it says nothing.
+
+    Raises:
+        DeploymentError: there is no cluster at that address.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    address = address or os.environ.get("RAY_ADDRESS") or _OWN
+    if address == _OWN:
+        # A Ray of one's own listens on this machine only and ends with the job. Left unset, it would leave a
+        # token file behind that changes the next cluster.
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        ray.init(address=address, include_dashboard=False if address == _OWN else None, log_to_driver=False)
+    except ConnectionError as error:
+        raise DeploymentError(f"no Ray cluster answers at {address}: {error}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def settle_pool(pool: Pool) -> SettledPool:
+    """Decide what a pool leaves open, from what the cluster has now.
+
+    Raises:
+        DeploymentError: the cluster cannot hold a single restorer and may not grow.
+    """
+    resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+    num_gpus = pool.num_gpus if pool.num_gpus is not None else (1.0 if gpus else 0.0)
+    # Two cores are enough to try everything, if not to gain from it.
+    task_cpus = min(pool.task_cpus, cpus / 4) if cpus else pool.task_cpus
+    room_for_tasks = 2 * task_cpus
+    fits_cpus = int((cpus - room_for_tasks) / pool.num_cpus) if pool.num_cpus else 10_000
+    fits = min(fits_cpus, int(gpus / num_gpus)) if num_gpus else fits_cpus
+    max_size = pool.max_size if pool.max_size is not None else max(1, fits)
+    if num_gpus > gpus and pool.max_size is None:
+        raise DeploymentError(
+            f"each restorer was to have {num_gpus:g} GPUs and the cluster has {gpus:g}; ask for fewer, or say with "
+            "--max-workers how many restorers the cluster may scale to"
+        )
+    return SettledPool(
+        min_size=min(pool.min_size, max_size),
+        max_size=max_size,
+        num_gpus=num_gpus,
+        num_cpus=pool.num_cpus,
+        task_cpus=task_cpus,
+        num_tasks=max(2, int(2 * cpus / task_cpus)) if task_cpus else 2,
+        num_planners=max(1, int((cpus - min(max_size, max(1, fits)) * pool.num_cpus) / task_cpus / 2)),
+    )

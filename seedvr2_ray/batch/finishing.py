@@ -1,0 +1,141 @@
+"""What is done with restored segments: parts as soon as neighbours are there, masters as soon as all parts are."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+from seedvr2_ray.batch.failures import Failure, describe_failure, with_retries
+from seedvr2_ray.batch.figures import figures_of
+from seedvr2_ray.batch.films import Film, FilmOutcome, log_kind, parts_digest
+from seedvr2_ray.batch.job import Job
+from seedvr2_ray.batch.sources import SourceCopies, require_unchanged
+from seedvr2_ray.errors import TargetError
+from seedvr2_ray.restoration.assemble import assemble
+from seedvr2_ray.restoration.plan import Recipe, Segment
+from seedvr2_ray.restoration.segment import PARTS, RESTORED, finish_segment
+from seedvr2_ray.restoration.work import is_needed
+from seedvr2_ray.storage.faults import printable
+from seedvr2_ray.storage.location import exists
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PartOrder:
+    """One part to finish: the segment and its neighbours are all that is needed of a film."""
+
+    film_number: int
+    content: str
+    recipe: Recipe
+    neighbours: tuple[Segment, ...]
+    """The segment, the one before and the one after, as far as there are such."""
+    position: int
+    """Of the segment among them."""
+
+    @property
+    def segment(self) -> Segment:
+        """The segment whose part it is."""
+        return self.neighbours[self.position]
+
+
+def order_part(film: Film, index: int) -> PartOrder:
+    """Describe one part of a film."""
+    first = max(0, index - 1)
+    return PartOrder(
+        film_number=film.row.number,
+        content=film.source.content,
+        recipe=film.plan.recipe,
+        neighbours=film.plan.segments[first : index + 2],
+        position=index - first,
+    )
+
+
+def finish_part(order: PartOrder, job: Job) -> Failure | None:
+    """Blend, encode and commit one part, and delete the intermediates that have served."""
+    store, segment = job.store_of(order.content), order.segment
+    predecessor = order.neighbours[order.position - 1] if segment.overlap else None
+
+    def finish() -> None:
+        with _workspace(job) as workspace:
+            finish_segment(order.recipe, segment, predecessor, store, workspace=workspace)
+        parts = store.addresses(PARTS)
+        for position in range(order.position + 1):
+            if not is_needed(order.neighbours, position, parts):
+                store.discard(RESTORED, order.neighbours[position].address)
+
+    try:
+        with_retries(finish, job.retries)
+    except Exception as error:  # noqa: BLE001  # One film must not stop the others.
+        return describe_failure("finish", error)
+    return None
+
+
+def publish_film(film: Film, job: Job) -> FilmOutcome | Failure:
+    """Join a film's parts into its master, publish it with its provenance, and note that it is done."""
+    try:
+        return with_retries(lambda: _publish(film, job), job.retries)
+    except Exception as error:  # noqa: BLE001  # One film must not stop the others.
+        return describe_failure("assemble", error)
+
+
+def _publish(film: Film, job: Job) -> FilmOutcome:
+    row, plan, store, key = film.row, film.plan, film.store(job), film.key
+    with _workspace(job) as workspace:
+        with SourceCopies(Path(job.scratch) / "sources", job.scratch_bytes).opened(
+            row.source, film.source.version
+        ) as path:
+            require_unchanged(film.source)
+            _claim_target(film, job)
+            assembly = assemble(
+                plan,
+                store,
+                row.target,
+                source_path=str(path),
+                workspace=workspace,
+                overwrite=True,
+                timings={},
+            )
+    figures = figures_of(plan, assembly.provenance)
+    version = film.source.version
+    record = {
+        "content": film.source.content,
+        "version": {"text": version.text, "size": version.size, "mark": version.mark},
+        "parts": parts_digest([segment.part_address for segment in plan.segments]),
+        "figures": figures,
+    }
+    job.log.commit(log_kind("published", key), key, record)
+    job.log.discard(log_kind("publishing", key), key)
+    return FilmOutcome(
+        number=row.number,
+        where=row.where,
+        source=printable(row.source),
+        target=printable(row.target),
+        state="published",
+        content=film.source.content,
+        figures=figures,
+    )
+
+
+def _claim_target(film: Film, job: Job) -> None:
+    """Note that from here on the target may hold our work: whoever goes on after a crash may replace it.
+
+    Raises:
+        TargetError: somebody else wrote there since the film was planned.
+    """
+    kind, target = log_kind("publishing", film.key), film.row.target
+    if job.log.find(kind, film.key) is not None:
+        return
+    if not job.overwrite and exists(target):
+        raise TargetError(f"{printable(target)} came into being while the job was at work; remove it or choose another")
+    job.log.commit(kind, film.key, {"target": printable(target)})
+
+
+@contextmanager
+def _workspace(job: Job) -> Iterator[Path]:
+    folder = Path(job.scratch) / "writing" / uuid4().hex
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

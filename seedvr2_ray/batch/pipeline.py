@@ -1,0 +1,318 @@
+"""The job on Ray: plan as a stream, restore on a pool of actors, finish and publish as neighbours come in."""
+
+import logging
+import pickle
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol, cast
+
+import pyarrow
+import ray
+from ray.data import ActorPoolStrategy, DataContext, Dataset, ExecutionResources, TaskPoolStrategy
+
+from seedvr2_ray.batch.cluster import SettledPool
+from seedvr2_ray.batch.failures import Failure, describe_failure
+from seedvr2_ray.batch.films import FilmOutcome, outcome_of, plan_film
+from seedvr2_ray.batch.finishing import PartOrder, finish_part, publish_film
+from seedvr2_ray.batch.job import Job
+from seedvr2_ray.batch.normalise import Normalised, Shard, read_shard
+from seedvr2_ray.batch.rows import FilmsRow, SegmentResult, from_payload, take_turns, to_columns
+from seedvr2_ray.batch.tracker import FilmsInFlight, Order
+from seedvr2_ray.batch.worker import SegmentWorker
+from seedvr2_ray.errors import DeploymentError
+from seedvr2_ray.restoration.restorer import RestorerIdentity
+from seedvr2_ray.settings import RestoreSettings
+from seedvr2_ray.telemetry.metrics import count
+
+MAX_PASSES = 3
+"""How often rows are planned again whose work was lost or put off."""
+
+PLANNED_AHEAD_BYTES = 64 << 20
+"""Of descriptions that wait for a restorer: some ten thousand segments. Planning pauses there."""
+
+_ONE_ROW = 1
+"""Bytes in a block: every row becomes a block of its own, and so a task of its own."""
+
+_POLL_SECONDS = 0.2
+
+_log = logging.getLogger(__name__)
+
+
+class ArchiveProgress(Protocol):
+    """Told what happens, by the thread that drives the job."""
+
+    def took(self, result: SegmentResult) -> None:
+        """A segment came back."""
+
+    def settled(self, outcome: FilmOutcome) -> None:
+        """A row of the manifest has its outcome."""
+
+    def beat(self) -> None:
+        """Some time has passed."""
+
+
+def restore_archive(job: Job, manifest: Normalised, pool: SettledPool, progress: ArchiveProgress) -> None:
+    """Restore every row that can be; each is settled once, published, skipped or quarantined.
+
+    Rows whose work was lost (a block that Ray gave up) or put off (a store that did not answer) are planned
+    again in further passes, from what is committed.
+
+    Raises:
+        DeploymentError: no segment can be restored with this installation.
+    """
+    in_flight = FilmsInFlight(manifest.num_rows)
+    for _ in range(MAX_PASSES):
+        in_flight.begin_pass()
+        open_rows = in_flight.open_rows() if in_flight.num_open < manifest.num_rows else None
+        for model in manifest.models():
+            shards = [shard for shard in manifest.shards if shard.model == model]
+            _run_pass(job, shards, open_rows, pool, in_flight, progress)
+        if not in_flight.num_open:
+            return
+        _log.warning("%d files are not settled; planning them again", in_flight.num_open)
+    for shard in manifest.shards:
+        for row in read_shard(shard):
+            if not in_flight.is_settled(row.number):
+                failure = in_flight.failure_of(row.number) or _lost()
+                in_flight.settle(outcome_of(row, failure))
+                _report(in_flight, progress)
+
+
+def identify_on_worker(job: Job, settings: RestoreSettings, pool: SettledPool) -> RestorerIdentity:
+    """Ask a process like those that will restore who its restorer is; the driver may have no GPU.
+
+    Weights are brought to that machine and verified on the way.
+
+    Raises:
+        SettingsError, DeploymentError: there is no such model, or its weights cannot be had.
+    """
+    ask = ray.remote(num_cpus=pool.num_cpus, num_gpus=pool.num_gpus)(_identify)
+    try:
+        identity: RestorerIdentity = ray.get(ask.remote(job.restorers, settings))
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error
+    return identity
+
+
+def _identify(restorers: Any, settings: RestoreSettings) -> RestorerIdentity:
+    identity: RestorerIdentity = restorers.identify(settings)
+    return identity
+
+
+def _run_pass(
+    job: Job,
+    shards: Sequence[Shard],
+    open_rows: frozenset[int] | None,
+    pool: SettledPool,
+    in_flight: FilmsInFlight,
+    progress: ArchiveProgress,
+) -> None:
+    identity = identify_on_worker(job, next(read_shard(shards[0])).settings, pool)
+    dataset = segments_dataset(job, shards, identity, open_rows, pool)
+    with _Tasks(job, pool) as tasks, _Feed(dataset) as feed:
+        while not (feed.is_over and tasks.num_waiting == 0):
+            for item in feed.take(_POLL_SECONDS):
+                tasks.order(_take(item, in_flight, progress))
+            for order, done in tasks.take_done(patience_seconds=_POLL_SECONDS if feed.is_over else 0.0):
+                tasks.order(_take_done(order, done, in_flight))
+            _report(in_flight, progress)
+            progress.beat()
+
+
+def _take(item: SegmentResult | FilmsRow, in_flight: FilmsInFlight, progress: ArchiveProgress) -> Iterator[Order]:
+    if isinstance(item, FilmsRow):
+        yield from in_flight.take_films(item)
+        return
+    progress.took(item)
+    yield from in_flight.take_result(item)
+
+
+def _take_done(order: Order, done: Any, in_flight: FilmsInFlight) -> Iterator[Order]:
+    if isinstance(order, PartOrder):
+        yield from in_flight.take_part(order, done)
+    else:
+        in_flight.take_published(order, done)
+
+
+def _report(in_flight: FilmsInFlight, progress: ArchiveProgress) -> None:
+    for outcome in in_flight.take_outcomes():
+        count("seedvr2_films", state=outcome.state)
+        progress.settled(outcome)
+
+
+def segments_dataset(
+    job: Job, shards: Sequence[Shard], identity: RestorerIdentity, open_rows: frozenset[int] | None, pool: SettledPool
+) -> Dataset:
+    """Describe the stream from shards of the manifest to results of segments; nothing runs yet."""
+    configure(DataContext.get_current())
+    planned = shards_dataset(shards, _plan_shard, pool, job=job, identity=identity, open_rows=open_rows)
+    return planned.map_batches(
+        SegmentWorker,
+        fn_constructor_args=(job,),
+        batch_size=1,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(min_size=pool.min_size, max_size=pool.max_size, max_tasks_in_flight_per_actor=1),
+        num_cpus=pool.num_cpus,
+        num_gpus=pool.num_gpus or None,
+    )
+
+
+def shards_dataset(
+    shards: Sequence[Shard], plan: Callable[..., Iterator[dict[str, Any]]], pool: SettledPool, **arguments: Any
+) -> Dataset:
+    """Describe a stream of what ``plan`` yields for every shard; nothing runs yet."""
+    return ray.data.from_items(
+        [{"shard": pickle.dumps(shard)} for shard in shards], override_num_blocks=len(shards)
+    ).flat_map(
+        plan_segments,  # type: ignore[arg-type]  # Ray's signature leaves out fn_kwargs
+        fn_kwargs={"plan": plan, **arguments},
+        # So few that tasks which finish and publish find room beside them.
+        compute=TaskPoolStrategy(size=min(pool.num_planners, len(shards))),
+        num_cpus=pool.task_cpus,
+    )
+
+
+def configure(context: DataContext) -> None:
+    """Set what Ray Data must be told for rows that describe minutes of work."""
+    context.target_max_block_size = _ONE_ROW
+    context.target_min_block_size = _ONE_ROW
+    # With one task in flight a pool is never more than fully used, so the usual threshold of 1.75 would
+    # keep it at its smallest size for ever.
+    context.autoscaling_config.actor_pool_util_upscaling_threshold = 0.99
+    context.execution_no_progress_timeout_s = -1  # A segment may take as long as it takes.
+    context.issue_detectors_config.detectors = []  # They would take every long segment for one that hangs.
+    context.max_errored_blocks = -1  # What is lost with a block is planned again in the next pass.
+    context.actor_init_retry_on_errors = True
+    context.max_consecutive_actor_init_deaths = 3
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.execution_options.preserve_order = False
+    context.execution_options.resource_limits = ExecutionResources(object_store_memory=PLANNED_AHEAD_BYTES)
+
+
+def plan_segments(
+    row: Mapping[str, Any], plan: Callable[..., Iterator[dict[str, Any]]], **arguments: Any
+) -> Iterator[dict[str, Any]]:
+    """Hand a shard to ``plan``. Its own name is what Ray's dashboard shows."""
+    return plan(pickle.loads(row["shard"]), **arguments)
+
+
+def _plan_shard(
+    shard: Shard, job: Job, identity: RestorerIdentity, open_rows: frozenset[int] | None
+) -> Iterator[dict[str, Any]]:
+    rows = (each for each in read_shard(shard) if open_rows is None or each.number in open_rows)
+    for described in take_turns(plan_film(each, job, identity) for each in rows):
+        yield to_columns(described)
+
+
+class _Feed:
+    """Results of a dataset, taken from it by a thread, so that the driver can look after its tasks meanwhile."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+        self._items: queue.Queue[Any] = queue.Queue(maxsize=1000)
+        self._error: BaseException | None = None
+        self._is_drained = threading.Event()
+        self._is_unwanted = threading.Event()
+        self._thread = threading.Thread(target=self._read, name="results", daemon=True)
+
+    def __enter__(self) -> "_Feed":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_unwanted.set()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether everything was taken."""
+        return self._is_drained.is_set() and self._items.empty()
+
+    def take(self, patience_seconds: float) -> Iterator[SegmentResult | FilmsRow]:
+        """Yield what is there, after waiting a little for the first."""
+        if self._is_drained.is_set():
+            patience_seconds = 0.0
+        try:
+            yield self._items.get(timeout=patience_seconds) if patience_seconds else self._items.get_nowait()
+            while True:
+                yield self._items.get_nowait()
+        except queue.Empty:
+            if self._error is not None and self._items.empty():
+                raise DeploymentError(f"Ray gave the job up: {self._error}") from self._error
+
+    def _read(self) -> None:
+        try:
+            for batch in self._dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+                for payload in cast(pyarrow.Table, batch).column("payload").to_pylist():
+                    self._items.put(from_payload(payload))
+                if self._is_unwanted.is_set():
+                    return
+        except Exception as error:  # noqa: BLE001  # Raised again in the thread that drives.
+            self._error = error
+        finally:
+            self._is_drained.set()
+
+
+class _Tasks:
+    """CPU tasks that finish and publish; so many at a time that the cluster is busy and no more."""
+
+    def __init__(self, job: Job, pool: SettledPool) -> None:
+        self._finish = ray.remote(num_cpus=pool.task_cpus, max_retries=3)(finish_part)
+        self._publish = ray.remote(num_cpus=pool.task_cpus, max_retries=3)(publish_film)
+        self._job = ray.put(job)
+        self._orders: deque[Order] = deque()
+        self._running: dict[Any, Order] = {}
+        self._most = pool.num_tasks
+
+    def __enter__(self) -> "_Tasks":
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None:
+            for task in self._running:
+                ray.cancel(task)
+
+    @property
+    def num_waiting(self) -> int:
+        """Orders that are not done."""
+        return len(self._orders) + len(self._running)
+
+    def order(self, orders: Iterator[Order]) -> None:
+        """Take orders; start as many as may run."""
+        self._orders.extend(orders)
+        while self._orders and len(self._running) < self._most:
+            order = self._orders.popleft()
+            if isinstance(order, PartOrder):
+                self._running[self._finish.remote(order, self._job)] = order
+            else:
+                self._running[self._publish.remote(order, self._job)] = order
+
+    def take_done(self, patience_seconds: float) -> Iterator[tuple[Order, Any]]:
+        """Yield what is done, after waiting a little for the first."""
+        if not self._running:
+            return
+        done, _ = ray.wait(list(self._running), num_returns=len(self._running), timeout=0)
+        if not done and patience_seconds:
+            done, _ = ray.wait(list(self._running), num_returns=1, timeout=patience_seconds)
+        for task in done:
+            order = self._running.pop(task)
+            try:
+                yield order, ray.get(task)
+            except ray.exceptions.RayError as error:
+                yield order, _died(order, error)
+
+
+def _died(order: Order, error: Exception) -> Failure:
+    failure = describe_failure("finish" if isinstance(order, PartOrder) else "assemble", error)
+    return replace(failure, consequence="later")
+
+
+def _lost() -> Failure:
+    return Failure(
+        stage="plan",
+        error=f"its work was lost {MAX_PASSES} times, as when processes or machines are killed",
+        remedy="run the same command again; if it fails again, look into the cluster's logs for what was killed",
+    )

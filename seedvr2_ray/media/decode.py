@@ -1,0 +1,148 @@
+"""Any frames of a source, exactly those, as R'G'B' tensors in bounded memory.
+
+A frame is recognised by its timestamp (:attr:`VideoInfo.timestamps`), never by how many came before
+it, so that a worker on another machine finds the same frames without having seen the rest.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from typing import Any, Literal
+
+import av
+import numpy as np
+import torch
+from av.video.reformatter import Interpolation, VideoReformatter
+from numpy.typing import NDArray
+from torch import Tensor
+
+from seedvr2_ray.errors import MediaError
+from seedvr2_ray.frames import Frames, FrameSpan
+from seedvr2_ray.media.deinterlace import deinterlaced
+from seedvr2_ray.media.info import VideoInfo
+from seedvr2_ray.media.pixels import PixelReader, describe, natural_depth
+from seedvr2_ray.media.seek import Found, find_frames
+
+
+def decode_span(
+    path: str,
+    video: VideoInfo,
+    span: FrameSpan,
+    *,
+    batch_frames: int = 8,
+    depth: Literal[8, 16] | None = None,
+    deinterlace: Literal["refuse", "bwdif"] = "refuse",
+    salvage: bool = False,
+    num_threads: int = 0,
+    on_missing: Callable[[int], None] | None = None,
+) -> Iterator[Frames]:
+    """Decode exactly the frames of a span.
+
+    Args:
+        path: the file that was probed.
+        video: what the probe found.
+        batch_frames: frames per tensor; the last batch may be shorter. Besides one batch, a few
+            pictures inside the decoder are all the memory it takes.
+        depth: bits of the codes; what holds the source without loss when not given.
+        deinterlace: ``bwdif`` makes one progressive frame of every interlaced one.
+        salvage: let the last frame before stand in for one that cannot be decoded.
+        num_threads: of the decoder and of the conversion, 0 for as many as the machine has cores. Changes no pixel.
+        on_missing: told the number of every frame whose picture is not the source's own.
+
+    Yields:
+        Batches of frames in order: 3 channels, or 4 where the source has alpha, upright.
+
+    Raises:
+        DamagedMediaError: frames cannot be decoded and ``salvage`` is off.
+        MediaError: the material is interlaced and ``deinterlace`` refuses, or the file is no longer
+            what was probed.
+    """
+    if video.field_order != "progressive" and deinterlace == "refuse":
+        raise MediaError(
+            f"{path} is {video.field_order}: a frame holds two moments; pass --deinterlace bwdif to merge them"
+        )
+    if batch_frames < 1:
+        raise ValueError(f"batch_frames must be at least 1, got {batch_frames}")
+    use_bwdif = deinterlace == "bwdif" and video.field_order != "progressive"
+    found = find_frames(
+        path, video, span, salvage=salvage, num_threads=num_threads, on_missing=on_missing, with_neighbours=use_bwdif
+    )
+    with closing(found):
+        pictures = deinterlaced(found) if use_bwdif else (item.frame for item in found)
+        yield from _batched(pictures, video, span, batch_frames, depth or natural_depth(video), path, num_threads)
+
+
+def _batched(
+    pictures: Iterator[av.VideoFrame],
+    video: VideoInfo,
+    span: FrameSpan,
+    batch_frames: int,
+    depth: Literal[8, 16],
+    path: str,
+    num_threads: int,
+) -> Iterator[Frames]:
+    reader = PixelReader(video, depth, num_threads=num_threads)
+    dtype = torch.uint8 if depth == 8 else torch.uint16
+    stored = (video.width, video.height) if video.rotation % 180 == 0 else (video.height, video.width)
+    start = 0
+    while start < len(span):
+        count = min(batch_frames, len(span) - start)
+        batch_TCHW: Tensor = torch.empty((count, reader.num_channels, video.height, video.width), dtype=dtype)
+        target_TCHW = batch_TCHW.numpy()
+        for offset in range(count):
+            picture = next(pictures)
+            if (picture.width, picture.height) != stored:
+                raise MediaError(
+                    f"{path} changes its size from {stored[0]}x{stored[1]} to {picture.width}x{picture.height} "
+                    f"at frame {span.start + start + offset}; cut it there and restore the parts one by one"
+                )
+            reader.write(picture, target_TCHW[offset])
+        yield Frames(batch_TCHW, span.pts[start : start + count], video.time_base)
+        start += count
+
+
+def decode_thumbnails(
+    path: str,
+    video: VideoInfo,
+    frame_pts: Sequence[int],
+    *,
+    width: int = 256,
+    salvage: bool = False,
+    num_threads: int = 0,
+    on_missing: Callable[[int], None] | None = None,
+) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """Decode all frames, small: enough to see where shots change, as fast as the decoder goes.
+
+    Colours are approximate and the picture is as stored, not turned upright.
+
+    Args:
+        frame_pts: of all frames, as the probe lists them.
+        width: of the thumbnails in pixels; smaller sources keep their size.
+
+    Yields:
+        The number of each frame and its picture, height x width x 3.
+
+    Raises:
+        DamagedMediaError: frames cannot be decoded and ``salvage`` is off.
+    """
+    whole = FrameSpan(0, tuple(frame_pts))
+    reformatter = VideoReformatter()
+    found = find_frames(path, video, whole, salvage=salvage, num_threads=num_threads, on_missing=on_missing)
+    with closing(found):
+        for item in found:
+            yield item.number, _thumbnail(item, video, width, reformatter)
+
+
+def _thumbnail(item: Found, video: VideoInfo, width: int, reformatter: VideoReformatter) -> NDArray[np.uint8]:
+    frame = item.frame
+    describe(frame, video)
+    ratio = min(1.0, width / frame.width)
+    small = reformatter.reformat(
+        frame,
+        width=max(1, round(frame.width * ratio)),
+        height=max(1, round(frame.height * ratio)),
+        format="rgb24",
+        interpolation=Interpolation.FAST_BILINEAR,
+        threads=1,
+    )
+    picture: NDArray[Any] = small.to_ndarray()
+    return picture

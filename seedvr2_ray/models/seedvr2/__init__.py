@@ -1,0 +1,1 @@
+"""SeedVR2: one-step diffusion transformer and causal video autoencoder."""

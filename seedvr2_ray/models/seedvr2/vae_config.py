@@ -1,0 +1,120 @@
+"""The shape of a causal video VAE, and the exact ways to run it faster or smaller."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VAEConfig:
+    """Facts about a checkpoint: whatever changes a name or a shape in its state dict, or its numbers."""
+
+    block_out_channels: tuple[int, ...]
+    """Width of each level from full resolution down; every further level halves height and width."""
+    encoder_layers_per_block: int = 2
+    """Residual blocks per encoder level; the decoder has one more."""
+    latent_channels: int = 16
+    num_temporal_stages: int = 2
+    """How many of the halvings also halve time: the last ones of the encoder, the first ones of the decoder."""
+    norm_groups: int = 32
+    norm_eps: float = 1e-6
+    mid_attention: bool = True
+    """Whether the lowest level lets every position of a frame attend to all others."""
+    scaling_factor: float = 0.9152
+    """The transformer sees ``(latent - shift) * scaling_factor``."""
+    shift: float = 0.0
+    image_channels: int = 3
+
+    def __post_init__(self) -> None:
+        levels = len(self.block_out_channels)
+        if levels < 1 or not 0 <= self.num_temporal_stages < max(levels, 1):
+            raise ValueError(
+                f"{self.num_temporal_stages} temporal stages need more levels than that, got {levels}: "
+                "each stage belongs to one of the levels' halvings"
+            )
+        unfit = [width for width in self.block_out_channels if width % self.norm_groups]
+        if unfit:
+            raise ValueError(f"widths {unfit} cannot be divided into {self.norm_groups} norm groups")
+
+    @property
+    def num_levels(self) -> int:
+        return len(self.block_out_channels)
+
+    @property
+    def spatial_stride(self) -> int:
+        """Pixels of height, and of width, per latent."""
+        return 1 << (self.num_levels - 1)
+
+    @property
+    def temporal_stride(self) -> int:
+        """Frames per latent after the first, which is a latent of its own."""
+        return 1 << self.num_temporal_stages
+
+    def downsamples_time(self, level: int) -> bool:
+        """Whether the encoder halves time on leaving this level."""
+        return self.num_levels - 1 - self.num_temporal_stages <= level < self.num_levels - 1
+
+    def upsamples_time(self, level: int) -> bool:
+        """Whether the decoder doubles time on leaving this level, counted from the latents up."""
+        return level < self.num_temporal_stages
+
+    def num_latents(self, num_frames: int) -> int:
+        """Latents of a clip of ``n * temporal_stride + 1`` frames."""
+        return (num_frames - 1) // self.temporal_stride + 1
+
+    def num_frames(self, num_latents: int) -> int:
+        """Frames that so many latents are decoded to."""
+        return (num_latents - 1) * self.temporal_stride + 1
+
+
+SEEDVR2_VAE = VAEConfig(block_out_channels=(128, 256, 512, 512))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VAEOptions:
+    """Ways of computing the same numbers. The defaults follow the equations literally.
+
+    Each switch gives the plain path's result up to rounding; the tests compare them one by one.
+    They hold for evaluation: a model in training mode always takes the plain path.
+    """
+
+    channels_last: bool = False
+    """Keep weights and activations with channels innermost, the layout tensor cores read."""
+    direct_norm: bool = False
+    """Write norm and activation straight behind the cached frames that the next convolution reads."""
+    fused_upsampler: bool = False
+    """Multiply the upsampler's two convolutions into one transposed convolution: a fifth of the decoder's work."""
+    image_conv2d: bool = False
+    """Fold the three equal frames that a single image is convolved with into one 2-D convolution."""
+    fp32_output: bool = False
+    """Compute the last convolution in fp32; bf16 steps are half an 8-bit code near white."""
+    attention_scores: int | None = None
+    """Most query-key products at once per frame; None leaves it to the attention kernel."""
+    frames_in_flight: int | None = None
+    """Frames per step at the levels of full temporal resolution; None takes the whole slice."""
+    bands: int = 1
+    """Horizontal bands that each convolution is cut into, with the rows beyond the cut; 1 does not cut."""
+
+    def __post_init__(self) -> None:
+        for name in ("attention_scores", "frames_in_flight", "bands"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+PLAIN = VAEOptions()
+FAST = VAEOptions(
+    channels_last=True,
+    direct_norm=True,
+    fused_upsampler=True,
+    image_conv2d=True,
+    fp32_output=True,
+    attention_scores=2**27,
+)
+"""What to run on a GPU when memory is no concern; add ``frames_in_flight`` and ``bands`` when it is."""
+FAST_ON_CPU = VAEOptions(direct_norm=True, image_conv2d=True)
+"""What to run on a CPU. Its transposed convolutions are slower than the two that a fused upsampler saves,
+and channels-last helps some widths and hurts others; see ``docs/performance.md``."""
+
+
+def fastest_options(device_type: str) -> VAEOptions:
+    """Return the fastest way that leaves memory out of account, for ``cpu`` or ``cuda``."""
+    return FAST_ON_CPU if device_type == "cpu" else FAST

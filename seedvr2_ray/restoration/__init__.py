@@ -1,0 +1,1 @@
+"""The three functions: plan, restore, assemble."""

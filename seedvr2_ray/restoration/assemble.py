@@ -1,0 +1,162 @@
+"""``assemble``: join the finished parts, copy what is not video, verify, publish, and say what was done."""
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import seedvr2_ray
+from seedvr2_ray.errors import StorageError, TargetError
+from seedvr2_ray.media.info import Notice
+from seedvr2_ray.media.join import join_parts
+from seedvr2_ray.media.libraries import library_versions
+from seedvr2_ray.media.master import sequence_name
+from seedvr2_ray.restoration.plan import PIPELINE_VERSION, Plan, Segment
+from seedvr2_ray.restoration.segment import PARTS
+from seedvr2_ray.storage.address import jsonable
+from seedvr2_ray.storage.commits import CommitStore
+from seedvr2_ray.storage.faults import printable
+from seedvr2_ray.storage.location import exists, publish
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Assembly:
+    """What :func:`assemble` did."""
+
+    target: str
+    local_paths: tuple[str, ...]
+    """Copies of what was published, in the workspace: one file, or every image of a sequence."""
+    sidecar: str
+    """Where the provenance lies: beside the target, with ``.json`` after its name."""
+    provenance: Mapping[str, Any]
+    notices: tuple[Notice, ...]
+    """Everything that was kept, converted or left out, by the plan and by the join."""
+
+
+def assemble(
+    plan: Plan,
+    store: CommitStore,
+    target: str,
+    *,
+    source_path: str,
+    workspace: Path,
+    overwrite: bool,
+    timings: Mapping[str, float],
+) -> Assembly:
+    """Join all parts of a plan into the master and publish it with its provenance beside it.
+
+    The join copies packets, so it takes seconds and its bytes depend on the parts alone.
+
+    Raises:
+        StorageError: a part is not committed, or is not what its record says.
+        TargetError: the target exists, or cannot be written.
+    """
+    parts = [str(store.fetch_payload(PARTS, segment.part_address, workspace)) for segment in plan.segments]
+    report = join_parts(
+        parts,
+        master=plan.recipe.master,
+        source_path=source_path,
+        media=plan.media,
+        frame_pts=plan.media.frame_pts,
+        target_path=_joined_path(plan, target, workspace),
+    )
+    for output in report.outputs:
+        publish(output, _published_name(plan, target, output), overwrite=overwrite)
+    notices = (*plan.notices, *report.notices)
+    provenance = _provenance(plan, store, target, notices, timings)
+    sidecar = beside(target, ".json")
+    written = workspace / "provenance.json"
+    written.write_text(json.dumps(provenance, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    publish(str(written), sidecar, overwrite=True)
+    return Assembly(target=target, local_paths=report.outputs, sidecar=sidecar, provenance=provenance, notices=notices)
+
+
+def beside(target: str, suffix: str) -> str:
+    """Name a file that goes with a target: ``out.mp4.json``, or ``frames.json`` beside a folder ``frames/``."""
+    return f"{target.rstrip('/')}{suffix}"
+
+
+def folder_of(target: str) -> str:
+    """Return everything before a target's last component, slash included; nothing where there is none."""
+    folder, slash, _ = target.rpartition("/")
+    return folder + slash
+
+
+def require_free_names(plan: Plan, target: str) -> None:
+    """Refuse a sequence of which an image exists already, before the first of them is restored.
+
+    Raises:
+        TargetError: it exists.
+    """
+    if plan.recipe.master.kind != "image_sequence":
+        return
+    for index in range(1, plan.media.video.num_frames + 1):
+        name = f"{folder_of(target)}{sequence_name(target, plan.recipe.master.container, index)}"
+        if exists(name):
+            raise TargetError(f"{printable(name)} exists; choose another name or allow overwriting it (--overwrite)")
+
+
+def _joined_path(plan: Plan, target: str, workspace: Path) -> str:
+    if plan.recipe.master.kind != "image_sequence":
+        return str(workspace / f"joined.{plan.recipe.master.container}")
+    folder = workspace / "joined"
+    folder.mkdir(exist_ok=True)
+    # The last component of the target: a pattern for the names, or nothing when it is a folder.
+    return str(folder / target.rpartition("/")[2]) if not target.endswith("/") else f"{folder}/"
+
+
+def _published_name(plan: Plan, target: str, output: str) -> str:
+    if plan.recipe.master.kind != "image_sequence":
+        return target
+    return f"{folder_of(target)}{Path(output).name}"
+
+
+def _provenance(
+    plan: Plan,
+    store: CommitStore,
+    target: str,
+    notices: Sequence[Notice],
+    timings: Mapping[str, float],
+) -> dict[str, Any]:
+    recipe, video = plan.recipe, plan.media.video
+    return {
+        "software": {
+            "seedvr2_ray": seedvr2_ray.__version__,
+            "pipeline": PIPELINE_VERSION,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            **library_versions(),
+        },
+        "source": {
+            "url": printable(recipe.source),
+            "fingerprint": recipe.fingerprint,
+            "size_bytes": plan.media.size_bytes,
+            "video": jsonable(video),
+        },
+        "target": {"url": printable(target), "master": jsonable(recipe.master)},
+        "restorer": jsonable(recipe.restorer),
+        "settings": recipe.settings.to_mapping(),
+        "frames": video.num_frames,
+        "shots": list(plan.shots),
+        "segments": [
+            {
+                "address": segment.address,
+                "part_address": segment.part_address,
+                **_part_record(store, segment),
+            }
+            for segment in plan.segments
+        ],
+        "preflight": [asdict(notice) for notice in notices],
+        "seconds": {name: round(seconds, 3) for name, seconds in timings.items()},
+    }
+
+
+def _part_record(store: CommitStore, segment: Segment) -> dict[str, Any]:
+    record = store.find(PARTS, segment.part_address)
+    if record is None:
+        raise StorageError(f"the finished part of segment {segment.index} is not committed; run the command again")
+    return dict(record)

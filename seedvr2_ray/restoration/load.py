@@ -1,0 +1,99 @@
+"""From the name of a model to who it is, and to a restorer that is ready."""
+
+from dataclasses import dataclass, field
+
+import torch
+
+from seedvr2_ray.models.attention import AttentionBackend
+from seedvr2_ray.models.catalogue import Component, ModelEntry, default_model, find_entry
+from seedvr2_ray.models.weights import (
+    WeightsSource,
+    find_component,
+    obtain_component,
+    require_model,
+    verify_file,
+)
+from seedvr2_ray.restoration.device import default_dtype
+from seedvr2_ray.restoration.diffusion_load import identify_diffusion, load_diffusion
+from seedvr2_ray.restoration.lanczos import LANCZOS, LanczosRestorer
+from seedvr2_ray.restoration.restorer import Restorer, RestorerIdentity
+from seedvr2_ray.settings import RestoreSettings
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadOptions:
+    """How this machine loads models: facts about a deployment, not about a request."""
+
+    weights: WeightsSource = field(default_factory=WeightsSource)
+    attention: AttentionBackend = "sdpa"
+    """Kernel of the transformers; changes speed and rounding, not the picture beyond that."""
+    compile: bool = False
+    """Fuse the transformers' small operations with ``torch.compile`` while loading, which takes a minute or more."""
+    may_download: bool = True
+    """Whether missing weights are fetched."""
+
+
+def find_model(settings: RestoreSettings) -> ModelEntry:
+    """Return the model that settings mean on this machine; resolves ``auto``.
+
+    Raises:
+        SettingsError: there is no such model.
+    """
+    automatic = default_model(cuda_available=torch.cuda.is_available())
+    return find_entry(automatic if settings.model == "auto" else settings.model)
+
+
+def identify(settings: RestoreSettings, options: LoadOptions) -> RestorerIdentity:
+    """Say who will restore, without loading or downloading anything.
+
+    Weights that are not on this machine count as the published ones: that is what a download is held to.
+
+    Raises:
+        SettingsError: there is no such model.
+        DeploymentError: its weights are damaged.
+    """
+    entry = find_model(settings)
+    if not entry.components:
+        return LANCZOS
+    hashes = {part.role: _known_hash(part, options) for part in entry.components}
+    return identify_diffusion(entry, hashes, default_dtype(local_device()))
+
+
+def load_restorer(settings: RestoreSettings, options: LoadOptions) -> Restorer:
+    """Load the model that settings name onto this machine's device: CUDA if there is one, else the CPU.
+
+    Raises:
+        SettingsError: there is no such model.
+        DeploymentError: its weights cannot be had or are damaged, or the device cannot run it.
+        CapacityError: its weights do not fit into the device's memory.
+    """
+    entry = find_model(settings)
+    if not entry.components:
+        return LanczosRestorer()
+    files = require_model(entry, options.weights, may_download=options.may_download)
+    device = local_device()
+    return load_diffusion(
+        entry,
+        files,
+        device=device,
+        dtype=default_dtype(device),
+        attention=options.attention,
+        compile_transformer=options.compile,
+    )
+
+
+def local_device() -> torch.device:
+    """Return where models run on this machine: CUDA if there is one, else the CPU."""
+    # Never inferred from a scheduler's count of GPUs: clusters are tested with simulated ones.
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _known_hash(part: Component, options: LoadOptions) -> str:
+    found = find_component(part, options.weights)
+    if found is not None:
+        return verify_file(*found, options.weights)
+    published = part.files[0].sha256
+    if published is not None:
+        return published
+    # Nobody publishes what this file must hash to, so only the file itself can tell.
+    return obtain_component(part, options.weights).sha256

@@ -1,0 +1,103 @@
+"""After a run: the report page with figures from the records and pictures from the files themselves."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from torch import Tensor
+
+import seedvr2_ray
+from seedvr2_ray.frames import FrameSpan
+from seedvr2_ray.media.decode import decode_span
+from seedvr2_ray.media.info import MediaInfo
+from seedvr2_ray.media.probe import probe
+from seedvr2_ray.restoration.assemble import Assembly
+from seedvr2_ray.restoration.comparison import ComparisonPicture, compare_frames
+from seedvr2_ray.restoration.plan import Plan
+from seedvr2_ray.restoration.report import ReportData, SegmentFigures, write_report
+from seedvr2_ray.storage.faults import printable
+
+MAX_PICTURES = 4
+
+
+def write_run_report(
+    url: str, plan: Plan, assembly: Assembly, *, source_path: str, elapsed_seconds: float, restored_frames: int
+) -> None:
+    """Publish the page that shows what a run did.
+
+    Args:
+        url: where the page goes.
+        source_path: where the source's bytes lie on this machine.
+        elapsed_seconds: how long the run took.
+        restored_frames: frames that this run restored itself.
+    """
+    media, recipe = plan.media, plan.recipe
+    data = ReportData(
+        source=printable(recipe.source),
+        target=printable(assembly.target),
+        kind=media.kind,
+        model=recipe.restorer.name,
+        source_size=(media.video.width, media.video.height),
+        target_size=(recipe.geometry.width, recipe.geometry.height),
+        source_codec=media.video.codec,
+        target_codec=recipe.master.codec,
+        num_frames=media.video.num_frames,
+        duration_seconds=float(media.duration_seconds),
+        frame_rate=_rate(media),
+        elapsed_seconds=elapsed_seconds,
+        restored_frames=restored_frames,
+        segments=tuple(_figures(record, plan) for record in assembly.provenance["segments"]),
+        notices=assembly.notices,
+        version=seedvr2_ray.__version__,
+        provenance=assembly.provenance,
+    )
+    write_report(url, data, list(_pictures(plan, assembly, source_path)))
+
+
+def _figures(record: Mapping[str, Any], plan: Plan) -> SegmentFigures:
+    segment = plan.segments[record["segment"]]
+    restored = record["restored"]
+    quality = restored.get("quality") or {}
+    return SegmentFigures(
+        index=segment.index,
+        shot=segment.shot,
+        first_frame=segment.span.start,
+        num_frames=segment.num_frames,
+        seconds=restored["seconds"],
+        psnr=quality.get("psnr"),
+        ssim=quality.get("ssim"),
+        colour_error=quality.get("colour_error"),
+        boundary_step=record.get("boundary_step"),
+        num_missing=len(restored["missing_frames"]),
+    )
+
+
+def _pictures(plan: Plan, assembly: Assembly, source_path: str) -> Iterator[ComparisonPicture]:
+    deinterlace = plan.recipe.settings.deinterlace
+    master = probe(assembly.local_paths[0])
+    for number in _spread([(s.span.start + s.span.stop) // 2 for s in plan.segments], MAX_PICTURES):
+        before = _one_frame(source_path, plan.media, number, deinterlace)
+        if plan.recipe.master.kind == "image_sequence":
+            path = assembly.local_paths[number]
+            after = _one_frame(path, probe(path), 0)
+        else:
+            after = _one_frame(assembly.local_paths[0], master, number)
+        seconds = float((plan.media.frame_pts[number] - plan.media.frame_pts[0]) * plan.media.video.time_base)
+        caption = f"frame {number}, {seconds:.2f} s" if plan.media.video.num_frames > 1 else ""
+        yield compare_frames(before, after, caption)
+
+
+def _one_frame(path: str, media: MediaInfo, number: int, deinterlace: Literal["refuse", "bwdif"] = "refuse") -> Tensor:
+    span = FrameSpan(number, (media.frame_pts[number],))
+    (batch,) = decode_span(path, media.video, span, deinterlace=deinterlace, salvage=True)
+    return batch.data_TCHW[0]
+
+
+def _spread(numbers: Sequence[int], limit: int) -> list[int]:
+    if len(numbers) <= limit:
+        return list(numbers)
+    return [numbers[round(index * (len(numbers) - 1) / (limit - 1))] for index in range(limit)]
+
+
+def _rate(media: MediaInfo) -> str:
+    rate = f"{float(media.video.frame_rate):.3f}".rstrip("0").rstrip(".")
+    return f"about {rate} (variable)" if media.video.is_variable_rate else rate

@@ -1,0 +1,58 @@
+"""The seam every restorer fits: frames of one segment in, the same frames larger and better out."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from seedvr2_ray.frames import Frames
+from seedvr2_ray.restoration.geometry import Geometry
+from seedvr2_ray.settings import RestoreSettings
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SegmentTask:
+    """What a restorer must know about a segment besides its frames."""
+
+    first_frame: int
+    """Number of the segment's first frame in the file. Noise is keyed by frame numbers, so that
+    neighbouring segments that share frames draw the same noise for them."""
+    num_frames: int
+    geometry: Geometry
+    settings: RestoreSettings
+    output_depth: Literal[8, 16]
+    """Bits of the codes to yield: uint8 or uint16."""
+    check_cancelled: Callable[[], None] = lambda: None
+    """Called between steps of at most a few seconds; raises to stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class RestorerIdentity:
+    """Who restores: known from the catalogue before any weights are loaded."""
+
+    name: str
+    """Name in the catalogue, as ``RestoreSettings.model`` takes it."""
+    digest: str
+    """Identifies weights, arithmetic and code version; part of every segment's address."""
+
+
+class Restorer(Protocol):
+    """A loaded model, or a classical filter, that restores one segment at a time."""
+
+    @property
+    def identity(self) -> RestorerIdentity:
+        """Who this is."""
+
+    def restore(self, frames: Iterable[Frames], task: SegmentTask) -> Iterator[Frames]:
+        """Restore one segment as a stream.
+
+        Args:
+            frames: the segment's frames in order, in batches of any length, at the source's size.
+            task: what else is known.
+
+        Yields:
+            As many frames with the same timestamps in the same order, in batches of any length,
+            ``geometry.width`` x ``geometry.height``, of the asked depth, with alpha where the input has it.
+
+        Raises:
+            CapacityError: the segment does not fit into this machine's memory.
+        """

@@ -1,0 +1,374 @@
+"""One video or image on this machine: plan, restore, finish, assemble; safe to stop and to run again."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from seedvr2_ray.errors import InputError, MediaError, TargetError
+from seedvr2_ray.media.decode import decode_thumbnails
+from seedvr2_ray.media.info import MediaInfo
+from seedvr2_ray.media.master import is_sequence, sequence_name
+from seedvr2_ray.media.probe import ProbeLimits, probe
+from seedvr2_ray.media.shots import DETECTOR_VERSION, detect_shots
+from seedvr2_ray.restoration.assemble import Assembly, assemble, beside, folder_of, require_free_names
+from seedvr2_ray.restoration.outcome import write_run_report
+from seedvr2_ray.restoration.plan import Plan, plan_video
+from seedvr2_ray.restoration.restorer import Restorer, RestorerIdentity
+from seedvr2_ray.restoration.segment import (
+    PARTS,
+    RESTORED,
+    finish_segment,
+    predecessor_of,
+    restore_segment,
+)
+from seedvr2_ray.restoration.work import Work, is_needed, plan_work
+from seedvr2_ray.restoration.work_folder import open_work
+from seedvr2_ray.settings import RestoreSettings
+from seedvr2_ray.storage.address import Fingerprint, digest_of, fingerprint, has_changed
+from seedvr2_ray.storage.commits import CommitStore
+from seedvr2_ray.storage.faults import printable, translated
+from seedvr2_ray.storage.location import fetch, is_local, open_location, require_writable
+
+SHOTS = "shots"
+"""Kind of the commits that hold where a source's shots begin."""
+
+_MAX_WAITING_PARTS = 2
+DEFAULT_MAX_PIXELS = 16384 * 8640
+
+
+class Progress(Protocol):
+    """Told what happens during a run. Every method may be called from the thread that runs it only."""
+
+    def stage(self, name: str) -> None:
+        """A stage begins: ``probe``, ``shots``, ``load``, ``restore``, ``assemble``."""
+
+    def planned(self, plan: Plan, frames_to_restore: int) -> None:
+        """The plan is made; so many frames are still to be restored."""
+
+    def restored(self, num_frames: int) -> None:
+        """So many more frames are restored."""
+
+
+class Silence:
+    """A :class:`Progress` that nobody looks at."""
+
+    def stage(self, name: str) -> None:
+        """Say nothing."""
+
+    def planned(self, plan: Plan, frames_to_restore: int) -> None:
+        """Say nothing."""
+
+    def restored(self, num_frames: int) -> None:
+        """Say nothing."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prepared:
+    """A source that is probed and planned, and where its bytes and its work lie."""
+
+    plan: Plan
+    source_path: str
+    fingerprint: Fingerprint
+    """Of the bytes at ``source_path``."""
+    store: CommitStore
+    workspace: Path
+
+    @property
+    def work(self) -> Work:
+        """What is not committed yet."""
+        restored, parts = self.store.addresses(RESTORED), self.store.addresses(PARTS)
+        return plan_work(self.plan.segments, set(restored), set(parts))
+
+    @property
+    def frames_to_restore(self) -> int:
+        """Frames, overlaps included, that no earlier run has restored."""
+        return sum(self.plan.segments[index].num_frames for index in self.work.to_restore)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finished:
+    """What a run leaves behind."""
+
+    plan: Plan
+    assembly: Assembly
+    seconds: float
+    restored_frames: int
+    """Frames restored by this run; those of earlier runs were not done again."""
+    stages: dict[str, float]
+    """Seconds spent in each stage."""
+    report: str | None = None
+    """Where the report page lies, if one was asked for."""
+
+    def summary(self) -> dict[str, Any]:
+        """Return the outcome in a few plain values, for a person or a program."""
+        return {
+            **self.plan.summary(),
+            "target": printable(self.assembly.target),
+            "sidecar": printable(self.assembly.sidecar),
+            "report": self.report and printable(self.report),
+            "seconds": round(self.seconds, 3),
+            "frames_restored_now": self.restored_frames,
+            "stages": {name: round(seconds, 3) for name, seconds in self.stages.items()},
+            "notices": [asdict(notice) for notice in self.assembly.notices],
+        }
+
+
+def prepare(
+    source: str,
+    target: str,
+    settings: RestoreSettings,
+    identity: RestorerIdentity,
+    *,
+    store: CommitStore,
+    workspace: Path,
+    limits: ProbeLimits | None = None,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    overwrite: bool = True,
+    progress: Progress | None = None,
+) -> Prepared:
+    """Probe a source, find its shots (once per source), and plan.
+
+    Args:
+        store: where work is committed; remembers the shots.
+        workspace: a local folder; a remote source is fetched into it.
+        overwrite: whether images of a sequence may be there already.
+
+    Raises:
+        InputError: the source, the settings or the target are refused.
+    """
+    progress = progress or Silence()
+    progress.stage("probe")
+    source_path = str(fetch(source, workspace))
+    mark = fingerprint(source_path)
+    media = probe(source_path, limits=limits or ProbeLimits(), salvage=settings.salvage)
+    plan_with = partial(
+        plan_video,
+        media,
+        settings,
+        source=source,
+        fingerprint=mark.text,
+        restorer=identity,
+        target=target,
+        max_pixels=max_pixels,
+    )
+    # Whatever the plan refuses is refused before minutes are spent on looking for shots.
+    plan = plan_with(shots=(0,))
+    if not overwrite:
+        require_free_names(plan, target)
+    if settings.detect_shots and media.video.num_frames > 1:
+        progress.stage("shots")
+        plan = plan_with(shots=shots_of(source_path, media, mark.text, store, salvage=settings.salvage))
+    return Prepared(plan=plan, source_path=source_path, fingerprint=mark, store=store, workspace=workspace)
+
+
+def run(
+    prepared: Prepared,
+    load_restorer: Callable[[], Restorer],
+    target: str,
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    check_cancelled: Callable[[], None] = lambda: None,
+) -> Finished:
+    """Restore what is not committed yet, finish, and assemble.
+
+    Finishing runs in a thread beside restoring and is at most a few segments behind; an intermediate
+    is deleted as soon as no missing part needs it. Stopping at any point loses at most the segments
+    in flight.
+
+    Args:
+        load_restorer: called only if something is left to restore.
+
+    Returns:
+        What was done, after the master is published.
+    """
+    progress = progress or Silence()
+    began = time.perf_counter()
+    plan, store = prepared.plan, prepared.store
+    work, frames_to_restore = prepared.work, prepared.frames_to_restore
+    parts = set(store.addresses(PARTS))
+    progress.planned(plan, frames_to_restore)
+    restorer: Restorer | None = None
+    if work.to_restore:
+        progress.stage("load")
+        restorer = load_restorer()
+    restore_began = time.perf_counter()
+    progress.stage("restore")
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="finish") as finisher:
+        waiting: list[Future[None]] = []
+        try:
+            for segment in plan.segments:
+                check_cancelled()
+                if segment.index in work.to_restore and restorer is not None:
+                    restore_segment(
+                        plan.recipe,
+                        segment,
+                        restorer,
+                        store,
+                        source_path=prepared.source_path,
+                        workspace=prepared.workspace,
+                        on_frames=progress.restored,
+                        check_cancelled=check_cancelled,
+                    )
+                waiting.append(finisher.submit(_finish, prepared, segment.index, parts, check_cancelled))
+                while len(waiting) > _MAX_WAITING_PARTS:
+                    waiting.pop(0).result()
+            for future in waiting:
+                future.result()
+        except BaseException:
+            finisher.shutdown(wait=False, cancel_futures=True)
+            raise
+    check_cancelled()
+    assemble_began = time.perf_counter()
+    progress.stage("assemble")
+    _require_unchanged(prepared)
+    stages = {"load": restore_began - began, "restore": assemble_began - restore_began}
+    assembly = assemble(
+        plan,
+        store,
+        target,
+        source_path=prepared.source_path,
+        workspace=prepared.workspace,
+        overwrite=overwrite,
+        timings=stages,
+    )
+    ended = time.perf_counter()
+    return Finished(
+        plan=plan,
+        assembly=assembly,
+        seconds=ended - began,
+        restored_frames=frames_to_restore,
+        stages={**stages, "assemble": ended - assemble_began},
+    )
+
+
+def restore_video(
+    source: str,
+    target: str,
+    settings: RestoreSettings,
+    identity: RestorerIdentity,
+    load_restorer: Callable[[], Restorer],
+    *,
+    work_folder: str | None = None,
+    keep_work: bool = False,
+    overwrite: bool = False,
+    limits: ProbeLimits | None = None,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    report: bool = True,
+    progress: Progress | None = None,
+    check_cancelled: Callable[[], None] = lambda: None,
+) -> Finished:
+    """Restore one file; if a run was cut off, the same call goes on from its last committed segment.
+
+    Args:
+        work_folder: where intermediates are kept; by default a hidden folder beside the target.
+        keep_work: leave it in place after success.
+        report: publish a page with figures and pictures beside the target.
+
+    Raises:
+        InputError: the source, the settings or the target are refused; nothing was written.
+    """
+    require_source(source)
+    require_target(source, target, overwrite=overwrite)
+    with open_work(target, work_folder, keep=keep_work) as (store, workspace):
+        prepared = prepare(
+            source,
+            target,
+            settings,
+            identity,
+            store=store,
+            workspace=workspace,
+            limits=limits,
+            max_pixels=max_pixels,
+            overwrite=overwrite,
+            progress=progress,
+        )
+        finished = run(
+            prepared,
+            load_restorer,
+            target,
+            overwrite=overwrite,
+            progress=progress,
+            check_cancelled=check_cancelled,
+        )
+        if not report:
+            return finished
+        url = beside(target, ".html")
+        write_run_report(
+            url,
+            finished.plan,
+            finished.assembly,
+            source_path=prepared.source_path,
+            elapsed_seconds=finished.seconds,
+            restored_frames=finished.restored_frames,
+        )
+        return replace(finished, report=url)
+
+
+def require_source(source: str) -> None:
+    """Refuse a source that is not there, before anything is fetched or loaded for it.
+
+    Raises:
+        MediaError: it does not exist, is a folder, is empty, or may not be read.
+    """
+    place = open_location(source)
+    with translated(place.url, "source"):
+        size = place.backend.info(place.path).size
+    if size == 0:
+        raise MediaError(f"{printable(source)} is empty (0 bytes)")
+
+
+def require_target(source: str, target: str, *, overwrite: bool) -> None:
+    """Refuse a target that cannot be written, before anything is read.
+
+    Raises:
+        TargetError: it exists and may not be overwritten, is the source itself, or cannot be written.
+    """
+    if is_local(source) and is_local(target) and Path(source).resolve() == Path(target).resolve():
+        raise TargetError(f"{printable(target)} is the source itself; choose another name for the output")
+    # Of a sequence the folder is proved here, by its first image; the plan knows how many there will be.
+    first = f"{folder_of(target)}{sequence_name(target, 'png', 1)}" if is_sequence(target) else target
+    require_writable(first, overwrite=overwrite)
+
+
+def shots_of(source_path: str, media: MediaInfo, mark: str, store: CommitStore, *, salvage: bool) -> tuple[int, ...]:
+    address = digest_of({"source": mark, "detector": DETECTOR_VERSION, "frames": media.video.num_frames})
+    known = store.find(SHOTS, address)
+    if known is None:
+        starts = detect_shots(
+            decode_thumbnails(source_path, media.video, media.frame_pts, salvage=salvage),
+            media.video.num_frames,
+            frame_rate=media.video.frame_rate,
+        )
+        store.commit(SHOTS, address, {"starts": list(starts)}, None)
+        return starts
+    return tuple(known["starts"])
+
+
+def _finish(prepared: Prepared, index: int, parts: set[str], check_cancelled: Callable[[], None]) -> None:
+    plan, store = prepared.plan, prepared.store
+    segment = plan.segments[index]
+    finish_segment(
+        plan.recipe,
+        segment,
+        predecessor_of(plan.segments, segment),
+        store,
+        workspace=prepared.workspace,
+        check_cancelled=check_cancelled,
+    )
+    parts.add(segment.part_address)
+    for neighbour in plan.segments[max(0, index - 1) : index + 1]:
+        if not is_needed(plan.segments, neighbour.index, parts):
+            store.discard(RESTORED, neighbour.address)
+
+
+def _require_unchanged(prepared: Prepared) -> None:
+    if has_changed(prepared.source_path, prepared.fingerprint):
+        raise InputError(
+            f"{printable(prepared.plan.recipe.source)} changed while it was being restored; "
+            "run the same command again to restore its new content"
+        )

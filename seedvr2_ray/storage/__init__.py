@@ -1,0 +1,1 @@
+"""Where objects lie: local folders and object stores, written atomically, found by address."""

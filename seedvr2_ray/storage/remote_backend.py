@@ -1,0 +1,154 @@
+"""Any fsspec file system, used so that nothing half-written can be seen under a final name."""
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from fsspec import AbstractFileSystem  # type: ignore[import-untyped]
+
+from seedvr2_ray.storage.backend import PART_PREFIX, ObjectInfo
+from seedvr2_ray.storage.faults import http_status, store_code
+
+_OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"}
+"""A file is seen there only when it is complete, and may be created only where there is none."""
+
+_EXISTS_CODES = {"PreconditionFailed", "412"}
+_CONFLICT_CODES = {"ConditionalRequestConflict", "OperationAborted", "409"}
+_MOST_CONFLICTS = 6
+_BLOCK_BYTES = 4 << 20
+_STRONG_MARKS = ("VersionId", "version_id", "generation", "ETag", "etag", "checksum", "sha256")
+_WEAK_MARKS = ("LastModified", "Last-Modified", "last_modified", "mtime", "updated", "created")
+
+_moving = threading.Lock()
+"""Makes look-then-move one step between the threads of a process, where the store itself has no such step."""
+
+
+class RemoteBackend:
+    """An object store, a server, or any other file system fsspec knows."""
+
+    def __init__(self, filesystem: AbstractFileSystem) -> None:
+        self._filesystem = filesystem
+        protocols = filesystem.protocol
+        names = {protocols} if isinstance(protocols, str) else set(protocols)
+        self._is_object_store = bool(names & _OBJECT_STORES)
+
+    def info(self, path: str) -> ObjectInfo:
+        """Describe a file by its size and the strongest mark the store gives."""
+        self._filesystem.invalidate_cache()
+        found: dict[str, Any] = self._filesystem.info(path)
+        if found.get("type") == "directory":
+            raise IsADirectoryError(path)
+        strong, weak = _marks(found, _STRONG_MARKS), _marks(found, _WEAK_MARKS)
+        mark = next(iter(strong + weak), "")
+        return ObjectInfo(found.get("size"), mark, bool(strong), _modified(found))
+
+    def read(self, path: str) -> bytes:
+        """Return the whole content."""
+        return bytes(self._filesystem.cat_file(path))
+
+    def sha256(self, path: str) -> str:
+        """Return the SHA-256 of the content."""
+        digest = hashlib.sha256()
+        with self._filesystem.open(path, "rb") as file:
+            while block := file.read(_BLOCK_BYTES):
+                digest.update(block)
+        return digest.hexdigest()
+
+    def write(self, path: str, data: bytes, *, overwrite: bool) -> None:
+        """Create a file from bytes."""
+        self._place(path, lambda name, mode: self._filesystem.pipe_file(name, data, mode=mode), overwrite=overwrite)
+
+    def put(self, local: Path, path: str, *, overwrite: bool) -> None:
+        """Upload a file, in several parts where it is large."""
+        self._place(
+            path, lambda name, mode: self._filesystem.put_file(str(local), name, mode=mode), overwrite=overwrite
+        )
+
+    def get(self, path: str, local: Path) -> None:
+        """Download a file."""
+        self._filesystem.get_file(path, str(local))
+
+    def names(self, folder: str) -> list[str]:
+        """List the files right in a folder."""
+        self._filesystem.invalidate_cache()
+        try:
+            entries: list[dict[str, Any]] = self._filesystem.ls(folder, detail=True)
+        except FileNotFoundError:
+            return []
+        names = [entry["name"].rstrip("/").rpartition("/")[2] for entry in entries if entry["type"] == "file"]
+        return [name for name in names if name]
+
+    def remove(self, path: str) -> None:
+        """Delete a file if it is there."""
+        try:
+            self._filesystem.rm_file(path)
+        except FileNotFoundError:
+            return
+
+    def probe(self, path: str) -> None:
+        """Write an empty object beside the target, always of the same name: one stays at most."""
+        probe = f"{_parent(path)}/{PART_PREFIX}probe"
+        if not self._is_object_store:
+            self._filesystem.makedirs(_parent(path), exist_ok=True)
+        self._filesystem.pipe_file(probe, b"", mode="overwrite")
+        try:
+            self.remove(probe)
+        except PermissionError:
+            return  # Whoever may write but not delete can publish all the same.
+
+    def _place(self, path: str, send: Callable[[str, str], object], *, overwrite: bool) -> None:
+        if self._is_object_store:
+            self._place_at_once(path, "overwrite" if overwrite else "create", send)
+            return
+        self._filesystem.makedirs(_parent(path), exist_ok=True)
+        part = f"{_parent(path)}/{PART_PREFIX}{uuid4().hex}"
+        try:
+            send(part, "overwrite")
+            with _moving:
+                if not overwrite and self._filesystem.exists(path):
+                    raise FileExistsError(path)
+                self._filesystem.mv(part, path)
+        except BaseException:
+            with suppress(Exception):  # That error is the one to tell.
+                self.remove(part)
+            raise
+
+    def _place_at_once(self, path: str, mode: str, send: Callable[[str, str], object]) -> None:
+        for conflicts in range(1, _MOST_CONFLICTS + 1):
+            try:
+                send(path, mode)
+                return
+            except FileExistsError:
+                raise
+            except Exception as error:
+                code = store_code(error) or str(http_status(error))
+                if mode == "create" and code in _EXISTS_CODES:
+                    raise FileExistsError(path) from error
+                # Two writers at the same moment: the store asks both to try again, and one will find it taken.
+                if code not in _CONFLICT_CODES or conflicts == _MOST_CONFLICTS:
+                    raise
+            time.sleep(0.05 * 2**conflicts)
+
+
+def _parent(path: str) -> str:
+    return path.rpartition("/")[0]
+
+
+def _marks(found: dict[str, Any], keys: tuple[str, ...]) -> list[str]:
+    return [f"{key}={found[key]}" for key in keys if found.get(key) not in (None, "", "null")]
+
+
+def _modified(found: dict[str, Any]) -> float | None:
+    for key in _WEAK_MARKS:
+        value = found.get(key)
+        if isinstance(value, datetime):
+            return value.timestamp()
+        if isinstance(value, (int, float)):
+            return float(value)
+    return None

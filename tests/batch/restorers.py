@@ -1,0 +1,67 @@
+"""A restorer that leaves a trace of every segment it begins, and takes its time."""
+
+import os
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from uuid import uuid4
+
+from seedvr2_ray.frames import Frames
+from seedvr2_ray.restoration.lanczos import LANCZOS, LanczosRestorer
+from seedvr2_ray.restoration.restorer import Restorer, RestorerIdentity, SegmentTask
+from seedvr2_ray.settings import RestoreSettings
+from tests.media.clips import read_frame_number
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One segment was begun: the numbers in its first picture and of its frames, and by which process."""
+
+    number: int
+    num_frames: int
+    pid: int
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """What the segment is known by in an archive whose pictures have numbers of their own."""
+        return self.number, self.num_frames
+
+
+@dataclass(frozen=True)
+class TracingRestorers:
+    """Lanczos that writes an empty file per segment, named after it, before it restores."""
+
+    folder: str
+    pause_seconds: float = 0.0
+    deadly_number: int = -1
+    """A segment whose first picture has this number kills its process."""
+
+    def identify(self, settings: RestoreSettings) -> RestorerIdentity:
+        return LANCZOS
+
+    def load(self, settings: RestoreSettings) -> Restorer:
+        return _Tracing(self)
+
+    def traces(self) -> list[Trace]:
+        """Return all traces in the order in which they were left."""
+        names = sorted(path.name for path in Path(self.folder).iterdir())
+        return [Trace(*(int(word) for word in name.split("-")[1:4])) for name in names]
+
+
+class _Tracing(LanczosRestorer):
+    def __init__(self, options: TracingRestorers) -> None:
+        super().__init__()
+        self._options = options
+
+    def restore(self, frames: Iterable[Frames], task: SegmentTask) -> Iterator[Frames]:
+        stream = iter(frames)
+        first = next(stream)
+        number = read_frame_number(first.data_TCHW[0])
+        name = f"{time.time_ns()}-{number}-{task.num_frames}-{os.getpid()}-{uuid4().hex[:4]}"
+        (Path(self._options.folder) / name).touch()
+        if number == self._options.deadly_number:
+            os.kill(os.getpid(), 9)
+        time.sleep(self._options.pause_seconds)
+        yield from super().restore(chain([first], stream), task)

@@ -1,0 +1,238 @@
+"""An archive on a real local Ray: whole, killed in every way, and run again."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.parquet
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from seedvr2_ray.batch.bulk import BulkRequest, estimate_bulk, run_bulk
+from seedvr2_ray.batch.cluster import Pool
+from tests.batch.archives import (
+    Archive,
+    Quiet,
+    begun_more_than_once,
+    committed_keys,
+    digests,
+    make_archive,
+    quarantined,
+    request_for,
+    restore_one_by_one,
+)
+from tests.batch.restorers import TracingRestorers
+
+pytestmark = [
+    pytest.mark.ray,
+    # Ray leaves its log files and sockets to the garbage collector.
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Archive:
+    return make_archive(tmp_path_factory.mktemp("archive"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(archive: Archive, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What each file becomes when it is restored by itself and nothing happens."""
+    found = restore_one_by_one(archive, tmp_path_factory.mktemp("undisturbed"))
+    assert len(found) == len(archive.good)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def ray_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let workers import the tests, and leave no Ray behind."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def small_ray() -> None:
+    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=150 << 20, log_to_driver=False)
+
+
+def tracing(tmp_path: Path, **options: float) -> TracingRestorers:
+    folder = tmp_path / "traces"
+    folder.mkdir(exist_ok=True)
+    return TracingRestorers(str(folder), **options)  # type: ignore[arg-type]
+
+
+def job_folder(output: Path) -> Path:
+    return output / ".seedvr2-ray"
+
+
+def require_whole(archive: Archive, output: Path, undisturbed: dict[str, str]) -> None:
+    """Every good file is there with the right bytes and its provenance; every bad one is in the quarantine."""
+    assert digests(output, archive.targets()) == undisturbed
+    visible = {str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()}
+    visible = {name for name in visible if not name.startswith(".seedvr2-ray/")}
+    assert visible == {f"{name}{suffix}" for name in archive.good for suffix in ("", ".json")}
+    lines = quarantined(job_folder(output))
+    assert set(lines) == {str(archive.folder / name) for name in archive.bad}
+    assert all(line["stage"] and line["error"] and line["remedy"] for line in lines.values())
+
+
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = 240) -> None:
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit, f"waited {seconds:.0f} s in vain for {what}"
+        time.sleep(0.05)
+
+
+@pytest.mark.usefixtures("small_ray")
+def test_an_archive_is_restored_and_reported_and_a_second_run_restores_nothing(
+    archive: Archive, undisturbed: dict[str, str], tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    restorers = tracing(tmp_path)
+    request = request_for(str(archive.folder), str(output), restorers, tmp_path / "scratch")
+    summary = run_bulk(request, Quiet())
+    require_whole(archive, output, undisturbed)
+    assert summary["files"] == {"published": 25, "skipped": 0, "quarantined": 5}
+    assert begun_more_than_once(restorers.traces()) == {}
+    assert not (job_folder(output) / "work").exists() or not list((job_folder(output) / "work").rglob("*.mkv"))
+
+    rows = pyarrow.parquet.read_table(job_folder(output) / "report.parquet").to_pylist()
+    assert sorted(row["state"] for row in rows) == ["published"] * 25 + ["quarantined"] * 5
+    done = [row for row in rows if row["state"] == "published"]
+    assert sum(row["frames"] for row in done) == summary["frames"]
+    assert sum(row["gpu_seconds"] for row in done) == pytest.approx(summary["gpu_seconds"], abs=0.01)
+    assert all(row["psnr"] > 20 and row["size"] == "192x128" for row in done)
+    assert summary["cost"] == pytest.approx(summary["gpu_seconds"] / 3600 * 3.0, abs=1e-4)
+    assert json.loads((job_folder(output) / "report.json").read_text()) == summary
+    page = (job_folder(output) / "report.html").read_text()
+    assert all(name.rpartition("/")[2] in page for name in (*archive.good, *archive.bad))
+
+    num_traces = len(restorers.traces())
+    again = run_bulk(request, Quiet())
+    assert again["files"] == {"published": 0, "skipped": 25, "quarantined": 5}
+    assert len(restorers.traces()) == num_traces
+    assert {name: again[name] for name in ("frames", "gpu_seconds", "quality", "cost")} == {
+        name: summary[name] for name in ("frames", "gpu_seconds", "quality", "cost")
+    }
+    require_whole(archive, output, undisturbed)
+
+
+@pytest.mark.usefixtures("small_ray")
+def test_a_killed_restorer_costs_the_segment_it_was_at_and_a_deadly_segment_is_set_aside(
+    archive: Archive, undisturbed: dict[str, str], tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    deadly = archive.good[7]
+    restorers = tracing(tmp_path, pause_seconds=0.1, deadly_number=200 + 40 * 7)
+    killed: list[int] = []
+
+    def kill_one() -> None:
+        wait_for(lambda: len(restorers.traces()) >= 4, "some segments")
+        killed.append(restorers.traces()[-1].pid)
+        os.kill(killed[0], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    summary = run_bulk(request_for(str(archive.folder), str(output), restorers, tmp_path / "scratch"), Quiet())
+    killer.join()
+    assert summary["files"] == {"published": 24, "skipped": 0, "quarantined": 6}
+    lines = quarantined(job_folder(output))
+    assert "died 3 times" in lines[str(archive.folder / deadly)]["error"]
+    assert digests(output, archive.targets()) == {name: undisturbed[name] for name in archive.good if name != deadly}
+    traces = restorers.traces()
+    at_the_blow = [trace.key for trace in traces if trace.pid == killed[0]][-1]
+    repeated = begun_more_than_once(traces)
+    (deadly_key,) = (key for key in repeated if key[0] == 200 + 40 * 7)
+    assert repeated.pop(deadly_key) == 3
+    # Committed just before the blow, or begun once more: nothing else, and not oftener.
+    assert repeated in ({}, {at_the_blow: 2})
+
+
+def test_a_killed_driver_loses_what_was_in_work_and_the_same_command_goes_on(
+    archive: Archive, undisturbed: dict[str, str], tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    restorers = tracing(tmp_path)
+    command = [sys.executable, "-m", "tests.batch.drive", str(archive.folder), str(output), restorers.folder]
+    command.append(str(tmp_path / "scratch"))
+    driver = subprocess.Popen([*command, "0.3"], cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL)
+    wait_for(lambda: len(restorers.traces()) >= 8 or driver.poll() is not None, "eight segments")
+    assert driver.poll() is None
+    # The driver first, as a crash would take it; then what is left of its Ray, which is of no use to anybody.
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    os.killpg(driver.pid, signal.SIGKILL)
+    time.sleep(1)  # A killed process may have one last rename in the kernel.
+
+    done = committed_keys(archive, job_folder(output))
+    begun = restorers.traces()
+    assert done
+    assert len(digests(output, archive.targets())) < len(archive.good)
+    subprocess.run([*command, "0"], cwd=ROOT, check=True, stderr=subprocess.DEVNULL, timeout=400)
+    require_whole(archive, output, undisturbed)
+    assert not done & {trace.key for trace in restorers.traces()[len(begun) :]}
+
+
+def test_a_lost_machine_is_made_up_for_by_the_others(
+    archive: Archive, undisturbed: dict[str, str], tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    restorers = tracing(tmp_path, pause_seconds=0.5)
+    quick = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 500, "health_check_timeout_ms": 2000}
+    node = {"object_store_memory": 100 << 20}
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 2, **node, "_system_config": {**quick, "health_check_failure_threshold": 5}},
+    )
+    try:
+        lost = cluster.add_node(num_cpus=2, resources={"elsewhere": 2}, **node)
+        ray.init(address=cluster.address, log_to_driver=False)
+        request = request_for(
+            str(archive.folder), str(output), restorers, tmp_path / "scratch", pool=Pool(num_gpus=0, max_size=3)
+        )
+        at_loss: list[int] = []
+
+        def lose_machine() -> None:
+            wait_for(lambda: len({trace.pid for trace in restorers.traces()}) >= 2, "restorers on both machines")
+            at_loss.append(len(restorers.traces()))
+            cluster.remove_node(lost, allow_graceful=False)
+
+        killer = threading.Thread(target=lose_machine)
+        killer.start()
+        run_bulk(request, Quiet())
+        killer.join()
+        assert at_loss[0] < len(restorers.traces())
+        require_whole(archive, output, undisturbed)
+        assert sum(begun_more_than_once(restorers.traces()).values()) <= 2 * 3
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+@pytest.mark.usefixtures("small_ray")
+def test_a_dry_run_says_what_would_be_done_and_restores_nothing(archive: Archive, tmp_path: Path) -> None:
+    restorers = tracing(tmp_path)
+    request: BulkRequest = request_for(str(archive.folder), str(tmp_path / "out"), restorers, tmp_path / "scratch")
+    estimate = estimate_bulk(replace(request, price_per_gpu_hour=2.0), megapixels_per_second=0.5).summary()
+    assert (estimate["files"], estimate["refused"], estimate["already_done"]) == (30, 5, 0)
+    assert estimate["segments_to_restore"] == estimate["segments"] > 25
+    assert estimate["megapixels_to_restore"] == pytest.approx(estimate["frames_to_restore"] * 192 * 128 / 1e6, abs=1e-3)
+    assert estimate["gpu_hours"] == pytest.approx(estimate["megapixels_to_restore"] / 0.5 / 3600, abs=1e-4)
+    assert estimate["cost"] == pytest.approx(estimate["gpu_hours"] * 2.0, abs=1e-3)
+    assert {line["path"] for line in estimate["refusals"]} == {str(archive.folder / name) for name in archive.bad}
+    assert restorers.traces() == []
+    assert digests(tmp_path / "out", archive.targets()) == {}

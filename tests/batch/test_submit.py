@@ -1,0 +1,93 @@
+"""``ray job submit`` to a local cluster, as its users do it."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.batch.archives import digests, make_archive, quarantined, restore_one_by_one
+
+pytestmark = pytest.mark.ray
+
+ROOT = Path(__file__).parents[2]
+RAY = str(Path(sys.executable).parent / "ray")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[str]:
+    """The address of the dashboard of a cluster of its own."""
+    gcs, dashboard = _free_port(), _free_port()
+    command = [RAY, "start", "--head", "--block", "--num-cpus=2", "--disable-usage-stats", f"--port={gcs}"]
+    command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--node-ip-address=127.0.0.1"]
+    command += [f"--object-store-memory={150 << 20}", f"--temp-dir={_short_folder()}"]
+    head = subprocess.Popen(
+        command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=_environment()
+    )
+    try:
+        limit = time.monotonic() + 180
+        while True:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", dashboard)) == 0:
+                    break
+            assert head.poll() is None and time.monotonic() < limit, "the cluster did not start"
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{dashboard}"
+    finally:
+        os.killpg(head.pid, signal.SIGTERM)
+        try:
+            head.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            os.killpg(head.pid, signal.SIGKILL)
+            head.wait()
+
+
+def _short_folder() -> str:
+    # Ray keeps sockets there, and a socket's path may have 107 characters.
+    folder = f"/tmp/ray-{os.getpid()}"
+    Path(folder).mkdir(exist_ok=True)
+    return folder
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"}
+
+
+def _run(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([RAY, *words], env=_environment(), capture_output=True, text=True, timeout=400, check=False)
+
+
+def test_a_submitted_job_restores_an_archive_and_its_log_can_be_read(cluster: str, tmp_path: Path) -> None:
+    archive = make_archive(tmp_path / "in", num_good=4)
+    expected = restore_one_by_one(archive, tmp_path / "one-by-one")
+    working_dir = tmp_path / "project"
+    for name in ("jobs", "seedvr2_ray"):
+        shutil.copytree(ROOT / name, working_dir / name, ignore=shutil.ignore_patterns("__pycache__"))
+    submitted = _run(
+        *("job", "submit", "--address", cluster, "--submission-id", "archive-1", "--working-dir", str(working_dir)),
+        *("--", sys.executable, "jobs/restore_archive.py", "--manifest", str(archive.folder)),
+        *("--output", str(tmp_path / "out"), "--model", "lanczos", "--resolution", "x2"),
+        *("--segment-seconds", "0.5", "--segment-overlap", "4", "--scratch", str(tmp_path / "scratch")),
+    )
+    log = _run("job", "logs", "--address", cluster, "archive-1").stdout
+    assert digests(tmp_path / "out", archive.targets()) == expected, submitted.stdout[-3000:] + submitted.stderr[-2000:]
+    assert set(quarantined(tmp_path / "out/.seedvr2-ray")) == {str(archive.folder / name) for name in archive.bad}
+    assert "9 files, models: lanczos" in log
+    assert "9 of 9 files" in log
+    assert "set aside: " in log and "notes.mp4 (plan): MediaError: " in log
+    assert "4 files restored, 0 were there from an earlier run, 5 set aside" in log
+    assert "Traceback" not in log
+    assert "exit code 3" in _run("job", "status", "--address", cluster, "archive-1").stdout + submitted.stdout

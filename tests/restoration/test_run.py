@@ -1,0 +1,179 @@
+import hashlib
+import json
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from seedvr2_ray.errors import CapacityError, InputError, TargetError
+from seedvr2_ray.frames import FrameSpan
+from seedvr2_ray.media.decode import decode_span
+from seedvr2_ray.media.probe import probe
+from seedvr2_ray.restoration.assemble import assemble
+from seedvr2_ray.restoration.lanczos import LanczosRestorer
+from seedvr2_ray.restoration.run import open_work, prepare, restore_video
+from seedvr2_ray.restoration.segment import finish_segment, predecessor_of, restore_segment
+from seedvr2_ray.settings import RestoreSettings
+from tests.media import clips
+
+SETTINGS = RestoreSettings(model="lanczos", resolution="x2", segment_seconds=0.5, segment_overlap=4, preset="ultrafast")
+
+
+class CountingRestorer(LanczosRestorer):
+    """Remembers which frames it was asked for, and may stop like a killed process would."""
+
+    def __init__(self, stop_after=None):
+        super().__init__()
+        self.frames = []
+        self.stop_after = stop_after
+
+    def restore(self, frames, task):
+        for batch in super().restore(frames, task):
+            self.frames.append((task.first_frame, len(batch)))
+            if self.stop_after is not None and len(self.frames) >= self.stop_after:
+                raise KeyboardInterrupt
+            yield batch
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    path = tmp_path_factory.mktemp("clip") / "film.mp4"
+    clips.make_clip(path, num_frames=50, cuts=(20,), audio_tracks=1, bframes=2)
+    return str(path)
+
+
+def restore(source, target, restorer=None, settings=SETTINGS, **options):
+    restorer = restorer or LanczosRestorer()
+    return restore_video(
+        str(source), str(target), settings, restorer.identity, lambda: restorer, report=False, **options
+    )
+
+
+def content(path):
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run that nothing disturbed asked for and left behind."""
+
+    folder: Path
+    frames: list[tuple[int, int]]
+
+    @property
+    def master(self):
+        return self.folder / "out.mp4"
+
+
+@pytest.fixture(scope="module")
+def undisturbed(clip, tmp_path_factory):
+    restorer = CountingRestorer()
+    run = Run(tmp_path_factory.mktemp("undisturbed"), restorer.frames)
+    restore(clip, run.master, restorer)
+    return run
+
+
+def test_segments_restored_and_finished_in_any_order_give_the_same_bytes(clip, undisturbed, tmp_path):
+    restorer = LanczosRestorer()
+    target = tmp_path / "out.mp4"
+    with open_work(str(target), None, keep=False) as (store, workspace):
+        prepared = prepare(clip, str(target), SETTINGS, restorer.identity, store=store, workspace=workspace)
+        segments = list(prepared.plan.segments)
+        assert len(segments) > 3
+        random.Random(1).shuffle(segments)
+        for segment in segments:
+            restore_segment(prepared.plan.recipe, segment, restorer, store, source_path=clip, workspace=workspace)
+        random.Random(2).shuffle(segments)
+        for segment in segments:
+            before = predecessor_of(prepared.plan.segments, segment)
+            finish_segment(prepared.plan.recipe, segment, before, store, workspace=workspace)
+        assemble(prepared.plan, store, str(target), source_path=clip, workspace=workspace, overwrite=False, timings={})
+    assert content(target) == content(undisturbed.master)
+
+
+# After a cut; and in the first segment, around the first commits, and before the very last frame.
+@pytest.mark.parametrize("stop_after", [27, *(pytest.param(stop, marks=pytest.mark.slow) for stop in (1, 13, -1))])
+def test_a_run_stopped_anywhere_and_run_again_gives_the_same_bytes_and_repeats_no_committed_segment(
+    clip, undisturbed, tmp_path, stop_after
+):
+    target = tmp_path / "out.mp4"
+    stopped = CountingRestorer(stop_after % len(undisturbed.frames))
+    with pytest.raises(KeyboardInterrupt):
+        restore(clip, target, stopped)
+    assert not target.exists()
+    resumed = CountingRestorer()
+    restore(clip, target, resumed)
+    assert content(target) == content(undisturbed.master)
+    in_flight = stopped.frames[-1][0]
+    done_before = {first for first, _ in stopped.frames} - {in_flight}
+    assert {first for first, _ in resumed.frames} == {first for first, _ in undisturbed.frames} - done_before
+
+
+def test_settings_that_change_the_encoding_only_do_not_restore_again(clip, tmp_path):
+    target = tmp_path / "out.mp4"
+    first, second = CountingRestorer(), CountingRestorer()
+    work = str(tmp_path / "work")
+    with open_work(str(target), work, keep=True) as (store, workspace):
+        prepared = prepare(clip, str(target), SETTINGS, first.identity, store=store, workspace=workspace)
+        for segment in prepared.plan.segments:
+            restore_segment(prepared.plan.recipe, segment, first, store, source_path=clip, workspace=workspace)
+    other = RestoreSettings.from_mapping({**SETTINGS.to_mapping(), "crf": 30})
+    restore(clip, target, second, other, work_folder=work)
+    assert second.frames == []
+
+
+def test_a_finished_run_leaves_the_master_and_its_sidecar_and_nothing_else(undisturbed):
+    assert sorted(path.name for path in undisturbed.folder.iterdir()) == ["out.mp4", "out.mp4.json"]
+    sidecar = json.loads((undisturbed.folder / "out.mp4.json").read_text())
+    assert sidecar["frames"] == 50
+    assert sidecar["source"]["fingerprint"]
+    assert [part["frames"][0] for part in sidecar["segments"]] == sorted(
+        part["frames"][0] for part in sidecar["segments"]
+    )
+
+
+def test_every_frame_of_the_source_is_there_once_in_order(undisturbed):
+    media = probe(str(undisturbed.master))
+    span = FrameSpan(0, tuple(media.frame_pts))
+    frames = [
+        clips.read_frame_number(rgb) for batch in decode_span(media.path, media.video, span) for rgb in batch.data_TCHW
+    ]
+    assert frames == list(range(50))
+
+
+def test_an_existing_target_is_refused_before_anything_is_read(clip, tmp_path):
+    target = tmp_path / "out.mp4"
+    target.write_bytes(b"precious")
+    with pytest.raises(TargetError, match="allow overwriting"):
+        restore(clip, target)
+    assert target.read_bytes() == b"precious"
+    restore(clip, target, overwrite=True)
+    assert target.read_bytes() != b"precious"
+
+
+def test_the_source_is_never_its_own_target(clip):
+    with pytest.raises(TargetError, match="source itself"):
+        restore(clip, clip, overwrite=True)
+
+
+def test_two_runs_on_one_target_do_not_disturb_each_other(clip, tmp_path):
+    target = tmp_path / "out.mp4"
+    with open_work(str(target), None, keep=False):
+        with pytest.raises(CapacityError, match="another run"):
+            restore(clip, target)
+
+
+def test_a_source_that_changes_during_the_run_is_noticed(clip, tmp_path):
+    source = tmp_path / "film.mp4"
+    source.write_bytes(Path(clip).read_bytes())
+
+    class Changing(LanczosRestorer):
+        def restore(self, frames, task):
+            yield from super().restore(frames, task)
+            with source.open("ab") as file:
+                file.write(b"\0" * 64)
+
+    with pytest.raises(InputError, match="changed while"):
+        restore(source, tmp_path / "out.mp4", Changing())
+    assert not (tmp_path / "out.mp4").exists()

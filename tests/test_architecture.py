@@ -1,0 +1,204 @@
+"""Who may import whom, and which names say nothing: read from the source and enforced."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = "seedvr2_ray"
+OUTSIDE = ("examples", "training", "benchmarks", "jobs")
+"""Top-level folders that use the package and that the package must not know."""
+
+MAX_LINES = 450
+BANNED_MODULES = {"utils", "helpers", "common", "misc"}
+BANNED_SUFFIXES = ("Manager", "Handler", "Processor", "Helper")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What one part of the package may import."""
+
+    ours: frozenset[str]
+    third_party: frozenset[str]
+
+
+def _layer(ours: str, third_party: str) -> Layer:
+    return Layer(frozenset(ours.split()), frozenset(third_party.split()))
+
+
+_BELOW_RESTORATION = "errors frames settings models media storage"
+_BELOW_GANG = f"{_BELOW_RESTORATION} restoration telemetry"
+LAYERS = {
+    "errors": _layer("", ""),
+    "frames": _layer("errors", "torch"),
+    "settings": _layer("errors", ""),
+    "__init__": _layer("errors frames settings", ""),
+    # fsspec: weights come from object-store mirrors too.
+    "models": _layer("errors settings", "torch safetensors huggingface_hub fsspec flash_attn flash_attn_interface"),
+    "media": _layer("errors frames settings", "av numpy torch scenedetect"),
+    "storage": _layer("errors", "fsspec"),
+    # PyAV's frames pass through here as values between media's converter and its encoder.
+    "restoration": _layer(_BELOW_RESTORATION, "torch av"),
+    "telemetry": _layer("errors", "ray"),
+    "gang": _layer(_BELOW_GANG, "torch ray"),
+    "serve": _layer(f"{_BELOW_GANG} gang", "torch ray fastapi starlette pydantic sqlalchemy alembic fsspec"),
+    "batch": _layer(f"{_BELOW_GANG} gang", "torch ray pyarrow fsspec"),
+    "doctor": _layer(f"{_BELOW_GANG} gang", "torch av ray"),
+    "console": _layer(f"{_BELOW_GANG} doctor", "rich"),
+    "command_options": _layer("errors settings", "typer click"),
+    "batch_console": _layer("batch", "rich"),
+    "batch_command": _layer(f"{_BELOW_GANG} batch batch_console command_options", "typer rich"),
+    "cli": _layer(
+        f"{_BELOW_GANG} gang batch batch_command serve doctor console command_options", "torch typer click rich"
+    ),
+    "__main__": _layer("cli", ""),
+}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported module, by its absolute dotted name."""
+
+    module: str
+    line: int
+    is_star: bool
+
+
+def imports_of(module: str, source: str, *, is_package: bool = False) -> Iterator[Import]:
+    """Yield every import of a module, those inside functions and ``if TYPE_CHECKING`` included."""
+    parents = module.split(".")
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(alias.name, node.lineno, False)
+        elif isinstance(node, ast.ImportFrom):
+            up = node.level - is_package
+            base = parents[: len(parents) - up] if node.level else []
+            stem = ".".join([*base, *(node.module or "").split(".")]).strip(".")
+            for alias in node.names:
+                # "from package import layer" names a module where the package has one of that name.
+                inside = f"{stem}.{alias.name}" if stem == PACKAGE and alias.name in LAYERS else stem
+                yield Import(inside, node.lineno, alias.name == "*")
+
+
+def import_violations(module: str, source: str, *, is_package: bool = False) -> list[str]:
+    """Say which imports of one module the table forbids."""
+    layer_name = module.split(".")[1] if "." in module else "__init__"
+    layer = LAYERS.get(layer_name)
+    if layer is None:
+        return [f"{module} belongs to no layer of the table; add it there, with what it may import"]
+    found = []
+    for item in imports_of(module, source, is_package=is_package):
+        where = f"{module}:{item.line}"
+        top, _, rest = item.module.partition(".")
+        if item.is_star:
+            found.append(f"{where} imports * from {item.module}")
+        if top == PACKAGE:
+            target = rest.split(".")[0] or "__init__"
+            if target not in {layer_name, "__init__", *layer.ours}:
+                found.append(f"{where} {layer_name} must not import {PACKAGE}.{target}")
+        elif top in OUTSIDE or top == "tests":
+            found.append(f"{where} the package must not import {top}")
+        elif top not in sys.stdlib_module_names and top not in layer.third_party:
+            found.append(f"{where} {layer_name} must not import {top}")
+    return found
+
+
+def name_violations(module: str, source: str) -> list[str]:
+    """Say which module and class names say nothing, and whether the file has grown too long."""
+    found = [f"{module} is called {part}" for part in module.split(".") if part in BANNED_MODULES]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ClassDef) and node.name.endswith(BANNED_SUFFIXES):
+            found.append(f"{module}:{node.lineno} class {node.name} says nothing with its last word")
+    num_lines = source.count("\n")
+    if num_lines > MAX_LINES:
+        found.append(f"{module} has {num_lines} lines; {MAX_LINES} is the limit")
+    return found
+
+
+def _modules(*folders: str) -> Iterator[tuple[str, Path]]:
+    for folder in folders:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
+
+
+def test_imports_go_in_one_direction() -> None:
+    found = [
+        violation
+        for module, path in _modules(PACKAGE)
+        for violation in import_violations(module, path.read_text(), is_package=path.name == "__init__.py")
+    ]
+    assert found == [], "\n".join(found)
+
+
+def test_the_table_itself_has_no_cycle() -> None:
+    above: dict[str, set[str]] = {name: set(layer.ours) for name, layer in LAYERS.items()}
+    while above:
+        lowest = {name for name, needs in above.items() if not needs & (above.keys() - {name})}
+        assert lowest, f"these layers import one another: {sorted(above)}"
+        above = {name: needs for name, needs in above.items() if name not in lowest}
+
+
+def test_names_say_something_and_files_stay_short() -> None:
+    found = [
+        violation
+        for module, path in _modules(PACKAGE, "tests", *OUTSIDE)
+        for violation in name_violations(module, path.read_text())
+    ]
+    assert found == [], "\n".join(found)
+
+
+def test_the_package_was_found() -> None:
+    assert {"seedvr2_ray.errors", "seedvr2_ray.media.info"} <= {module for module, _ in _modules(PACKAGE)}
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "complaint"),
+    [
+        ("seedvr2_ray.models.dit", "import ray", "models must not import ray"),
+        ("seedvr2_ray.media.probe", "def f():\n    import ray.data", "media must not import ray"),
+        ("seedvr2_ray.storage.store", "from seedvr2_ray.media import info", "must not import seedvr2_ray.media"),
+        ("seedvr2_ray.storage.store", "from seedvr2_ray import media", "must not import seedvr2_ray.media"),
+        ("seedvr2_ray.storage.store", "from ..media.info import MediaInfo", "must not import seedvr2_ray.media"),
+        ("seedvr2_ray.restoration.plan", "import numpy", "restoration must not import numpy"),
+        ("seedvr2_ray.restoration.plan", "from seedvr2_ray.cli import main", "must not import seedvr2_ray.cli"),
+        ("seedvr2_ray.serve.app", "from seedvr2_ray.batch import rows", "must not import seedvr2_ray.batch"),
+        ("seedvr2_ray.cli", "from training import recipe", "must not import training"),
+        ("seedvr2_ray.media.probe", "from seedvr2_ray.frames import *", "imports * from seedvr2_ray.frames"),
+        ("seedvr2_ray.errors", "import torch", "errors must not import torch"),
+        ("seedvr2_ray.novelty.thing", "", "belongs to no layer"),
+    ],
+)
+def test_a_forbidden_import_is_found(module: str, source: str, complaint: str) -> None:
+    assert complaint in "\n".join(import_violations(module, source))
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("seedvr2_ray.models.seedvr2.dit", "import math\nimport torch\nfrom ..attention import attend"),
+        ("seedvr2_ray.restoration.plan", "from seedvr2_ray.media.info import MediaInfo"),
+        ("seedvr2_ray.cli", "import typer\nfrom seedvr2_ray.restoration.plan import plan"),
+        ("seedvr2_ray.media.probe", "from seedvr2_ray import __version__"),
+    ],
+)
+def test_an_allowed_import_is_let_through(module: str, source: str) -> None:
+    assert import_violations(module, source) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "complaint"),
+    [
+        ("seedvr2_ray.media.utils", "", "called utils"),
+        ("seedvr2_ray.common.probe", "", "called common"),
+        ("seedvr2_ray.media.probe", "class StreamManager: ...", "StreamManager"),
+        ("seedvr2_ray.media.probe", "x = 1\n" * 451, "451 lines"),
+    ],
+)
+def test_a_name_that_says_nothing_is_found(module: str, source: str, complaint: str) -> None:
+    assert complaint in "\n".join(name_violations(module, source))

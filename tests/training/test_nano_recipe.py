@@ -1,0 +1,104 @@
+"""The recipe of nano: generated data, the start, the optimiser, resuming."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from training.canvases import dead_leaves
+from training.clips import draw_clip
+from training.dataset import Dataset, DatasetPlan, build_dataset
+from training.degradation import Degradation, degrade, enlarge
+from training.initialise import OPPONENT, haar_filters
+from training.muon import orthogonalise
+from training.network import Nano, latent_shape, match_colours
+from training.photographs import FOR_EVALUATION, FOR_TRAINING
+from training.train import Recipe, Trainer, psnr, train
+
+TINY = DatasetPlan(num_clips=4, num_canvases=1, canvas_size=96, size=64, num_frames=5, photograph_share=0.0)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    folder = tmp_path_factory.mktemp("nano")
+    build_dataset(folder, TINY)
+    return Dataset.open(folder)
+
+
+def test_no_photograph_serves_both_training_and_evaluation() -> None:
+    assert not set(FOR_TRAINING) & set(FOR_EVALUATION)
+
+
+def test_a_seed_decides_a_canvas_and_a_clip() -> None:
+    canvas = dead_leaves(np.random.default_rng(3), 64)
+    assert (canvas == dead_leaves(np.random.default_rng(3), 64)).all()
+    clips = [draw_clip(np.random.default_rng(4), [canvas], size=32, num_frames=3) for _ in range(2)]
+    assert torch.equal(*clips)
+
+
+@pytest.mark.parametrize(
+    "recipe", [Degradation(scale=2, h264_crf=28), Degradation(scale=4, blur=0.6, noise=3, jpeg=60)]
+)
+def test_degrading_shrinks_exactly_and_repeatably(recipe: Degradation) -> None:
+    clean = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    spoilt = degrade(clean, recipe)
+    assert spoilt.shape == (3, 3, 64 // recipe.scale, 64 // recipe.scale)
+    assert torch.equal(spoilt, degrade(clean, recipe))
+
+
+def test_a_batch_depends_on_seed_and_step_alone(dataset: Dataset) -> None:
+    first, again, other = (dataset.batch(step, size=2, crop=32, num_frames=3, seed=1)[0] for step in (5, 5, 6))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_haar_filters_and_opponent_colours_are_orthonormal() -> None:
+    filters = haar_filters().flatten(1)
+    assert torch.allclose(filters @ filters.T, torch.eye(24), atol=1e-6)
+    assert torch.allclose(OPPONENT @ OPPONENT.T, torch.eye(3), atol=1e-6)
+
+
+def test_the_untrained_model_returns_its_input() -> None:
+    # Grey: of colour the latents keep half the resolution.
+    smooth = torch.rand(1, 1, 5, 12, 12, generator=torch.Generator().manual_seed(0)).expand(-1, 3, -1, -1, -1)
+    clip = enlarge(smooth[0].transpose(0, 1), 48, 48).transpose(0, 1)[None] * 2 - 1
+    noise = torch.randn(latent_shape(1, 5, 48, 48), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        restored = Nano(0)(clip, noise)
+    assert psnr(restored.matched_BCTHW, clip).item() > 28
+
+
+def test_matching_colours_with_itself_changes_nothing() -> None:
+    clip = torch.rand(1, 3, 2, 32, 32)
+    assert torch.allclose(match_colours(clip, clip), clip)
+
+
+def test_orthogonalising_brings_singular_values_near_one() -> None:
+    matrix = torch.randn(12, 40, generator=torch.Generator().manual_seed(0))
+    values = torch.linalg.svdvals(orthogonalise(matrix))
+    assert values.min() > 0.6
+    assert values.max() < 1.3
+
+
+@pytest.mark.slow
+def test_a_resumed_run_equals_an_uninterrupted_one(dataset: Dataset, tmp_path: Path) -> None:
+    recipe = Recipe(steps=2, minutes=0.0, batch=2, crop=32, num_frames=3, fit_batches=1, fit_batch=2)
+    whole = Trainer(recipe, dataset, torch.device("cpu"))
+    train(whole, tmp_path / "whole", report=lambda line: None)
+    first = Trainer(recipe, dataset, torch.device("cpu"))
+    first.fit_start(lambda line: None)
+    first.train_step()
+    (tmp_path / "parts").mkdir()
+    first.save(tmp_path / "parts" / "checkpoint.pt")
+    second = Trainer(recipe, dataset, torch.device("cpu"))
+    train(second, tmp_path / "parts", report=lambda line: None)
+    for name, value in whole.average.state_dict().items():
+        assert torch.equal(value, second.average.state_dict()[name]), name
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(dataset: Dataset, tmp_path: Path) -> None:
+    recipe = Recipe(steps=2, minutes=0.0, batch=2)
+    Trainer(recipe, dataset, torch.device("cpu")).save(tmp_path / "checkpoint.pt")
+    with pytest.raises(ValueError, match="was made by"):
+        Trainer(Recipe(steps=3, minutes=0.0), dataset, torch.device("cpu")).load(tmp_path / "checkpoint.pt")

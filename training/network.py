@@ -1,0 +1,76 @@
+"""``nano`` as one module: networks, text, and the path from an enlarged clip to a restored one.
+
+Shapes: B clips, C channels, T frames or latents, H height, W width, L text tokens.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from seedvr2_ray.models.seedvr2.dit import SeedVR2Transformer
+from seedvr2_ray.models.seedvr2.nano_config import NANO_DIT, NANO_TEXT_TOKENS, NANO_VAE
+from seedvr2_ray.models.seedvr2.sampler import LAST_TIMESTEP
+from seedvr2_ray.models.seedvr2.vae import VideoVAE
+from seedvr2_ray.restoration.colour_match import swap_low_band
+from training.initialise import initialise_transformer, initialise_vae
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What the network makes of a batch, before and after the colours of the input."""
+
+    raw_BCTHW: Tensor
+    matched_BCTHW: Tensor
+
+
+class Nano(nn.Module):
+    """Both networks and the constant text."""
+
+    text_LC: Tensor
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.vae = VideoVAE(NANO_VAE)
+        self.transformer = SeedVR2Transformer(NANO_DIT)
+        generator = torch.Generator().manual_seed(seed)
+        initialise_vae(self.vae)
+        initialise_transformer(self.transformer, generator)
+        text_LC = torch.randn(NANO_TEXT_TOKENS, NANO_DIT.text_dim, generator=generator)
+        # Rounded, so that the half-precision file holds the very numbers that were trained with.
+        self.register_buffer("text_LC", text_LC.half().float())
+
+    def forward(self, inputs_BCTHW: Tensor, noise_BTHWC: Tensor) -> Restored:
+        """Restore clips in one step, as the restorer does, but a batch at once and without rounding."""
+        latents_BTHWC = self.vae.scale(self.vae.encode(inputs_BCTHW).mode).permute(0, 2, 3, 4, 1)
+        restored_BTHWC = noise_BTHWC - self.predict(noise_BTHWC, latents_BTHWC)
+        raw_BCTHW = self.vae.decode(self.vae.unscale(restored_BTHWC.permute(0, 4, 1, 2, 3)))
+        return Restored(raw_BCTHW, match_colours(raw_BCTHW, inputs_BCTHW))
+
+    def predict(self, noise_BTHWC: Tensor, condition_BTHWC: Tensor) -> Tensor:
+        """Return v = noise - latent of a packed batch at the last timestep."""
+        clips, t, h, w, _ = noise_BTHWC.shape
+        mask = torch.ones_like(noise_BTHWC[..., :1])
+        video_LC = torch.cat((noise_BTHWC, condition_BTHWC, mask), dim=-1).flatten(0, 3)
+        v_LC: Tensor = self.transformer(
+            video_LC,
+            ((t, h, w),) * clips,
+            self.text_LC.repeat(clips, 1),
+            (len(self.text_LC),) * clips,
+            torch.full((clips,), LAST_TIMESTEP, device=video_LC.device),
+        )
+        return v_LC.view_as(noise_BTHWC)
+
+
+def latent_shape(clips: int, num_frames: int, height: int, width: int) -> tuple[int, int, int, int, int]:
+    """Return B, T, H, W, C of the latents of a batch."""
+    stride = NANO_VAE.spatial_stride
+    return clips, NANO_VAE.num_latents(num_frames), height // stride, width // stride, NANO_VAE.latent_channels
+
+
+def match_colours(raw_BCTHW: Tensor, inputs_BCTHW: Tensor) -> Tensor:
+    """Take the low band from the input as ``colour_match.wavelet`` does, without its clamp, which has no gradient."""
+    raw, inputs = (clip_BCTHW.transpose(1, 2).flatten(0, 1) for clip_BCTHW in (raw_BCTHW, inputs_BCTHW))
+    matched = swap_low_band(raw, inputs, largest_radius=max(1, min(raw.shape[-2:]) // 8))
+    return torch.unflatten(matched, 0, (len(raw_BCTHW), -1)).transpose(1, 2)
