@@ -67,9 +67,9 @@ def batch(
     # Ray takes seconds to import, which every other command would pay for with each start.
     from seedvr2_ray.batch.bulk import BulkRequest, estimate_bulk, run_bulk
     from seedvr2_ray.batch.cluster import Pool
-    from seedvr2_ray.batch.job import CatalogueRestorers
     from seedvr2_ray.batch.manifest import ManifestSource
     from seedvr2_ray.batch_console import BulkDisplay, show_estimate, show_report
+    from seedvr2_ray.restoration.load import CatalogueRestorers
 
     weights = WeightsSource(weights_dir=weights_dir, mirror_url=mirror)
     request = BulkRequest(

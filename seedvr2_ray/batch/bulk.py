@@ -15,7 +15,7 @@ from fsspec.core import url_to_fs  # type: ignore[import-untyped]
 from seedvr2_ray.batch.cluster import Pool, connected, settle_pool
 from seedvr2_ray.batch.estimate import Estimate, estimate_archive
 from seedvr2_ray.batch.films import FilmOutcome
-from seedvr2_ray.batch.job import CatalogueRestorers, Job, RestorerSource, default_scratch
+from seedvr2_ray.batch.job import Job
 from seedvr2_ray.batch.manifest import ManifestSource
 from seedvr2_ray.batch.normalise import Normalised, normalise, require_source
 from seedvr2_ray.batch.outcomes import OutcomeLog, Totals
@@ -23,9 +23,11 @@ from seedvr2_ray.batch.pipeline import restore_archive
 from seedvr2_ray.batch.report import RunFacts, summarise, write_job_report
 from seedvr2_ray.batch.rows import SegmentResult
 from seedvr2_ray.errors import SettingsError
+from seedvr2_ray.restoration.load import CatalogueRestorers, RestorerSource
 from seedvr2_ray.restoration.run import DEFAULT_MAX_PIXELS
 from seedvr2_ray.storage.faults import printable, translated
 from seedvr2_ray.storage.location import is_local
+from seedvr2_ray.storage.sources import default_scratch
 
 _JOB_FOLDER = ".seedvr2-ray"
 """Inside the output, when nothing else is said. Hidden, so that no listing takes it for sources."""

@@ -6,14 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from seedvr2_ray.batch.failures import Failure, Stage, describe_failure, with_retries
 from seedvr2_ray.batch.figures import figures_of
 from seedvr2_ray.batch.job import Job
 from seedvr2_ray.batch.manifest import ManifestRow
-from seedvr2_ray.batch.sources import Pinned, SourceCopies, pin, require_unchanged
 from seedvr2_ray.errors import TargetError
 from seedvr2_ray.media.probe import probe
 from seedvr2_ray.restoration.assemble import beside
+from seedvr2_ray.restoration.failures import Failure, Stage, describe_failure
 from seedvr2_ray.restoration.plan import PIPELINE_VERSION, Plan, plan_video
 from seedvr2_ray.restoration.restorer import RestorerIdentity
 from seedvr2_ray.restoration.run import shots_of
@@ -23,6 +22,7 @@ from seedvr2_ray.storage.address import Fingerprint, digest_of, fingerprint
 from seedvr2_ray.storage.commits import CommitStore
 from seedvr2_ray.storage.faults import printable, translated
 from seedvr2_ray.storage.location import exists, open_location
+from seedvr2_ray.storage.sources import Pinned, SourceCopies, pin, require_unchanged
 
 FilmState = Literal["published", "skipped", "quarantined"]
 
@@ -74,7 +74,7 @@ def plan_film(row: ManifestRow, job: Job, identity: RestorerIdentity) -> Film | 
     key = publication_key(row, job, identity)
     kind = log_kind(f"planning/{job.run}", key)
     try:
-        finished = with_retries(lambda: _find_published(row, job, key), job.retries)
+        finished = job.retrying(lambda: _find_published(row, job, key))
         if finished is not None:
             return finished
         # Noted before it is read: a file that kills whoever probes it would take its shard along.
@@ -91,12 +91,12 @@ def plan_film(row: ManifestRow, job: Job, identity: RestorerIdentity) -> Film | 
 def _read_and_plan(row: ManifestRow, job: Job, identity: RestorerIdentity, key: str) -> Film | FilmOutcome:
     stage: Stage = "read"
     try:
-        version = with_retries(lambda: _known_version(row.source, job) or fingerprint(row.source), job.retries)
+        version = job.retrying(lambda: _known_version(row.source, job) or fingerprint(row.source))
         with SourceCopies(Path(job.scratch) / "sources", job.scratch_bytes).opened(row.source, version) as path:
             source = pin(row.source, version, path)
             require_unchanged(source)
             stage = "plan"
-            return with_retries(lambda: _plan(row, job, identity, source, path, key), job.retries)
+            return job.retrying(lambda: _plan(row, job, identity, source, path, key))
     except Exception as error:  # noqa: BLE001  # As above, and whoever can say what went wrong did not die of it.
         return outcome_of(row, describe_failure(stage, error))
 

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
-from seedvr2_ray.batch.failures import Failure, describe_failure, with_retries
 from seedvr2_ray.batch.figures import figures_of
 from seedvr2_ray.batch.films import Film, FilmOutcome, log_kind, parts_digest
 from seedvr2_ray.batch.job import Job
-from seedvr2_ray.batch.sources import SourceCopies, require_unchanged
 from seedvr2_ray.errors import TargetError
 from seedvr2_ray.restoration.assemble import assemble
+from seedvr2_ray.restoration.failures import Failure, describe_failure
 from seedvr2_ray.restoration.plan import Recipe, Segment
 from seedvr2_ray.restoration.segment import PARTS, RESTORED, finish_segment
 from seedvr2_ray.restoration.work import is_needed
 from seedvr2_ray.storage.faults import printable
 from seedvr2_ray.storage.location import exists
+from seedvr2_ray.storage.sources import SourceCopies, require_unchanged
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,7 +65,7 @@ def finish_part(order: PartOrder, job: Job) -> Failure | None:
                 store.discard(RESTORED, order.neighbours[position].address)
 
     try:
-        with_retries(finish, job.retries)
+        job.retrying(finish)
     except Exception as error:  # noqa: BLE001  # One film must not stop the others.
         return describe_failure("finish", error)
     return None
@@ -74,7 +74,7 @@ def finish_part(order: PartOrder, job: Job) -> Failure | None:
 def publish_film(film: Film, job: Job) -> FilmOutcome | Failure:
     """Join a film's parts into its master, publish it with its provenance, and note that it is done."""
     try:
-        return with_retries(lambda: _publish(film, job), job.retries)
+        return job.retrying(lambda: _publish(film, job))
     except Exception as error:  # noqa: BLE001  # One film must not stop the others.
         return describe_failure("assemble", error)
 

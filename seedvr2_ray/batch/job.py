@@ -1,47 +1,18 @@
 """What every worker of a job must know: small, picklable, the same for all of them."""
 
-import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Protocol
+from typing import TypeVar
 
-from seedvr2_ray.batch.failures import RetryPolicy
 from seedvr2_ray.media.probe import ProbeLimits
-from seedvr2_ray.restoration.load import LoadOptions, identify, load_restorer
-from seedvr2_ray.restoration.restorer import Restorer, RestorerIdentity
+from seedvr2_ray.restoration.failures import RetryPolicy, with_retries
+from seedvr2_ray.restoration.load import CatalogueRestorers, RestorerSource
 from seedvr2_ray.restoration.run import DEFAULT_MAX_PIXELS
-from seedvr2_ray.settings import RestoreSettings
 from seedvr2_ray.storage.commits import CommitStore
+from seedvr2_ray.storage.sources import default_scratch
+from seedvr2_ray.telemetry.metrics import count
 
-
-class RestorerSource(Protocol):
-    """Where workers get their restorers. Pickled to them."""
-
-    def identify(self, settings: RestoreSettings) -> RestorerIdentity:
-        """Say who will restore, on a machine like those that will."""
-
-    def load(self, settings: RestoreSettings) -> Restorer:
-        """Load that restorer onto this machine's device."""
-
-
-@dataclass(frozen=True, slots=True)
-class CatalogueRestorers:
-    """The models of the catalogue."""
-
-    options: LoadOptions = field(default_factory=LoadOptions)
-
-    def identify(self, settings: RestoreSettings) -> RestorerIdentity:
-        """Bring the weights here, verify them, and say whose they are."""
-        return identify(settings, self.options)
-
-    def load(self, settings: RestoreSettings) -> Restorer:
-        """Load a model: CUDA if there is one, else the CPU."""
-        return load_restorer(settings, self.options)
-
-
-def default_scratch() -> str:
-    """Name a folder of this user's for temporary files; every machine has it, or makes it."""
-    return str(Path(tempfile.gettempdir()) / "seedvr2-ray")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,6 +43,12 @@ class Job:
     def store_of(self, content: str) -> CommitStore:
         """Return where the work on one content is committed. Copies of one file share it."""
         return CommitStore(f"{self.folder}/work/{content[-2:]}/{content}")
+
+    def retrying(self, action: Callable[[], Result]) -> Result:
+        """Call as often as :attr:`retries` says, and count the failed tries."""
+        return with_retries(
+            action, self.retries, on_retry=lambda error: count("seedvr2_retries", state=type(error).__name__)
+        )
 
     @property
     def manifest_folder(self) -> str:

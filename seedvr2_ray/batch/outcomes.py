@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from seedvr2_ray.batch.failures import Failure
 from seedvr2_ray.batch.films import FilmOutcome
+from seedvr2_ray.restoration.failures import Failure
 from seedvr2_ray.storage.location import publish
 
 _PUBLISH_SECONDS = 60.0

@@ -14,7 +14,6 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset, ExecutionResources, TaskPoolStrategy
 
 from seedvr2_ray.batch.cluster import SettledPool
-from seedvr2_ray.batch.failures import Failure, describe_failure
 from seedvr2_ray.batch.films import FilmOutcome, outcome_of, plan_film
 from seedvr2_ray.batch.finishing import PartOrder, finish_part, publish_film
 from seedvr2_ray.batch.job import Job
@@ -23,6 +22,7 @@ from seedvr2_ray.batch.rows import FilmsRow, SegmentResult, from_payload, take_t
 from seedvr2_ray.batch.tracker import FilmsInFlight, Order
 from seedvr2_ray.batch.worker import SegmentWorker
 from seedvr2_ray.errors import DeploymentError
+from seedvr2_ray.restoration.failures import Failure, describe_failure
 from seedvr2_ray.restoration.restorer import RestorerIdentity
 from seedvr2_ray.settings import RestoreSettings
 from seedvr2_ray.telemetry.metrics import count

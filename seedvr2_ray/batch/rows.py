@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
 
-from seedvr2_ray.batch.failures import Failure
 from seedvr2_ray.batch.films import Film, FilmOutcome
-from seedvr2_ray.batch.sources import Pinned
+from seedvr2_ray.restoration.failures import Failure
 from seedvr2_ray.restoration.geometry import Geometry
 from seedvr2_ray.restoration.plan import Recipe, Segment
+from seedvr2_ray.storage.sources import Pinned
 
 BURST = 16
 """Segments that one film sends before others get their turn: a long one must not hold up the short ones."""

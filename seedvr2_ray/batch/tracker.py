@@ -4,11 +4,11 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from seedvr2_ray.batch.failures import Failure
 from seedvr2_ray.batch.films import Film, FilmOutcome, outcome_of
 from seedvr2_ray.batch.finishing import PartOrder, order_part
 from seedvr2_ray.batch.rows import FilmsRow, SegmentResult
 from seedvr2_ray.errors import DeploymentError
+from seedvr2_ray.restoration.failures import Failure
 from seedvr2_ray.restoration.work import plan_work
 
 Order = PartOrder | Film

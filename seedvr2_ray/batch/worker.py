@@ -14,14 +14,14 @@ from uuid import uuid4
 
 import pyarrow
 
-from seedvr2_ray.batch.failures import Failure, describe_failure, leaves_device_unusable, with_retries
 from seedvr2_ray.batch.job import Job
 from seedvr2_ray.batch.rows import FilmsRow, SegmentResult, SegmentRow, from_payload, result_columns
-from seedvr2_ray.batch.sources import SourceCopies, require_unchanged
 from seedvr2_ray.errors import RetryableError
+from seedvr2_ray.restoration.failures import Failure, describe_failure, leaves_device_unusable
 from seedvr2_ray.restoration.restorer import Restorer
 from seedvr2_ray.restoration.segment import PARTS, RESTORED, restore_segment
 from seedvr2_ray.storage.commits import CommitStore
+from seedvr2_ray.storage.sources import SourceCopies, require_unchanged
 from seedvr2_ray.telemetry.metrics import count
 
 _log = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ class SegmentWorker:
         if number > self._job.max_deaths:
             return _Done("failed", failure=_poison(number - 1))
         try:
-            record = with_retries(lambda: self._restore_once(row, store), self._job.retries)
+            record = self._job.retrying(lambda: self._restore_once(row, store))
         except Exception:
             # Whoever can still say what went wrong did not die of it.
             with suppress(RetryableError):

@@ -1,6 +1,7 @@
 """From the name of a model to who it is, and to a restorer that is ready."""
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 
@@ -80,6 +81,31 @@ def load_restorer(settings: RestoreSettings, options: LoadOptions) -> Restorer:
         attention=options.attention,
         compile_transformer=options.compile,
     )
+
+
+class RestorerSource(Protocol):
+    """Where workers get their restorers. Pickled to them."""
+
+    def identify(self, settings: RestoreSettings) -> RestorerIdentity:
+        """Say who will restore, on a machine like those that will."""
+
+    def load(self, settings: RestoreSettings) -> Restorer:
+        """Load that restorer onto this machine's device."""
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogueRestorers:
+    """The models of the catalogue."""
+
+    options: LoadOptions = field(default_factory=LoadOptions)
+
+    def identify(self, settings: RestoreSettings) -> RestorerIdentity:
+        """Bring the weights here, verify them, and say whose they are."""
+        return identify(settings, self.options)
+
+    def load(self, settings: RestoreSettings) -> Restorer:
+        """Load a model: CUDA if there is one, else the CPU."""
+        return load_restorer(settings, self.options)
 
 
 def local_device() -> torch.device:

@@ -4,10 +4,10 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 
-from seedvr2_ray.batch.failures import Failure
 from seedvr2_ray.batch.films import FilmOutcome
 from seedvr2_ray.batch.outcomes import OutcomeLog
 from seedvr2_ray.batch.report import RunFacts, cost_of, summarise, write_job_report
+from seedvr2_ray.restoration.failures import Failure
 
 FIGURES = {
     "frames": 100,

@@ -4,18 +4,18 @@ from typing import Any
 
 import pytest
 
-from seedvr2_ray.batch.failures import Failure
 from seedvr2_ray.batch.films import Film, FilmOutcome
 from seedvr2_ray.batch.finishing import PartOrder
 from seedvr2_ray.batch.manifest import ManifestRow
 from seedvr2_ray.batch.rows import FilmsRow, SegmentResult, take_turns
-from seedvr2_ray.batch.sources import Pinned
 from seedvr2_ray.batch.tracker import FilmsInFlight
 from seedvr2_ray.errors import DeploymentError
 from seedvr2_ray.frames import FrameSpan
+from seedvr2_ray.restoration.failures import Failure
 from seedvr2_ray.restoration.plan import Plan, Recipe, Segment
 from seedvr2_ray.settings import RestoreSettings
 from seedvr2_ray.storage.address import Fingerprint
+from seedvr2_ray.storage.sources import Pinned
 
 SET_ASIDE = Failure(stage="restore", error="broken", remedy="replace it")
 

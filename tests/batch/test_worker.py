@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-from seedvr2_ray.batch.failures import RetryPolicy
 from seedvr2_ray.batch.films import Film, FilmOutcome, plan_film
 from seedvr2_ray.batch.finishing import finish_part, publish_film
 from seedvr2_ray.batch.job import Job
@@ -18,6 +17,7 @@ from seedvr2_ray.batch.rows import SegmentResult, rows_of_film
 from seedvr2_ray.batch.tracker import FilmsInFlight
 from seedvr2_ray.batch.worker import SegmentWorker
 from seedvr2_ray.errors import DeploymentError, MediaError, StorageError
+from seedvr2_ray.restoration.failures import RetryPolicy
 from seedvr2_ray.restoration.lanczos import LANCZOS, LanczosRestorer
 from seedvr2_ray.settings import RestoreSettings
 from tests.media.clips import make_clip

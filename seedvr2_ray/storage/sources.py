@@ -2,6 +2,7 @@
 
 import fcntl
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,11 @@ _MOST_VERSIONS = 10_000
 _versions_here: dict[str, Fingerprint] = {}
 """Sources as this machine sees them. A shared folder gives a file another mark on every machine; its content is
 read once per process to find that out, and not once per segment."""
+
+
+def default_scratch() -> str:
+    """Name a folder of this user's for temporary files; every machine has it, or makes it."""
+    return str(Path(tempfile.gettempdir()) / "seedvr2-ray")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 import fsspec
 import pytest
 
-from seedvr2_ray.batch import sources
-from seedvr2_ray.batch.sources import SourceCopies, pin, require_unchanged
 from seedvr2_ray.errors import MediaError
+from seedvr2_ray.storage import sources
 from seedvr2_ray.storage.address import fingerprint
+from seedvr2_ray.storage.sources import SourceCopies, pin, require_unchanged
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What an error means for a file of an archive: try again, set it aside, or stop everything."""
+"""What an error means for a file: try again, set it aside, or stop everything."""
 
 import random
 import time
@@ -17,7 +17,6 @@ from seedvr2_ray.errors import (
     SettingsError,
     TargetError,
 )
-from seedvr2_ray.telemetry.metrics import count
 
 Stage = Literal["read", "plan", "restore", "finish", "assemble"]
 Consequence = Literal["set_aside", "later", "stop"]
@@ -83,15 +82,23 @@ def leaves_device_unusable(error: BaseException) -> bool:
 
 
 def with_retries(
-    action: Callable[[], Result], policy: RetryPolicy, sleep: Callable[[float], None] = time.sleep
+    action: Callable[[], Result],
+    policy: RetryPolicy,
+    *,
+    on_retry: Callable[[Exception], object] = lambda error: None,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> Result:
-    """Call until it succeeds, an error that will not pass comes up, or the tries are used up."""
+    """Call until it succeeds, an error that will not pass comes up, or the tries are used up.
+
+    Args:
+        on_retry: told of every error that is followed by another try.
+    """
     for tries in range(1, policy.num_tries):
         try:
             return action()
         except Exception as error:
             if not is_transient(error) or leaves_device_unusable(error):
                 raise
-            count("seedvr2_retries", state=type(error).__name__)
+            on_retry(error)
         sleep(policy.pause_seconds(tries))
     return action()

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from seedvr2_ray import errors
-from seedvr2_ray.batch.failures import RetryPolicy, describe_failure, is_transient, with_retries
+from seedvr2_ray.restoration.failures import RetryPolicy, describe_failure, is_transient, with_retries
 
 ALL_ERRORS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
 
