@@ -45,7 +45,11 @@ LAYERS = {
     "restoration": _layer(_BELOW_RESTORATION, "torch av"),
     "telemetry": _layer("errors", "ray"),
     "gang": _layer(_BELOW_GANG, "torch ray"),
-    "serve": _layer(f"{_BELOW_GANG} gang", "torch ray fastapi starlette pydantic sqlalchemy alembic fsspec"),
+    "serve": _layer(
+        f"{_BELOW_GANG} gang",
+        "torch ray fastapi starlette pydantic sqlalchemy alembic fsspec httpx httpcore limits jwt standardwebhooks "
+        "sse_starlette tuspyserver pythonjsonlogger opentelemetry sentry_sdk anyio",
+    ),
     "batch": _layer(f"{_BELOW_GANG} gang", "torch ray pyarrow fsspec"),
     "doctor": _layer(f"{_BELOW_GANG} gang", "torch av ray"),
     "console": _layer(f"{_BELOW_GANG} doctor", "rich"),

@@ -1,0 +1,132 @@
+"""What one deployment is: the ``args`` of ``serve_config.yaml``. Unknown keys are refused.
+
+Secrets do not belong here: they are read from the environment in the entry point (:mod:`seedvr2_ray.serve.secrets`).
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+_MIB = 2**20
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Limits(_Section):
+    """What callers may ask for. Changes of these through ``user_config`` take effect without a restart."""
+
+    max_upload_bytes: int = 500 * 10**6
+    max_frames: int = 500_000
+    max_pixels: int = 8192 * 4320
+    """Of a picture, read or written."""
+    probe_seconds: float = 30.0
+    """A file that takes longer to look at is refused."""
+    probe_memory_bytes: int = 2048 * _MIB
+    fetch_seconds: float = 600.0
+    max_redirects: int = 3
+    max_queued_jobs: int = 1000
+    """Of all owners together; one more is answered with 429."""
+    max_queued_gpu_seconds: float = 200_000.0
+    """Estimated device time of everything that waits."""
+    max_unfinished_jobs_per_owner: int = 200
+    max_active_jobs: int = 64
+    """Jobs that one runner works on side by side; their segments share the replicas fairly."""
+    gpu_seconds_per_day: float = 0.0
+    """Quota of one owner in 24 hours; 0 sets none."""
+    requests_per_minute: int = 1200
+    """Of one key, or of one address without keys."""
+    stall_seconds: float = 600.0
+    """A segment that shows no progress for so long is given to another replica."""
+    max_segment_tries: int = 3
+    max_parallel_streams: int = 200
+    """Event streams and sockets that one ingress replica keeps open."""
+
+
+class ModelPool(_Section):
+    """One restorer deployment: a model, what a replica of it needs, and how many there may be."""
+
+    num_gpus: float = 0.0
+    num_cpus: float = 1.0
+    gang_size: int = 1
+    """Devices that act as one restorer. Above 1 is the seam for sequence-parallel gangs."""
+    min_replicas: int = 0
+    max_replicas: int = 1
+    downscale_to_zero_seconds: float = 300.0
+    megapixels_per_second: float = 1.0
+    """Assumed of one replica until it has been measured by jobs that ran."""
+    price_per_gpu_hour: float = 0.0
+
+
+class FetchRules(_Section):
+    """Which URLs the service reads sources from."""
+
+    schemes: tuple[Literal["https", "http"], ...] = ("https", "http")
+    allow_hosts: tuple[str, ...] = ()
+    """Host names, or ``*.example.org``; empty allows every public host."""
+    allow_private: tuple[str, ...] = ()
+    """Networks (CIDR) below the private and loopback ranges that may be fetched from all the same."""
+    object_prefixes: tuple[str, ...] = ()
+    """URLs of object stores (``s3://bucket/prefix/``) that jobs may name; empty allows none."""
+
+
+class Retention(_Section):
+    """When what belongs to finished jobs is deleted. Usage records stay."""
+
+    uploads_hours: float = 24.0
+    """Of uploads that no job uses, and of inputs after their job ended."""
+    intermediates_hours: float = 24.0
+    results_hours: float = 24.0 * 7
+
+
+class Webhooks(_Section):
+    """Delivery of signed notifications."""
+
+    max_tries: int = 8
+    first_pause_seconds: float = 5.0
+    longest_pause_seconds: float = 3600.0
+    timeout_seconds: float = 10.0
+    allow_private: tuple[str, ...] = ()
+    """Networks (CIDR) that may be notified although they are private."""
+
+
+class Jwt(_Section):
+    """How bearer tokens are checked; the key itself comes from the environment."""
+
+    algorithms: tuple[Literal["HS256", "RS256"], ...] = ("RS256",)
+    audience: str = "seedvr2-ray"
+    issuer: str | None = None
+    owner_claim: str = "sub"
+    scopes_claim: str = "scope"
+
+
+class ServiceConfig(_Section):
+    """The whole deployment."""
+
+    data: str = "seedvr2-data"
+    """Folder or fsspec URL of uploads, intermediates and results; every machine must see the same one."""
+    database_url: str | None = None
+    """SQLAlchemy URL; by default SQLite inside ``data``, which must then be local."""
+    auth: tuple[Literal["none", "keys", "jwt"], ...] = ("keys",)
+    """``SEEDVR2_AUTH`` in the environment overrides it; ``none`` is refused unless only loopback is served."""
+    jwt: Jwt = Field(default_factory=Jwt)
+    models: dict[str, ModelPool] = Field(default_factory=lambda: {"nano": ModelPool(), "lanczos": ModelPool()})
+    default_model: str = "nano"
+    """What ``auto`` means here; one of ``models``."""
+    limits: Limits = Field(default_factory=Limits)
+    fetch: FetchRules = Field(default_factory=FetchRules)
+    retention: Retention = Field(default_factory=Retention)
+    webhooks: Webhooks = Field(default_factory=Webhooks)
+    cors_origins: tuple[str, ...] = ()
+    public_url: str | None = None
+    """Where callers reach the service, for absolute links in webhooks; by default links are relative."""
+    lease_seconds: float = 15.0
+    """A runner that does not renew its claim for so long has lost its jobs."""
+    num_ingress_replicas: int = 1
+    num_finishers: int = 2
+    """Most CPU replicas that probe, finish segments and assemble."""
+    scratch: str | None = None
+    """Folder on every machine for copies of remote sources; by default below the system's temporary folder."""
+    weights_dir: str | None = None
+    weights_mirror: str | None = None
