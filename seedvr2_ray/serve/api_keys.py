@@ -66,7 +66,7 @@ def make_key(
     if not chosen or not chosen <= set(SCOPES):
         found = ", ".join(sorted(chosen)) or "none"
         raise InputError(f"the scopes are {found}; choose from {', '.join(SCOPES)}")
-    if not owner or not owner.isprintable() or owner != owner.strip() or len(owner) > _MOST_OWNER_CHARACTERS:
+    if not is_owner_name(owner):
         raise InputError(
             f"{owner[:_MOST_OWNER_CHARACTERS]!r} is no owner's name; use 1 to {_MOST_OWNER_CHARACTERS} "
             "printable characters without spaces at the ends"
@@ -83,6 +83,11 @@ def make_key(
         expires_at=expires_at,
     )
     return key, f"{TOKEN_START}_{prefix}_{secret}"
+
+
+def is_owner_name(text: str) -> bool:
+    """Say whether a text can name an owner: short, printable, no spaces at its ends."""
+    return bool(text) and text.isprintable() and text == text.strip() and len(text) <= _MOST_OWNER_CHARACTERS
 
 
 def split_token(token: str) -> tuple[str, str] | None:

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 _MIB = 2**20
 
+AuthMode = Literal["none", "keys", "jwt"]
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -108,7 +110,7 @@ class ServiceConfig(_Section):
     """Folder or fsspec URL of uploads, intermediates and results; every machine must see the same one."""
     database_url: str | None = None
     """SQLAlchemy URL; by default SQLite inside ``data``, which must then be local."""
-    auth: tuple[Literal["none", "keys", "jwt"], ...] = ("keys",)
+    auth: tuple[AuthMode, ...] = ("keys",)
     """``SEEDVR2_AUTH`` in the environment overrides it; ``none`` is refused unless only loopback is served."""
     jwt: Jwt = Field(default_factory=Jwt)
     models: dict[str, ModelPool] = Field(default_factory=lambda: {"nano": ModelPool(), "lanczos": ModelPool()})
