@@ -13,7 +13,7 @@ from seedvr2_ray.errors import TargetError
 from seedvr2_ray.media.probe import probe
 from seedvr2_ray.restoration.assemble import beside
 from seedvr2_ray.restoration.failures import Failure, Stage, describe_failure
-from seedvr2_ray.restoration.plan import PIPELINE_VERSION, Plan, plan_video
+from seedvr2_ray.restoration.plan import Plan, plan_video, publication_key
 from seedvr2_ray.restoration.restorer import RestorerIdentity
 from seedvr2_ray.restoration.run import shots_of
 from seedvr2_ray.restoration.segment import PARTS, RESTORED
@@ -71,7 +71,7 @@ def plan_film(row: ManifestRow, job: Job, identity: RestorerIdentity) -> Film | 
         The film, or an outcome: ``skipped`` because it is published as planned, ``quarantined`` because it
         cannot be restored.
     """
-    key = publication_key(row, job, identity)
+    key = publication_key(row.source, row.target, row.settings, identity, max_pixels=job.max_pixels)
     kind = log_kind(f"planning/{job.run}", key)
     try:
         finished = job.retrying(lambda: _find_published(row, job, key))
@@ -119,20 +119,6 @@ def outcome_of(row: ManifestRow, failure: Failure, content: str = "") -> FilmOut
         state="quarantined",
         content=content,
         failure=failure,
-    )
-
-
-def publication_key(row: ManifestRow, job: Job, identity: RestorerIdentity) -> str:
-    """Address what one row asks for, without reading its source."""
-    return digest_of(
-        {
-            "source": row.source,
-            "target": row.target,
-            "settings": row.settings.to_mapping(),
-            "restorer": identity.digest,
-            "max_pixels": job.max_pixels,
-            "pipeline": PIPELINE_VERSION,
-        }
     )
 
 

@@ -11,11 +11,11 @@ from seedvr2_ray.batch.figures import figures_of
 from seedvr2_ray.batch.films import Film, FilmOutcome, log_kind, parts_digest
 from seedvr2_ray.batch.job import Job
 from seedvr2_ray.errors import TargetError
+from seedvr2_ray.restoration import parts
 from seedvr2_ray.restoration.assemble import assemble
 from seedvr2_ray.restoration.failures import Failure, describe_failure
+from seedvr2_ray.restoration.parts import Neighbourhood, neighbourhood_of
 from seedvr2_ray.restoration.plan import Recipe, Segment
-from seedvr2_ray.restoration.segment import PARTS, RESTORED, finish_segment
-from seedvr2_ray.restoration.work import is_needed
 from seedvr2_ray.storage.faults import printable
 from seedvr2_ray.storage.location import exists
 from seedvr2_ray.storage.sources import SourceCopies, require_unchanged
@@ -23,46 +23,35 @@ from seedvr2_ray.storage.sources import SourceCopies, require_unchanged
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PartOrder:
-    """One part to finish: the segment and its neighbours are all that is needed of a film."""
+    """One part to finish."""
 
     film_number: int
     content: str
     recipe: Recipe
-    neighbours: tuple[Segment, ...]
-    """The segment, the one before and the one after, as far as there are such."""
-    position: int
-    """Of the segment among them."""
+    around: Neighbourhood
 
     @property
     def segment(self) -> Segment:
         """The segment whose part it is."""
-        return self.neighbours[self.position]
+        return self.around.segment
 
 
 def order_part(film: Film, index: int) -> PartOrder:
     """Describe one part of a film."""
-    first = max(0, index - 1)
     return PartOrder(
         film_number=film.row.number,
         content=film.source.content,
         recipe=film.plan.recipe,
-        neighbours=film.plan.segments[first : index + 2],
-        position=index - first,
+        around=neighbourhood_of(film.plan.segments, index),
     )
 
 
 def finish_part(order: PartOrder, job: Job) -> Failure | None:
     """Blend, encode and commit one part, and delete the intermediates that have served."""
-    store, segment = job.store_of(order.content), order.segment
-    predecessor = order.neighbours[order.position - 1] if segment.overlap else None
 
     def finish() -> None:
         with _workspace(job) as workspace:
-            finish_segment(order.recipe, segment, predecessor, store, workspace=workspace)
-        parts = store.addresses(PARTS)
-        for position in range(order.position + 1):
-            if not is_needed(order.neighbours, position, parts):
-                store.discard(RESTORED, order.neighbours[position].address)
+            parts.finish_part(order.recipe, order.around, job.store_of(order.content), workspace=workspace)
 
     try:
         job.retrying(finish)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from seedvr2_ray.batch.films import Film, FilmOutcome
 from seedvr2_ray.restoration.failures import Failure
 from seedvr2_ray.restoration.geometry import Geometry
+from seedvr2_ray.restoration.parts import blended_part_of
 from seedvr2_ray.restoration.plan import Recipe, Segment
 from seedvr2_ray.storage.sources import Pinned
 
@@ -72,12 +73,11 @@ def rows_of_film(film: Film) -> Iterator[SegmentRow]:
     segments = film.plan.segments
     for position, index in enumerate(film.work().to_restore):
         segment = segments[index]
-        successor = segments[index + 1] if index + 1 < len(segments) else None
         yield SegmentRow(
             film_number=film.row.number,
             recipe=film.plan.recipe,
             segment=segment,
-            blended_part=successor.part_address if successor is not None and successor.overlap else None,
+            blended_part=blended_part_of(segments, index),
             source=film.source,
             film=film if position == 0 else None,
         )

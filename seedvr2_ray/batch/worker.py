@@ -18,8 +18,9 @@ from seedvr2_ray.batch.job import Job
 from seedvr2_ray.batch.rows import FilmsRow, SegmentResult, SegmentRow, from_payload, result_columns
 from seedvr2_ray.errors import RetryableError
 from seedvr2_ray.restoration.failures import Failure, describe_failure, leaves_device_unusable
+from seedvr2_ray.restoration.parts import has_served
 from seedvr2_ray.restoration.restorer import Restorer
-from seedvr2_ray.restoration.segment import PARTS, RESTORED, restore_segment
+from seedvr2_ray.restoration.segment import RESTORED, restore_segment
 from seedvr2_ray.storage.commits import CommitStore
 from seedvr2_ray.storage.sources import SourceCopies, require_unchanged
 from seedvr2_ray.telemetry.metrics import count
@@ -88,7 +89,7 @@ class SegmentWorker:
         store, address = self._job.store_of(row.source.content), row.segment.address
         if store.find(RESTORED, address) is not None:
             return _Done("found")
-        if _has_served(row, store):
+        if has_served(row.segment, row.blended_part, store):
             return _Done("not_needed")
         # Noted before the work: a segment that kills its process is known by what it leaves behind.
         attempts = self._attempts_kind
@@ -141,13 +142,6 @@ class SegmentWorker:
             self._restorer = None  # Before the next one is loaded: both may not fit.
             self._restorer = self._job.restorers.load(replace(row.recipe.settings, model=wanted.name))
         return self._restorer
-
-
-def _has_served(row: SegmentRow, store: CommitStore) -> bool:
-    """Whether a copy of the film elsewhere in the archive was finished with this segment already."""
-    if store.find(PARTS, row.segment.part_address) is None:
-        return False
-    return row.blended_part is None or store.find(PARTS, row.blended_part) is not None
 
 
 def _poison(deaths: int) -> Failure:

@@ -20,18 +20,18 @@ from seedvr2_ray.restoration.segment import PARTS
 from seedvr2_ray.storage.address import jsonable
 from seedvr2_ray.storage.commits import CommitStore
 from seedvr2_ray.storage.faults import printable
-from seedvr2_ray.storage.location import exists, publish
+from seedvr2_ray.storage.location import exists, publish, publish_bytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Assembly:
-    """What :func:`assemble` did."""
+    """A joined master, and what there is to say about it."""
 
     target: str
     local_paths: tuple[str, ...]
-    """Copies of what was published, in the workspace: one file, or every image of a sequence."""
+    """In the workspace: one file, or every image of a sequence."""
     sidecar: str
-    """Where the provenance lies: beside the target, with ``.json`` after its name."""
+    """Where the provenance belongs: beside the target, with ``.json`` after its name."""
     provenance: Mapping[str, Any]
     notices: tuple[Notice, ...]
     """Everything that was kept, converted or left out, by the plan and by the join."""
@@ -49,11 +49,35 @@ def assemble(
 ) -> Assembly:
     """Join all parts of a plan into the master and publish it with its provenance beside it.
 
-    The join copies packets, so it takes seconds and its bytes depend on the parts alone.
-
     Raises:
         StorageError: a part is not committed, or is not what its record says.
         TargetError: the target exists, or cannot be written.
+    """
+    joined = join(plan, store, target, source_path=source_path, workspace=workspace, timings=timings)
+    for output in joined.local_paths:
+        publish(output, _published_name(plan, target, output), overwrite=overwrite)
+    publish_bytes(sidecar_bytes(joined), joined.sidecar, overwrite=True)
+    return joined
+
+
+def join(
+    plan: Plan,
+    store: CommitStore,
+    target: str,
+    *,
+    source_path: str,
+    workspace: Path,
+    timings: Mapping[str, float],
+) -> Assembly:
+    """Join all parts of a plan in the workspace; whoever called publishes what came of it.
+
+    The join copies packets, so it takes seconds and its bytes depend on the parts alone.
+
+    Args:
+        target: what the provenance calls the master; its last component may name the images of a sequence.
+
+    Raises:
+        StorageError: a part is not committed, or is not what its record says.
     """
     parts = [str(store.fetch_payload(PARTS, segment.part_address, workspace)) for segment in plan.segments]
     report = join_parts(
@@ -64,15 +88,19 @@ def assemble(
         frame_pts=plan.media.frame_pts,
         target_path=_joined_path(plan, target, workspace),
     )
-    for output in report.outputs:
-        publish(output, _published_name(plan, target, output), overwrite=overwrite)
     notices = (*plan.notices, *report.notices)
-    provenance = _provenance(plan, store, target, notices, timings)
-    sidecar = beside(target, ".json")
-    written = workspace / "provenance.json"
-    written.write_text(json.dumps(provenance, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    publish(str(written), sidecar, overwrite=True)
-    return Assembly(target=target, local_paths=report.outputs, sidecar=sidecar, provenance=provenance, notices=notices)
+    return Assembly(
+        target=target,
+        local_paths=report.outputs,
+        sidecar=beside(target, ".json"),
+        provenance=_provenance(plan, store, target, notices, timings),
+        notices=notices,
+    )
+
+
+def sidecar_bytes(assembly: Assembly) -> bytes:
+    """Return the file that says how a master was made."""
+    return (json.dumps(assembly.provenance, indent=1, ensure_ascii=False) + "\n").encode("utf-8")
 
 
 def beside(target: str, suffix: str) -> str:

@@ -178,6 +178,28 @@ def plan_video(
     )
 
 
+def publication_key(
+    source: str, target: str, settings: RestoreSettings, restorer: RestorerIdentity, **limits: object
+) -> str:
+    """Address what somebody asks for, before its source is even probed.
+
+    Args:
+        source: what identifies the source to whoever asks: its place, or its content.
+        target: what identifies the output: its place, or only the ending that chooses its container.
+        limits: of the deployment, where they are part of the question.
+    """
+    return digest_of(
+        {
+            "source": source,
+            "target": target,
+            "settings": settings.to_mapping(),
+            "restorer": restorer.digest,
+            "pipeline": PIPELINE_VERSION,
+            **limits,
+        }
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Cut:
     """Frame numbers of one segment."""

@@ -16,16 +16,11 @@ from seedvr2_ray.media.probe import ProbeLimits, probe
 from seedvr2_ray.media.shots import DETECTOR_VERSION, detect_shots
 from seedvr2_ray.restoration.assemble import Assembly, assemble, beside, folder_of, require_free_names
 from seedvr2_ray.restoration.outcome import write_run_report
+from seedvr2_ray.restoration.parts import finish_part, neighbourhood_of
 from seedvr2_ray.restoration.plan import Plan, plan_video
 from seedvr2_ray.restoration.restorer import Restorer, RestorerIdentity
-from seedvr2_ray.restoration.segment import (
-    PARTS,
-    RESTORED,
-    finish_segment,
-    predecessor_of,
-    restore_segment,
-)
-from seedvr2_ray.restoration.work import Work, is_needed, plan_work
+from seedvr2_ray.restoration.segment import PARTS, RESTORED, restore_segment
+from seedvr2_ray.restoration.work import Work, plan_work
 from seedvr2_ray.restoration.work_folder import open_work
 from seedvr2_ray.settings import RestoreSettings
 from seedvr2_ray.storage.address import Fingerprint, digest_of, fingerprint, has_changed
@@ -190,7 +185,6 @@ def run(
     began = time.perf_counter()
     plan, store = prepared.plan, prepared.store
     work, frames_to_restore = prepared.work, prepared.frames_to_restore
-    parts = set(store.addresses(PARTS))
     progress.planned(plan, frames_to_restore)
     restorer: Restorer | None = None
     if work.to_restore:
@@ -214,7 +208,7 @@ def run(
                         on_frames=progress.restored,
                         check_cancelled=check_cancelled,
                     )
-                waiting.append(finisher.submit(_finish, prepared, segment.index, parts, check_cancelled))
+                waiting.append(finisher.submit(_finish, prepared, segment.index, check_cancelled))
                 while len(waiting) > _MAX_WAITING_PARTS:
                     waiting.pop(0).result()
             for future in waiting:
@@ -349,21 +343,14 @@ def shots_of(source_path: str, media: MediaInfo, mark: str, store: CommitStore, 
     return tuple(known["starts"])
 
 
-def _finish(prepared: Prepared, index: int, parts: set[str], check_cancelled: Callable[[], None]) -> None:
-    plan, store = prepared.plan, prepared.store
-    segment = plan.segments[index]
-    finish_segment(
-        plan.recipe,
-        segment,
-        predecessor_of(plan.segments, segment),
-        store,
+def _finish(prepared: Prepared, index: int, check_cancelled: Callable[[], None]) -> None:
+    finish_part(
+        prepared.plan.recipe,
+        neighbourhood_of(prepared.plan.segments, index),
+        prepared.store,
         workspace=prepared.workspace,
         check_cancelled=check_cancelled,
     )
-    parts.add(segment.part_address)
-    for neighbour in plan.segments[max(0, index - 1) : index + 1]:
-        if not is_needed(plan.segments, neighbour.index, parts):
-            store.discard(RESTORED, neighbour.address)
 
 
 def _require_unchanged(prepared: Prepared) -> None:
