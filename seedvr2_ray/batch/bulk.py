@@ -22,6 +22,7 @@ from seedvr2_ray.batch.outcomes import OutcomeLog, Totals
 from seedvr2_ray.batch.pipeline import restore_archive
 from seedvr2_ray.batch.report import RunFacts, summarise, write_job_report
 from seedvr2_ray.batch.rows import SegmentResult
+from seedvr2_ray.batch.signs import DEFAULT_PATIENCE_SECONDS
 from seedvr2_ray.errors import SettingsError
 from seedvr2_ray.restoration.load import CatalogueRestorers, RestorerSource
 from seedvr2_ray.restoration.run import DEFAULT_MAX_PIXELS
@@ -48,6 +49,8 @@ class BulkRequest:
     keep_work: bool = False
     max_pixels: int = DEFAULT_MAX_PIXELS
     price_per_gpu_hour: float = 0.0
+    patience_seconds: float = DEFAULT_PATIENCE_SECONDS
+    """Without a sign of life from any process, after which the open files are planned again."""
     scratch: str | None = None
     """Folder on every machine for copies of remote sources; by default below the system's temporary folder."""
 
@@ -135,7 +138,7 @@ def run_bulk(request: BulkRequest, progress: BulkProgress) -> dict[str, Any]:
         was_stopped = True
         try:
             with connected(request.address):
-                restore_archive(job, manifest, settle_pool(request.pool), ledger)
+                restore_archive(job, manifest, request.pool, ledger, patience_seconds=request.patience_seconds)
             was_stopped = False
         finally:
             ledger.log.close()

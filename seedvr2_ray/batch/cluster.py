@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import ray
 
@@ -86,7 +86,11 @@ def settle_pool(pool: Pool) -> SettledPool:
     # Two cores are enough to try everything, if not to gain from it.
     task_cpus = min(pool.task_cpus, cpus / 4) if cpus else pool.task_cpus
     room_for_tasks = 2 * task_cpus
-    fits_cpus = int((cpus - room_for_tasks) / pool.num_cpus) if pool.num_cpus else 10_000
+    num_cpus = pool.num_cpus
+    if cpus and pool.max_size is None:
+        # A restorer that held the only core would wait for ever for tasks that wait for that core.
+        num_cpus = min(num_cpus, cpus - room_for_tasks)
+    fits_cpus = int((cpus - room_for_tasks) / num_cpus) if num_cpus else 10_000
     fits = min(fits_cpus, int(gpus / num_gpus)) if num_gpus else fits_cpus
     max_size = pool.max_size if pool.max_size is not None else max(1, fits)
     if num_gpus > gpus and pool.max_size is None:
@@ -98,8 +102,27 @@ def settle_pool(pool: Pool) -> SettledPool:
         min_size=min(pool.min_size, max_size),
         max_size=max_size,
         num_gpus=num_gpus,
-        num_cpus=pool.num_cpus,
+        num_cpus=num_cpus,
         task_cpus=task_cpus,
         num_tasks=max(2, int(2 * cpus / task_cpus)) if task_cpus else 2,
-        num_planners=max(1, int((cpus - min(max_size, max(1, fits)) * pool.num_cpus) / task_cpus / 2)),
+        num_planners=max(1, int((cpus - min(max_size, max(1, fits)) * num_cpus) / task_cpus / 2)),
     )
+
+
+def fit_pool(pool: Pool, settled: SettledPool) -> SettledPool:
+    """Leave room beside the restorers for the tasks that plan and finish, on the cluster as it is now.
+
+    Returns:
+        ``settled`` itself where tasks find a core, or where the cluster has no room for restorers at all: then
+        it is not they who are in the way, and machines may yet come.
+    """
+    free = ray.available_resources().get("CPU", 0.0)  # type: ignore[no-untyped-call]
+    try:
+        now = settle_pool(replace(pool, min_size=1, max_size=None))
+    except DeploymentError:
+        return settled
+    cpus = ray.cluster_resources().get("CPU", 0.0)  # type: ignore[no-untyped-call]
+    has_room = cpus >= now.max_size * now.num_cpus + now.task_cpus
+    if free >= settled.task_cpus or not has_room or now.max_size >= settled.max_size:
+        return settled
+    return replace(now, min_size=min(settled.min_size, now.max_size))

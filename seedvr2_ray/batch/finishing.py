@@ -10,6 +10,7 @@ from uuid import uuid4
 from seedvr2_ray.batch.figures import figures_of
 from seedvr2_ray.batch.films import Film, FilmOutcome, log_kind, parts_digest
 from seedvr2_ray.batch.job import Job
+from seedvr2_ray.batch.signs import at_work
 from seedvr2_ray.errors import TargetError
 from seedvr2_ray.restoration import parts
 from seedvr2_ray.restoration.assemble import assemble
@@ -54,7 +55,8 @@ def finish_part(order: PartOrder, job: Job) -> Failure | None:
             parts.finish_part(order.recipe, order.around, job.store_of(order.content), workspace=workspace)
 
     try:
-        job.retrying(finish)
+        with at_work(job.run, "finish"):
+            job.retrying(finish)
     except Exception as error:  # noqa: BLE001  # One film must not stop the others.
         return describe_failure("finish", error)
     return None
@@ -63,7 +65,8 @@ def finish_part(order: PartOrder, job: Job) -> Failure | None:
 def publish_film(film: Film, job: Job) -> FilmOutcome | Failure:
     """Join a film's parts into its master, publish it with its provenance, and note that it is done."""
     try:
-        return job.retrying(lambda: _publish(film, job))
+        with at_work(job.run, "finish"):
+            return job.retrying(lambda: _publish(film, job))
     except Exception as error:  # noqa: BLE001  # One film must not stop the others.
         return describe_failure("assemble", error)
 

@@ -2,23 +2,23 @@
 
 import logging
 import pickle
-import queue
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
-import pyarrow
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset, ExecutionResources, TaskPoolStrategy
 
-from seedvr2_ray.batch.cluster import SettledPool
-from seedvr2_ray.batch.films import FilmOutcome, outcome_of, plan_film
+from seedvr2_ray.batch.cluster import Pool, SettledPool, fit_pool, settle_pool
+from seedvr2_ray.batch.feed import Feed
+from seedvr2_ray.batch.films import Film, FilmOutcome, outcome_of, plan_film
 from seedvr2_ray.batch.finishing import PartOrder, finish_part, publish_film
 from seedvr2_ray.batch.job import Job
+from seedvr2_ray.batch.manifest import ManifestRow
 from seedvr2_ray.batch.normalise import Normalised, Shard, read_shard
-from seedvr2_ray.batch.rows import FilmsRow, SegmentResult, from_payload, take_turns, to_columns
+from seedvr2_ray.batch.rows import FilmsRow, SegmentResult, take_turns, to_columns
+from seedvr2_ray.batch.signs import DEFAULT_PATIENCE_SECONDS, Watch, at_work
 from seedvr2_ray.batch.tracker import FilmsInFlight, Order
 from seedvr2_ray.batch.worker import SegmentWorker
 from seedvr2_ray.errors import DeploymentError
@@ -54,31 +54,139 @@ class ArchiveProgress(Protocol):
         """Some time has passed."""
 
 
-def restore_archive(job: Job, manifest: Normalised, pool: SettledPool, progress: ArchiveProgress) -> None:
+def restore_archive(
+    job: Job,
+    manifest: Normalised,
+    pool: Pool,
+    progress: ArchiveProgress,
+    *,
+    patience_seconds: float = DEFAULT_PATIENCE_SECONDS,
+) -> None:
     """Restore every row that can be; each is settled once, published, skipped or quarantined.
 
-    Rows whose work was lost (a block that Ray gave up) or put off (a store that did not answer) are planned
+    Rows whose work was lost (a block that Ray gave up), put off (a store that did not answer) or stuck are planned
     again in further passes, from what is committed.
+
+    Args:
+        patience_seconds: without a sign of life from any process, after which a pass is given up as stuck.
 
     Raises:
         DeploymentError: no segment can be restored with this installation.
     """
-    in_flight = FilmsInFlight(manifest.num_rows)
-    for _ in range(MAX_PASSES):
+    watch = Watch(job.run, patience_seconds)
+    try:
+        _ArchiveRun(job, manifest, pool, watch, progress).restore()
+    finally:
+        watch.close()
+
+
+class _ArchiveRun:
+    """The passes over one archive, and what they share."""
+
+    def __init__(self, job: Job, manifest: Normalised, pool: Pool, watch: Watch, progress: ArchiveProgress) -> None:
+        self._job = job
+        self._manifest = manifest
+        self._asked_pool = pool
+        self._pool = settle_pool(pool)
+        self._watch = watch
+        self._progress = progress
+        self._in_flight = FilmsInFlight(manifest.num_rows)
+
+    def restore(self) -> None:
+        num_passes = 0
+        while self._in_flight.num_open and num_passes < MAX_PASSES:
+            steps_before = self._in_flight.num_steps
+            was_stuck = self._make_pass()
+            has_advanced = self._in_flight.num_steps > steps_before
+            # A pass that was stuck and brought something on the way does not prove that the rest cannot be done.
+            num_passes += not (was_stuck and has_advanced)
+            if was_stuck and not has_advanced:
+                if num_passes == MAX_PASSES:
+                    raise DeploymentError(
+                        f"nothing went on for {self._watch.patience_seconds:.0f} s, {num_passes} times; look with "
+                        "'ray status' for what the cluster lacks, then run the same command again"
+                    )
+                self._watch.patience_seconds *= 2
+            if self._in_flight.num_open:
+                _log.warning("%d files are not settled; planning them again", self._in_flight.num_open)
+        self._settle_the_rest()
+
+    def _make_pass(self) -> bool:
+        """Go over all open rows, a model at a time, and say whether that was given up as stuck."""
+        in_flight = self._in_flight
         in_flight.begin_pass()
-        open_rows = in_flight.open_rows() if in_flight.num_open < manifest.num_rows else None
-        for model in manifest.models():
-            shards = [shard for shard in manifest.shards if shard.model == model]
-            _run_pass(job, shards, open_rows, pool, in_flight, progress)
-        if not in_flight.num_open:
+        open_rows = in_flight.open_rows() if in_flight.num_open < self._manifest.num_rows else None
+        for model in self._manifest.models():
+            shards = [shard for shard in self._manifest.shards if shard.model == model]
+            if self._is_stuck_with(shards, open_rows):
+                return True
+        return False
+
+    def _is_stuck_with(self, shards: Sequence[Shard], open_rows: frozenset[int] | None) -> bool:
+        identity = identify_on_worker(self._job, next(read_shard(shards[0])).settings, self._pool)
+        dataset = segments_dataset(self._job, shards, identity, open_rows, self._pool)
+        self._watch.begin()
+        with _Tasks(self._job, self._pool) as tasks, Feed(dataset) as feed:
+            while not (feed.is_over and tasks.num_waiting == 0):
+                for item in feed.take(_POLL_SECONDS):
+                    self._watch.came(item)
+                    tasks.order(self._take(item))
+                for order, done in tasks.take_done(patience_seconds=_POLL_SECONDS if feed.is_over else 0.0):
+                    self._watch.finished()
+                    tasks.order(self._take_done(order, done))
+                if not tasks.num_waiting:
+                    self._watch.finished()
+                _report(self._in_flight, self._progress)
+                self._progress.beat()
+                if self._is_stuck():
+                    return True
+        return False
+
+    def _is_stuck(self) -> bool:
+        """Say whether the pass cannot go on; if so, fit the pool to the cluster for the next one.
+
+        Restorers that hold every core leave none to the tasks that plan and finish: so it is after a machine was
+        lost, or when more restorers were asked for than there is room. Ray Data never ends idle restorers while it
+        waits for a core for another one.
+        """
+        if not (self._watch.is_stuck() or self._watch.is_finishing_stuck()):
+            return False
+        fitted = fit_pool(self._asked_pool, self._pool)
+        if fitted.max_size < self._pool.max_size:
+            _log.warning(
+                "no task finds a free core beside the restorers; going on with at most %d instead of %d",
+                fitted.max_size,
+                self._pool.max_size,
+            )
+        elif not self._watch.is_stuck():
+            return False  # Tasks wait, for reasons that fewer restorers would not change; the restorers work.
+        else:
+            _log.warning("no process has been at work for %.0f s", self._watch.patience_seconds)
+        self._pool = fitted
+        return True
+
+    def _take(self, item: SegmentResult | FilmsRow) -> Iterator[Order]:
+        if isinstance(item, FilmsRow):
+            yield from self._in_flight.take_films(item)
             return
-        _log.warning("%d files are not settled; planning them again", in_flight.num_open)
-    for shard in manifest.shards:
-        for row in read_shard(shard):
-            if not in_flight.is_settled(row.number):
-                failure = in_flight.failure_of(row.number) or _lost()
-                in_flight.settle(outcome_of(row, failure))
-                _report(in_flight, progress)
+        self._progress.took(item)
+        yield from self._in_flight.take_result(item)
+
+    def _take_done(self, order: Order, done: Any) -> Iterator[Order]:
+        if isinstance(order, PartOrder):
+            yield from self._in_flight.take_part(order, done)
+        else:
+            self._in_flight.take_published(order, done)
+
+    def _settle_the_rest(self) -> None:
+        if not self._in_flight.num_open:
+            return
+        for shard in self._manifest.shards:
+            for row in read_shard(shard):
+                if not self._in_flight.is_settled(row.number):
+                    failure = self._in_flight.failure_of(row.number) or _lost()
+                    self._in_flight.settle(outcome_of(row, failure))
+                    _report(self._in_flight, self._progress)
 
 
 def identify_on_worker(job: Job, settings: RestoreSettings, pool: SettledPool) -> RestorerIdentity:
@@ -100,41 +208,6 @@ def identify_on_worker(job: Job, settings: RestoreSettings, pool: SettledPool) -
 def _identify(restorers: Any, settings: RestoreSettings) -> RestorerIdentity:
     identity: RestorerIdentity = restorers.identify(settings)
     return identity
-
-
-def _run_pass(
-    job: Job,
-    shards: Sequence[Shard],
-    open_rows: frozenset[int] | None,
-    pool: SettledPool,
-    in_flight: FilmsInFlight,
-    progress: ArchiveProgress,
-) -> None:
-    identity = identify_on_worker(job, next(read_shard(shards[0])).settings, pool)
-    dataset = segments_dataset(job, shards, identity, open_rows, pool)
-    with _Tasks(job, pool) as tasks, _Feed(dataset) as feed:
-        while not (feed.is_over and tasks.num_waiting == 0):
-            for item in feed.take(_POLL_SECONDS):
-                tasks.order(_take(item, in_flight, progress))
-            for order, done in tasks.take_done(patience_seconds=_POLL_SECONDS if feed.is_over else 0.0):
-                tasks.order(_take_done(order, done, in_flight))
-            _report(in_flight, progress)
-            progress.beat()
-
-
-def _take(item: SegmentResult | FilmsRow, in_flight: FilmsInFlight, progress: ArchiveProgress) -> Iterator[Order]:
-    if isinstance(item, FilmsRow):
-        yield from in_flight.take_films(item)
-        return
-    progress.took(item)
-    yield from in_flight.take_result(item)
-
-
-def _take_done(order: Order, done: Any, in_flight: FilmsInFlight) -> Iterator[Order]:
-    if isinstance(order, PartOrder):
-        yield from in_flight.take_part(order, done)
-    else:
-        in_flight.take_published(order, done)
 
 
 def _report(in_flight: FilmsInFlight, progress: ArchiveProgress) -> None:
@@ -204,56 +277,14 @@ def _plan_shard(
     shard: Shard, job: Job, identity: RestorerIdentity, open_rows: frozenset[int] | None
 ) -> Iterator[dict[str, Any]]:
     rows = (each for each in read_shard(shard) if open_rows is None or each.number in open_rows)
-    for described in take_turns(plan_film(each, job, identity) for each in rows):
+    for described in take_turns(_plan_row(each, job, identity) for each in rows):
         yield to_columns(described)
 
 
-class _Feed:
-    """Results of a dataset, taken from it by a thread, so that the driver can look after its tasks meanwhile."""
-
-    def __init__(self, dataset: Dataset) -> None:
-        self._dataset = dataset
-        self._items: queue.Queue[Any] = queue.Queue(maxsize=1000)
-        self._error: BaseException | None = None
-        self._is_drained = threading.Event()
-        self._is_unwanted = threading.Event()
-        self._thread = threading.Thread(target=self._read, name="results", daemon=True)
-
-    def __enter__(self) -> "_Feed":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._is_unwanted.set()
-
-    @property
-    def is_over(self) -> bool:
-        """Whether everything was taken."""
-        return self._is_drained.is_set() and self._items.empty()
-
-    def take(self, patience_seconds: float) -> Iterator[SegmentResult | FilmsRow]:
-        """Yield what is there, after waiting a little for the first."""
-        if self._is_drained.is_set():
-            patience_seconds = 0.0
-        try:
-            yield self._items.get(timeout=patience_seconds) if patience_seconds else self._items.get_nowait()
-            while True:
-                yield self._items.get_nowait()
-        except queue.Empty:
-            if self._error is not None and self._items.empty():
-                raise DeploymentError(f"Ray gave the job up: {self._error}") from self._error
-
-    def _read(self) -> None:
-        try:
-            for batch in self._dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-                for payload in cast(pyarrow.Table, batch).column("payload").to_pylist():
-                    self._items.put(from_payload(payload))
-                if self._is_unwanted.is_set():
-                    return
-        except Exception as error:  # noqa: BLE001  # Raised again in the thread that drives.
-            self._error = error
-        finally:
-            self._is_drained.set()
+def _plan_row(row: ManifestRow, job: Job, identity: RestorerIdentity) -> Film | FilmOutcome:
+    # A task that is only held up by those after it must not look as if it were at work.
+    with at_work(job.run, "plan"):
+        return plan_film(row, job, identity)
 
 
 class _Tasks:

@@ -38,6 +38,7 @@ class FilmsInFlight:
         self._settled = bytearray(num_rows)
         self._later: dict[int, Failure] = {}
         self._outcomes: list[FilmOutcome] = []
+        self._num_steps = 0
 
     def begin_pass(self) -> None:
         """Forget unfinished films: they will be planned again from what is committed."""
@@ -58,6 +59,11 @@ class FilmsInFlight:
         """Rows that have no outcome yet."""
         return self._settled.count(0)
 
+    @property
+    def num_steps(self) -> int:
+        """Segments restored, parts finished and rows settled so far: it grows as long as the job advances."""
+        return self._num_steps
+
     def failure_of(self, number: int) -> Failure | None:
         """Return what stopped a row in this pass, if it may do better in another."""
         return self._later.get(number)
@@ -73,6 +79,7 @@ class FilmsInFlight:
         self._early.pop(outcome.number, None)
         if not self._settled[outcome.number]:
             self._settled[outcome.number] = 1
+            self._num_steps += 1
             self._outcomes.append(outcome)
 
     def take_films(self, row: FilmsRow) -> Iterator[Order]:
@@ -93,6 +100,7 @@ class FilmsInFlight:
             DeploymentError: no segment can be restored with this installation.
         """
         number = result.film_number
+        self._num_steps += result.state == "restored"
         if result.film is not None:
             yield from self._meet(result.film)
         if self._settled[number] or number in self._later:
@@ -112,6 +120,7 @@ class FilmsInFlight:
 
     def take_part(self, order: PartOrder, failure: Failure | None) -> Iterator[Order]:
         """Take a part that was ordered."""
+        self._num_steps += failure is None
         progress = self._films.get(order.film_number)
         if progress is None:
             return

@@ -16,6 +16,7 @@ import pyarrow
 
 from seedvr2_ray.batch.job import Job
 from seedvr2_ray.batch.rows import FilmsRow, SegmentResult, SegmentRow, from_payload, result_columns
+from seedvr2_ray.batch.signs import at_work
 from seedvr2_ray.errors import RetryableError
 from seedvr2_ray.restoration.failures import Failure, describe_failure, leaves_device_unusable
 from seedvr2_ray.restoration.parts import has_served
@@ -65,7 +66,8 @@ class SegmentWorker:
     def _restore(self, row: SegmentRow) -> SegmentResult:
         began = time.monotonic()
         try:
-            done = self._attempt(row)
+            with at_work(self._job.run, "restore"):
+                done = self._attempt(row)
         except Exception as error:  # noqa: BLE001  # One segment must not stop the others.
             _log.warning("segment %d of %s: %s", row.segment.index, row.source.url, error)
             done = _Done("failed", failure=describe_failure("restore", error))

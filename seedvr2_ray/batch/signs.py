@@ -1,0 +1,144 @@
+"""Signs of life: how the driver tells work that takes long from work that cannot go on.
+
+A segment may take hours, so a clock alone proves nothing. Whoever is at work says so every few seconds; when nobody
+has for long while something is outstanding, nobody will: the pool's processes hold what the tasks wait for, or the
+cluster lost something that Ray does not make again.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+from threading import Event, Thread
+from typing import Any, Literal
+
+import ray
+
+from seedvr2_ray.batch.rows import FilmsRow, SegmentResult
+
+Kind = Literal["plan", "restore", "finish"]
+
+DEFAULT_PATIENCE_SECONDS = 300.0
+"""More than a process takes to start and import, and little beside an archive."""
+
+_BEAT_SECONDS = 3.0
+_ANSWER_SECONDS = 10.0
+
+
+class Signs:
+    """Remembers when each kind of worker last said that it is at work. Ray makes an actor of it."""
+
+    def __init__(self) -> None:
+        """Begin with no sign of anybody."""
+        self._last: dict[Kind, float] = {}
+
+    def beat(self, kind: Kind) -> None:
+        """Take a sign of life."""
+        self._last[kind] = time.monotonic()
+
+    def quiet_seconds(self) -> dict[Kind, float]:
+        """Return the seconds since each kind's last sign; a kind that never gave any is left out."""
+        now = time.monotonic()
+        return {kind: now - last for kind, last in self._last.items()}
+
+
+@contextmanager
+def at_work(run: str, kind: Kind) -> Iterator[None]:
+    """Say every few seconds that somebody is at work, for as long as the block runs. Outside Ray, say nothing."""
+    signs = _find(run)
+    if signs is None:
+        yield
+        return
+    is_done = Event()
+
+    def beat() -> None:
+        while True:
+            signs.beat.remote(kind)
+            if is_done.wait(_BEAT_SECONDS):
+                return
+
+    Thread(target=beat, name="signs", daemon=True).start()
+    try:
+        yield
+    finally:
+        is_done.set()
+
+
+@lru_cache(maxsize=4)
+def _find(run: str) -> Any:
+    if not ray.is_initialized():
+        return None
+    try:
+        return ray.get_actor(_name(run))
+    except ValueError:  # Nobody watches, as in a dry run.
+        return None
+
+
+def _name(run: str) -> str:
+    return f"seedvr2-ray-signs-{run}"
+
+
+class Watch:
+    """The driver's side: says when nothing has happened for so long that nothing will."""
+
+    def __init__(self, run: str, patience_seconds: float) -> None:
+        """Begin to watch one run.
+
+        Args:
+            patience_seconds: without any sign of life, after which work counts as stuck.
+        """
+        self.patience_seconds = patience_seconds
+        # Costs next to nothing, so it must not wait for a core; it lives and dies with the driver's machine.
+        here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+            ray.get_runtime_context().get_node_id(), soft=True
+        )
+        self._signs: Any = (
+            ray.remote(Signs).options(name=_name(run), num_cpus=0, max_restarts=-1, scheduling_strategy=here).remote()
+        )
+        self._quiet: dict[Kind, float] = {}
+        self.begin()
+
+    def close(self) -> None:
+        """Watch no longer."""
+        ray.kill(self._signs)
+
+    def begin(self) -> None:
+        """Start all clocks again, at the beginning of a pass."""
+        now = time.monotonic()
+        self._seen: dict[Kind, float] = {"plan": now, "restore": now, "finish": now}
+        self._asked = now
+
+    def came(self, item: SegmentResult | FilmsRow) -> None:
+        """Note that something was planned, and perhaps restored."""
+        self._seen["plan" if isinstance(item, FilmsRow) else "restore"] = time.monotonic()
+
+    def finished(self) -> None:
+        """Note that a task which finishes or publishes has ended, or that none is wanted."""
+        self._seen["finish"] = time.monotonic()
+
+    def is_stuck(self) -> bool:
+        """Say whether nobody at all has been at work for too long."""
+        return min(self._unseen().values()) >= self.patience_seconds
+
+    def is_finishing_stuck(self) -> bool:
+        """Say whether no task that finishes or publishes has been at work for too long."""
+        return self._unseen()["finish"] >= self.patience_seconds
+
+    def _unseen(self) -> Mapping[Kind, float]:
+        now = time.monotonic()
+        unseen = {kind: now - seen for kind, seen in self._seen.items()}
+        if max(unseen.values()) >= self.patience_seconds and now - self._asked >= _BEAT_SECONDS:
+            self._asked = now
+            for kind, quiet in self._ask().items():
+                self._seen[kind] = max(self._seen[kind], now - quiet)
+            unseen = {kind: now - seen for kind, seen in self._seen.items()}
+        return unseen
+
+    def _ask(self) -> Mapping[Kind, float]:
+        try:
+            quiet: Mapping[Kind, float] = ray.get(self._signs.quiet_seconds.remote(), timeout=_ANSWER_SECONDS)
+        except (ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError):
+            # It is being started again, or this machine is too busy to say: no proof of anything.
+            self.begin()
+            return {}
+        return quiet
