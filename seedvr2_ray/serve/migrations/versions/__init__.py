@@ -1,0 +1,1 @@
+"""The steps, each frozen once it is released: a step never imports the tables, which go on changing."""

@@ -1,0 +1,193 @@
+"""Databases for the tests of the service: SQLite files, and a real PostgreSQL server of the test run's own."""
+
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from seedvr2_ray.serve.database import Database, open_database
+
+_NUMBERS = count(1)
+
+
+@dataclass
+class HandClock:
+    """A clock that a test sets."""
+
+    now: datetime = field(default_factory=lambda: datetime(2026, 1, 1, tzinfo=UTC))
+
+    def __call__(self) -> datetime:
+        """Return the time."""
+        return self.now
+
+    def pass_by(self, seconds: float) -> None:
+        """Let time pass."""
+        self.now += timedelta(seconds=seconds)
+
+
+@dataclass(frozen=True)
+class PostgresServer:
+    """A running server, and how to make databases in it."""
+
+    address: str
+
+    def new_database(self, template: str = "template1") -> str:
+        """Create a database and return its URL."""
+        name = f"test_{next(_NUMBERS)}"
+        self.run(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+        return f"{self.address}/{name}"
+
+    def run(self, statement: str) -> None:
+        """Run a statement outside a transaction."""
+        with psycopg.connect(f"{self.address}/postgres", autocommit=True) as connection:
+            connection.execute(statement.encode())
+
+
+def _programs() -> Path | None:
+    """Find the newest installed server; Debian keeps it out of PATH."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    if found:
+        return found[-1].parent
+    on_path = shutil.which("initdb")
+    return Path(on_path).resolve().parent if on_path else None
+
+
+def _unprivileged() -> list[str]:
+    """PostgreSQL refuses to run as root, and must not outlive the test run."""
+    command = ["setpriv", "--pdeathsig", "INT"]
+    if os.geteuid() == 0:
+        user = _database_user()
+        command += [f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
+    return command
+
+
+def _database_user() -> pwd.struct_passwd:
+    try:
+        return pwd.getpwnam("postgres")
+    except KeyError:
+        return pwd.getpwnam("nobody")
+
+
+def _wait_until_it_answers(server: PostgresServer, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            server.run("SELECT 1")
+            return
+        except psycopg.OperationalError:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"PostgreSQL did not start:\n{log.read_text()}") from None
+            time.sleep(0.05)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A PostgreSQL server on loopback with a cluster of its own, gone when the tests end."""
+    programs = _programs()
+    if programs is None:
+        pytest.skip("no PostgreSQL server on this machine; `make system-packages` installs one")
+    folder = Path(tempfile.mkdtemp(prefix="seedvr2-postgres-"))
+    if os.geteuid() == 0:
+        os.chown(folder, _database_user().pw_uid, _database_user().pw_gid)
+    cluster = folder / "cluster"
+    options = "-U seedvr2 -A trust -E UTF8 --locale=C --no-sync --no-instructions"
+    subprocess.run(
+        [*_unprivileged(), programs / "initdb", "-D", cluster, *options.split()],
+        check=True,
+        capture_output=True,
+        cwd=folder,
+    )
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    # Nothing here has to survive a power cut, so nothing waits for the disk.
+    settings = {
+        "listen_addresses": "127.0.0.1",
+        "port": port,
+        "unix_socket_directories": "",
+        "fsync": "off",
+        "synchronous_commit": "off",
+        "full_page_writes": "off",
+        "shared_buffers": "32MB",
+        "max_connections": 200,
+        "autovacuum": "off",
+        "timezone": "Asia/Tokyo",  # Times must come back in UTC whatever the server is set to.
+    }
+    log = folder / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*_unprivileged(), programs / "postgres", "-D", cluster]
+            + [word for name, value in settings.items() for word in ("-c", f"{name}={value}")],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=folder,
+        )
+    server = PostgresServer(f"postgresql://seedvr2@127.0.0.1:{port}")
+    try:
+        _wait_until_it_answers(server, process, log)
+        yield server
+    finally:
+        process.terminate()  # Waits for connections to end ...
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.send_signal(2)  # ... and this ends them.
+            process.wait(30)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer) -> str:
+    """URL of an empty PostgreSQL database of the test's own."""
+    return postgres_server.new_database()
+
+
+@pytest.fixture(scope="session")
+def _migrated_postgres(postgres_server: PostgresServer) -> str:
+    """Name of a migrated database that others are copied from."""
+    url = postgres_server.new_database()
+    open_database(url).close()
+    return url.rsplit("/", 1)[1]
+
+
+@pytest.fixture(scope="session")
+def _migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("sqlite") / "migrated.db"
+    open_database(f"sqlite:///{path}").close()
+    return path
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URL of an empty but migrated database; every test that asks for it runs on both kinds."""
+    if request.param == "sqlite":
+        path = tmp_path / "service.db"
+        shutil.copy(request.getfixturevalue("_migrated_sqlite"), path)
+        return f"sqlite:///{path}"
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    return server.new_database(request.getfixturevalue("_migrated_postgres"))
+
+
+@pytest.fixture
+def clock() -> HandClock:
+    """The time that ``database`` goes by."""
+    return HandClock()
+
+
+@pytest.fixture
+def database(database_url: str, clock: HandClock) -> Iterator[Database]:
+    """A migrated database of each kind, whose time a test sets."""
+    opened = open_database(database_url, clock=clock)
+    yield opened
+    opened.close()
