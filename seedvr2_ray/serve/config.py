@@ -44,6 +44,10 @@ class Limits(_Section):
     max_segment_tries: int = 3
     max_parallel_streams: int = 200
     """Event streams and sockets that one ingress replica keeps open."""
+    max_inline_result_bytes: int = 50 * 10**6
+    """Largest result that is sent as base64 inside JSON; a larger one is named by its link."""
+    runsync_seconds: float = 300.0
+    """How long RunPod's ``runsync`` waits before it answers IN_PROGRESS. Plain scripts read only that answer."""
 
 
 class ModelPool(_Section):
@@ -103,6 +107,20 @@ class Jwt(_Section):
     scopes_claim: str = "scope"
 
 
+class UpscaleApi(_Section):
+    """Which models the ``/upscale`` API uses."""
+
+    standard_model: str | None = None
+    """For 720p and 1080p; by default the deployment's default model."""
+    large_model: str | None = None
+    """For 2k and 4k, which want more memory or a gang; by default the standard one."""
+    standard_gpu_type: str = ""
+    """What callers are told about the devices of the standard model; by default how many it has, or ``CPU``."""
+    large_gpu_type: str = ""
+    largest_batch: int = 21
+    """Longest ``batch_size`` that is followed; longer chunks need more memory than these devices may have."""
+
+
 class ServiceConfig(_Section):
     """The whole deployment."""
 
@@ -120,6 +138,10 @@ class ServiceConfig(_Section):
     fetch: FetchRules = Field(default_factory=FetchRules)
     retention: Retention = Field(default_factory=Retention)
     webhooks: Webhooks = Field(default_factory=Webhooks)
+    model_aliases: dict[str, str] = Field(default_factory=dict)
+    """For clients of the RunPod API: which of ``models`` serves those that they name and that are not deployed here,
+    such as ``{"seedvr2_3b": "nano", "seedvr2_7b_sharp": "nano"}``. None unless the operator says so."""
+    upscale: UpscaleApi = Field(default_factory=UpscaleApi)
     cors_origins: tuple[str, ...] = ()
     public_url: str | None = None
     """Where callers reach the service, for absolute links in webhooks; by default links are relative."""

@@ -10,7 +10,7 @@ import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import AsyncIterable, Callable, Iterator
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -28,7 +28,6 @@ LONGEST_DOCUMENT = 2**20
 MEDIA_HERE = f"media-{secrets.token_hex(16)}"
 """Stands in an answer where :func:`json_with_media` puts the media; nobody else can know it."""
 
-_PIECE = 3 * 2**18
 _STRING_RUN = re.compile(rb'[^"\\]*')
 _ESCAPE = re.compile(rb"\\(?:u[0-9a-fA-F]{4}|[^u])")
 _LONGEST_ESCAPE = 6
@@ -319,13 +318,15 @@ async def _feed(scanner: _MediaScanner, chunks: AsyncIterable[bytes], *, most_wa
     await anyio.to_thread.run_sync(scanner.feed, bytes(gathered))
 
 
-def json_with_media(document: Any, num_bytes: int, open_media: Callable[[], IO[bytes]]) -> tuple[int, Iterator[bytes]]:
+def json_with_media(
+    document: Any, num_bytes: int, blocks: Callable[[], Iterable[bytes]]
+) -> tuple[int, Iterator[bytes]]:
     """Serialise an answer with a file's base64 in every place of it that holds ``MEDIA_HERE``.
 
     Args:
         document: anything that JSON can hold.
         num_bytes: of the media.
-        open_media: called once for every place.
+        blocks: gives the media's bytes in pieces; called once for every place.
 
     Returns:
         How long the JSON is, and its pieces.
@@ -336,9 +337,17 @@ def json_with_media(document: Any, num_bytes: int, open_media: Callable[[], IO[b
     def pieces() -> Iterator[bytes]:
         yield between[0]
         for part in between[1:]:
-            with open_media() as media:
-                while data := media.read(_PIECE):
-                    yield binascii.b2a_base64(data, newline=False)
+            yield from _encoded(blocks())
             yield part
 
     return length, pieces()
+
+
+def _encoded(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    rest = b""
+    for block in blocks:
+        data = rest + block
+        whole = len(data) - len(data) % 3
+        rest = data[whole:]
+        yield binascii.b2a_base64(data[:whole], newline=False)
+    yield binascii.b2a_base64(rest, newline=False)

@@ -1,6 +1,5 @@
 import asyncio
 import base64
-import io
 import json
 import random
 from collections.abc import AsyncIterator, Iterator
@@ -26,6 +25,11 @@ MEDIA = random.Random(1).randbytes(3 * LONGEST_TEXT + 1)
 async def _in_pieces(body: bytes, size: int) -> AsyncIterator[bytes]:
     for start in range(0, len(body), size):
         yield body[start : start + size]
+
+
+def in_blocks(data: bytes, size: int) -> Iterator[bytes]:
+    for start in range(0, len(data), size):
+        yield data[start : start + size]
 
 
 def read(folder: Path, body: bytes, *, piece: int = 65536, max_bytes: int = 10**7) -> JsonBody:
@@ -140,7 +144,7 @@ def test_the_files_go_when_the_request_has_been_answered(tmp_path: Path) -> None
 def test_an_answer_holds_the_media_in_every_place_and_says_its_length_beforehand(size: int) -> None:
     media = (MEDIA * 20)[:size]
     document = {"output": {"media": [MEDIA_HERE]}, "media": [MEDIA_HERE], "error": None}
-    length, pieces = json_with_media(document, len(media), lambda: io.BytesIO(media))
+    length, pieces = json_with_media(document, len(media), lambda: in_blocks(media, 1 << 20))
     raw = b"".join(pieces)
     encoded = base64.b64encode(media).decode()
     assert json.loads(raw) == {"output": {"media": [encoded]}, "media": [encoded], "error": None}
@@ -148,6 +152,6 @@ def test_an_answer_holds_the_media_in_every_place_and_says_its_length_beforehand
 
 
 def test_an_answer_is_made_piece_by_piece() -> None:
-    _, pieces = json_with_media([MEDIA_HERE], 2**24, lambda: io.BytesIO(bytes(2**24)))
+    _, pieces = json_with_media([MEDIA_HERE], 2**24, lambda: in_blocks(bytes(2**24), 1 << 19))
     assert isinstance(pieces, Iterator)
     assert max(len(piece) for piece in pieces) <= 2**20
