@@ -129,6 +129,7 @@ def to_job(row: sa.RowMapping) -> Job:
         error=None if row["error"] is None else ErrorInfo(**row["error"]),
         result=None if row["result"] is None else ResultInfo(**row["result"]),
         content=row["content"],
+        result_address=row["result_address"],
         webhook_url=row["webhook_url"],
         metadata=row["metadata"],
         deleted_at=row["deleted_at"],

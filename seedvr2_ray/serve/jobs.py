@@ -147,6 +147,8 @@ class Job:
     result: ResultInfo | None = None
     content: str | None = None
     """``sha256-...`` of the source's bytes, once known; names the folder of its intermediates."""
+    result_address: str | None = None
+    """Of the result to be, once planned; its stills lie there before the result does."""
     webhook_url: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     """Kept for the caller and the other APIs; means nothing here. At most 4 KiB as JSON."""
