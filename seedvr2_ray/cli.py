@@ -33,7 +33,7 @@ from seedvr2_ray.models.attention import AttentionBackend
 from seedvr2_ray.models.weights import WeightsSource, list_models, pull_model, verify_model
 from seedvr2_ray.restoration.device import device_name
 from seedvr2_ray.restoration.estimate import RunRate, estimate_time, remember_run
-from seedvr2_ray.restoration.forecast import forecast_memory
+from seedvr2_ray.restoration.forecast import forecast_memory, look_at_device
 from seedvr2_ray.restoration.load import LoadOptions, find_model, identify, load_restorer, local_device
 from seedvr2_ray.restoration.run import (
     DEFAULT_MAX_PIXELS,
@@ -204,7 +204,7 @@ def plan(
         )
         num_frames = prepared.frames_to_restore
     made = prepared.plan
-    memory = forecast_memory(made, find_model(settings), device)
+    memory = forecast_memory(made, find_model(settings), look_at_device(device))
     duration = estimate_time(made, device=device_name(device), num_frames=num_frames, history=_history())
     values = {
         **made.summary(),

@@ -1,5 +1,6 @@
 """What a job would do and cost, found out by planning all of it and restoring none."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,17 +8,22 @@ from typing import Any
 import ray.data
 
 from seedvr2_ray.batch.cluster import SettledPool
-from seedvr2_ray.batch.films import Film, plan_film
+from seedvr2_ray.batch.films import Film, FilmOutcome, outcome_of, plan_film
 from seedvr2_ray.batch.job import Job
 from seedvr2_ray.batch.manifest import ManifestRow
 from seedvr2_ray.batch.normalise import Normalised, Shard, read_shard
 from seedvr2_ray.batch.outcomes import quarantine_line
-from seedvr2_ray.batch.pipeline import configure, identify_on_worker, shards_dataset
+from seedvr2_ray.batch.pipeline import ask_worker, configure, identify_on_worker, shards_dataset
 from seedvr2_ray.batch.report import cost_of
 from seedvr2_ray.errors import SettingsError
+from seedvr2_ray.models.catalogue import find_entry
+from seedvr2_ray.restoration.failures import Failure
+from seedvr2_ray.restoration.forecast import DeviceMemory, forecast_memory, look_at_device
+from seedvr2_ray.restoration.load import local_device
 from seedvr2_ray.restoration.restorer import RestorerIdentity
 
 _LISTED_REFUSALS = 1000
+_GIB = 2**30
 
 
 @dataclass(slots=True)
@@ -36,6 +42,10 @@ class Estimate:
     megapixels_to_restore: float = 0.0
     largest_output: tuple[int, int] = (0, 0)
     """Width and height."""
+    devices: dict[str, float] = field(default_factory=dict)
+    """What restorers run on, and the GiB that are free there; the smallest of several alike."""
+    memory_gib: float = 0.0
+    """Of the device, at the peak of the file that needs most of those that fit. 0 for filters, which need little."""
     refusals: list[dict[str, Any]] = field(default_factory=list)
     """The first thousand, as they would stand in the quarantine."""
 
@@ -56,6 +66,8 @@ class Estimate:
             "frames_to_restore": self.frames_to_restore,
             "megapixels_to_restore": round(self.megapixels_to_restore, 3),
             "largest_output": f"{width}x{height}",
+            "memory_per_restorer_gib": round(self.memory_gib, 2),
+            "restorers_run_on": ", ".join(f"{name} ({gib:.1f} GiB free)" for name, gib in self.devices.items()),
             "gpu_hours": round(self.gpu_hours, 4),
             "assumed_megapixels_per_second": self.megapixels_per_second,
             "cost": cost_of(self.gpu_hours * 3600, self.price_per_gpu_hour),
@@ -80,22 +92,32 @@ def estimate_archive(
     for model in manifest.models():
         shards = [shard for shard in manifest.shards if shard.model == model]
         identity = identify_on_worker(job, next(read_shard(shards[0])).settings, pool)
-        planned = shards_dataset(shards, estimates_of, pool, job=job, identity=identity)
+        device = ask_worker(pool, _look_here)
+        estimate.devices[device.name] = min(device.free_bytes / _GIB, estimate.devices.get(device.name, math.inf))
+        planned = shards_dataset(shards, estimates_of, pool, job=job, identity=identity, device=device)
         for row in planned.iter_rows():
             _add(estimate, row)
     return estimate
 
 
-def estimates_of(shard: Shard, job: Job, identity: RestorerIdentity) -> Iterator[dict[str, Any]]:
+def _look_here() -> DeviceMemory:
+    return look_at_device(local_device())
+
+
+def estimates_of(shard: Shard, job: Job, identity: RestorerIdentity, device: DeviceMemory) -> Iterator[dict[str, Any]]:
     """Yield a few numbers for every row of a shard."""
     for row in read_shard(shard):
-        yield _estimate_row(row, job, identity)
+        yield _estimate_row(row, job, identity, device)
 
 
-def _estimate_row(row: ManifestRow, job: Job, identity: RestorerIdentity) -> dict[str, Any]:
+def _estimate_row(row: ManifestRow, job: Job, identity: RestorerIdentity, device: DeviceMemory) -> dict[str, Any]:
     numbers = {"segments": 0, "to_restore": 0, "frames": 0, "megapixels": 0.0, "width": 0, "height": 0}
-    empty = {**numbers, "state": "planned", "stage": "", "error": "", "remedy": "", "path": "", "row": "", "target": ""}
+    empty = {**numbers, "memory_bytes": 0, "state": "planned"}
+    empty |= dict.fromkeys(("stage", "error", "remedy", "path", "row", "target"), "")
     found = plan_film(row, job, identity)
+    memory = forecast_memory(found.plan, find_entry(identity.name), device) if isinstance(found, Film) else None
+    if memory is not None and memory.refusal:
+        found = _too_large(row, memory.refusal)
     if isinstance(found, Film):
         geometry, segments = found.plan.recipe.geometry, found.plan.segments
         to_restore = found.work().to_restore
@@ -108,10 +130,16 @@ def _estimate_row(row: ManifestRow, job: Job, identity: RestorerIdentity) -> dic
             "megapixels": frames * geometry.width * geometry.height / 1e6,
             "width": geometry.width,
             "height": geometry.height,
+            "memory_bytes": memory.peak_bytes or 0 if memory is not None else 0,
         }
     if found.failure is None:
         return {**empty, "state": "done"}
     return {**empty, "state": "refused", **quarantine_line(found, found.failure)}
+
+
+def _too_large(row: ManifestRow, refusal: str) -> FilmOutcome:
+    remedy = "change the settings of this row, or run the job on devices with more memory"
+    return outcome_of(row, Failure(stage="restore", error=refusal, remedy=remedy))
 
 
 def _add(estimate: Estimate, row: Mapping[str, Any]) -> None:
@@ -123,6 +151,7 @@ def _add(estimate: Estimate, row: Mapping[str, Any]) -> None:
     estimate.megapixels_to_restore += row["megapixels"]
     if row["width"] * row["height"] > estimate.largest_output[0] * estimate.largest_output[1]:
         estimate.largest_output = (row["width"], row["height"])
+    estimate.memory_gib = max(estimate.memory_gib, row["memory_bytes"] / _GIB)
     if row["state"] == "refused":
         estimate.refused += 1
         if len(estimate.refusals) < _LISTED_REFUSALS:

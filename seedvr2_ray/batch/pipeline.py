@@ -5,7 +5,7 @@ import pickle
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset, ExecutionResources, TaskPoolStrategy
@@ -39,6 +39,8 @@ _ONE_ROW = 1
 _POLL_SECONDS = 0.2
 
 _log = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
 
 
 class ArchiveProgress(Protocol):
@@ -197,17 +199,21 @@ def identify_on_worker(job: Job, settings: RestoreSettings, pool: SettledPool) -
     Raises:
         SettingsError, DeploymentError: there is no such model, or its weights cannot be had.
     """
-    ask = ray.remote(num_cpus=pool.num_cpus, num_gpus=pool.num_gpus)(_identify)
+    return ask_worker(pool, job.restorers.identify, settings)
+
+
+def ask_worker(pool: SettledPool, question: Callable[..., Answer], *arguments: Any) -> Answer:
+    """Call a function in a process with the resources of a restorer, and raise what it raises."""
+
+    def ask() -> Answer:
+        return question(*arguments)
+
+    task = ray.remote(num_cpus=pool.num_cpus, num_gpus=pool.num_gpus)(ask)
     try:
-        identity: RestorerIdentity = ray.get(ask.remote(job.restorers, settings))
+        answer: Answer = ray.get(task.remote())
     except ray.exceptions.RayTaskError as error:
         raise error.cause from error
-    return identity
-
-
-def _identify(restorers: Any, settings: RestoreSettings) -> RestorerIdentity:
-    identity: RestorerIdentity = restorers.identify(settings)
-    return identity
+    return answer
 
 
 def _report(in_flight: FilmsInFlight, progress: ArchiveProgress) -> None:

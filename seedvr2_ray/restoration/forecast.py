@@ -1,6 +1,7 @@
-"""What a plan will need of this machine's memory, said before any weights are here."""
+"""What a plan will need of a device's memory, said before any weights are here."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
@@ -39,13 +40,32 @@ class MemoryForecast:
         )
 
 
-def forecast_memory(plan: Plan, entry: ModelEntry, device: torch.device) -> MemoryForecast | None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeviceMemory:
+    """A device that may be another machine's: what has to be known of it to say what fits."""
+
+    name: str
+    """Under which memory costs are stored."""
+    kind: str
+    """As torch says it: ``cuda`` or ``cpu``."""
+    dtype: torch.dtype
+    free_bytes: int
+
+
+def look_at_device(device: torch.device) -> DeviceMemory:
+    """Describe a device of this machine as it is now."""
+    return DeviceMemory(
+        name=device_name(device), kind=device.type, dtype=default_dtype(device), free_bytes=free_bytes(device)
+    )
+
+
+def forecast_memory(plan: Plan, entry: ModelEntry, device: DeviceMemory) -> MemoryForecast | None:
     """Predict the memory of a plan's longest segment; allocates nothing.
 
     Returns:
         None for a classical filter, which needs no more than a few frames.
     """
-    facts = _facts_of(entry, device)
+    facts = _facts_of(entry, device.kind, device.dtype)
     if facts is None:
         return None
     longest = max(plan.segments, key=lambda segment: segment.num_frames)
@@ -56,24 +76,24 @@ def forecast_memory(plan: Plan, entry: ModelEntry, device: torch.device) -> Memo
         settings=plan.recipe.settings,
         output_depth=plan.recipe.master.working_depth,
     )
-    name, free = device_name(device), free_bytes(device)
-    costs = MemoryCosts.for_device(name)
+    costs = MemoryCosts.for_device(device.name)
     peak, refusal = None, ""
     try:
         demand = describe_segment(task, facts)
-        peak = plan_memory(demand, costs, free, may_offload=device.type != "cpu").stages.peak
+        peak = plan_memory(demand, costs, device.free_bytes, may_offload=device.kind != "cpu").stages.peak
     except CapacityError as error:
         refusal = str(error)
-    return MemoryForecast(device=name, peak_bytes=peak, free_bytes=free, refusal=refusal, costs=costs.source)
+    return MemoryForecast(
+        device=device.name, peak_bytes=peak, free_bytes=device.free_bytes, refusal=refusal, costs=costs.source
+    )
 
 
-def _facts_of(entry: ModelEntry, device: torch.device) -> ModelFacts | None:
+@lru_cache(maxsize=8)
+def _facts_of(entry: ModelEntry, kind: str, dtype: torch.dtype) -> ModelFacts | None:
     if entry.transformer is None or entry.vae is None:
         return None
-    dtype = default_dtype(device)
     # Shapes without numbers: sizes are known from the configuration alone.
     with torch.device("meta"):
         transformer = SeedVR2Transformer(entry.transformer).to(dtype)
         vae = VideoVAE(entry.vae).to(dtype)
-    options = fastest_options(device.type)
-    return describe_model(transformer, vae, options, dtype=dtype, anchor_rows=entry.anchor_rows)
+    return describe_model(transformer, vae, fastest_options(kind), dtype=dtype, anchor_rows=entry.anchor_rows)

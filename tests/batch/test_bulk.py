@@ -33,6 +33,8 @@ from tests.batch.restorers import TracingRestorers
 
 pytestmark = [
     pytest.mark.ray,
+    # Half a minute each on an idle machine. What hangs is to be known as such, and soon.
+    pytest.mark.timeout(300),
     # Ray leaves its log files and sockets to the garbage collector.
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -40,6 +42,7 @@ pytestmark = [
 ]
 
 ROOT = Path(__file__).parents[2]
+PATIENCE_SECONDS = 15.0
 
 
 @pytest.fixture(scope="module")
@@ -201,8 +204,14 @@ def test_a_lost_machine_is_made_up_for_by_the_others(
     try:
         lost = cluster.add_node(num_cpus=2, resources={"elsewhere": 2}, **node)
         ray.init(address=cluster.address, log_to_driver=False)
+        # More restorers than the remaining machine has room for beside the tasks that plan and finish.
         request = request_for(
-            str(archive.folder), str(output), restorers, tmp_path / "scratch", pool=Pool(num_gpus=0, max_size=3)
+            str(archive.folder),
+            str(output),
+            restorers,
+            tmp_path / "scratch",
+            pool=Pool(num_gpus=0, max_size=3),
+            patience_seconds=PATIENCE_SECONDS,
         )
         at_loss: list[int] = []
 
@@ -224,6 +233,21 @@ def test_a_lost_machine_is_made_up_for_by_the_others(
 
 
 @pytest.mark.usefixtures("small_ray")
+def test_restorers_that_leave_no_core_for_tasks_are_made_fewer_instead_of_waiting_for_ever(tmp_path: Path) -> None:
+    archive = make_archive(tmp_path / "in", num_good=4)
+    request = request_for(
+        str(archive.folder),
+        str(tmp_path / "out"),
+        tracing(tmp_path),
+        tmp_path / "scratch",
+        pool=Pool(num_gpus=0, min_size=2, max_size=2),
+        patience_seconds=PATIENCE_SECONDS,
+    )
+    summary = run_bulk(request, Quiet())
+    assert summary["files"] == {"published": 4, "skipped": 0, "quarantined": 5}
+
+
+@pytest.mark.usefixtures("small_ray")
 def test_a_dry_run_says_what_would_be_done_and_restores_nothing(archive: Archive, tmp_path: Path) -> None:
     restorers = tracing(tmp_path)
     request: BulkRequest = request_for(str(archive.folder), str(tmp_path / "out"), restorers, tmp_path / "scratch")
@@ -233,6 +257,7 @@ def test_a_dry_run_says_what_would_be_done_and_restores_nothing(archive: Archive
     assert estimate["megapixels_to_restore"] == pytest.approx(estimate["frames_to_restore"] * 192 * 128 / 1e6, abs=1e-3)
     assert estimate["gpu_hours"] == pytest.approx(estimate["megapixels_to_restore"] / 0.5 / 3600, abs=1e-4)
     assert estimate["cost"] == pytest.approx(estimate["gpu_hours"] * 2.0, abs=1e-3)
+    assert (estimate["memory_per_restorer_gib"], estimate["restorers_run_on"][:5]) == (0, "cpu (")  # A filter.
     assert {line["path"] for line in estimate["refusals"]} == {str(archive.folder / name) for name in archive.bad}
     assert restorers.traces() == []
     assert digests(tmp_path / "out", archive.targets()) == {}

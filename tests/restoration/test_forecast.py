@@ -2,14 +2,15 @@ import pytest
 import torch
 
 from seedvr2_ray.models.catalogue import find_entry
-from seedvr2_ray.restoration import forecast
-from seedvr2_ray.restoration.forecast import forecast_memory
+from seedvr2_ray.restoration.forecast import DeviceMemory, forecast_memory, look_at_device
 from seedvr2_ray.restoration.plan import plan_video
 from seedvr2_ray.restoration.restorer import RestorerIdentity
 from seedvr2_ray.settings import RestoreSettings
 from tests.media.masters import a_source
 
-CPU = torch.device("cpu")
+
+def a_device(free_bytes):
+    return DeviceMemory(name="cpu", kind="cpu", dtype=torch.float32, free_bytes=free_bytes)
 
 
 def a_plan(resolution):
@@ -26,18 +27,22 @@ def a_plan(resolution):
 
 
 def test_a_filter_needs_no_forecast():
-    assert forecast_memory(a_plan("x2"), find_entry("lanczos"), CPU) is None
+    assert forecast_memory(a_plan("x2"), find_entry("lanczos"), a_device(10**12)) is None
 
 
 @pytest.mark.slow
-def test_what_fits_is_told_from_what_does_not_without_any_weights(monkeypatch):
+def test_what_fits_is_told_from_what_does_not_without_any_weights():
     entry = find_entry("seedvr2-3b")
-    monkeypatch.setattr(forecast, "free_bytes", lambda device: 10**12)
-    small, large = (forecast_memory(a_plan(size), entry, CPU) for size in ("x2", "720p"))
+    small, large = (forecast_memory(a_plan(size), entry, a_device(10**12)) for size in ("x2", "720p"))
     # Three thousand million weights of four bytes, and the pictures on top of them.
     assert 12e9 < small.peak_bytes < large.peak_bytes
-    monkeypatch.setattr(forecast, "free_bytes", lambda device: 10**9)
-    refused = forecast_memory(a_plan("x2"), entry, CPU)
+    refused = forecast_memory(a_plan("x2"), entry, a_device(10**9))
     assert refused.peak_bytes is None
     assert str(refused).startswith("does not fit: ")
     assert "GiB" in refused.refusal
+
+
+def test_a_device_is_described_by_what_decides_over_memory():
+    here = look_at_device(torch.device("cpu"))
+    assert (here.name, here.kind, here.dtype) == ("cpu", "cpu", torch.float32)
+    assert here.free_bytes > 2**20
