@@ -150,11 +150,11 @@ class JobStore:
             return {row.id: row.position for row in connection.execute(sa.select(order.c.id, order.c.position))}
 
     def versions(self, job_ids: Iterable[str]) -> dict[str, int]:
-        """Return the versions of some jobs with one query; those that never existed are left out."""
+        """Return the versions of some jobs with one query; deleted ones are left out."""
         wanted = list(job_ids)
         if not wanted:
             return {}
-        query = sa.select(jobs.c.id, jobs.c.version).where(jobs.c.id.in_(wanted))
+        query = sa.select(jobs.c.id, jobs.c.version).where(jobs.c.id.in_(wanted), sa.not_(_HAS_LEFT))
         with self._database.reading() as connection:
             return {row.id: row.version for row in connection.execute(query)}
 
