@@ -18,7 +18,7 @@ from seedvr2_ray.batch.job import Job
 from seedvr2_ray.batch.manifest import ManifestRow
 from seedvr2_ray.batch.normalise import Normalised, Shard, read_shard
 from seedvr2_ray.batch.rows import FilmsRow, SegmentResult, take_turns, to_columns
-from seedvr2_ray.batch.signs import DEFAULT_PATIENCE_SECONDS, Watch, at_work
+from seedvr2_ray.batch.signs import DEFAULT_PATIENCE_SECONDS, Watch, at_work, watch_run
 from seedvr2_ray.batch.tracker import FilmsInFlight, Order
 from seedvr2_ray.batch.worker import SegmentWorker
 from seedvr2_ray.errors import DeploymentError
@@ -75,11 +75,8 @@ def restore_archive(
     Raises:
         DeploymentError: no segment can be restored with this installation.
     """
-    watch = Watch(job.run, patience_seconds)
-    try:
+    with watch_run(job.run, patience_seconds) as watch:
         _ArchiveRun(job, manifest, pool, watch, progress).restore()
-    finally:
-        watch.close()
 
 
 class _ArchiveRun:
@@ -136,22 +133,21 @@ class _ArchiveRun:
                 for order, done in tasks.take_done(patience_seconds=_POLL_SECONDS if feed.is_over else 0.0):
                     self._watch.finished()
                     tasks.order(self._take_done(order, done))
-                if not tasks.num_waiting:
-                    self._watch.finished()
                 _report(self._in_flight, self._progress)
                 self._progress.beat()
-                if self._is_stuck():
+                if self._is_stuck(is_finishing=tasks.num_waiting > 0):
                     return True
         return False
 
-    def _is_stuck(self) -> bool:
+    def _is_stuck(self, *, is_finishing: bool) -> bool:
         """Say whether the pass cannot go on; if so, fit the pool to the cluster for the next one.
 
         Restorers that hold every core leave none to the tasks that plan and finish: so it is after a machine was
         lost, or when more restorers were asked for than there is room. Ray Data never ends idle restorers while it
         waits for a core for another one.
         """
-        if not (self._watch.is_stuck() or self._watch.is_finishing_stuck()):
+        is_all_stuck = self._watch.is_stuck()
+        if not (self._watch.is_finishing_stuck(is_wanted=is_finishing) or is_all_stuck):
             return False
         fitted = fit_pool(self._asked_pool, self._pool)
         if fitted.max_size < self._pool.max_size:
@@ -160,7 +156,7 @@ class _ArchiveRun:
                 fitted.max_size,
                 self._pool.max_size,
             )
-        elif not self._watch.is_stuck():
+        elif not is_all_stuck:
             return False  # Tasks wait, for reasons that fewer restorers would not change; the restorers work.
         else:
             _log.warning("no process has been at work for %.0f s", self._watch.patience_seconds)

@@ -6,13 +6,14 @@ cluster lost something that Ray does not make again.
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from threading import Event, Thread
 from typing import Any, Literal
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from seedvr2_ray.batch.rows import FilmsRow, SegmentResult
 
@@ -81,64 +82,79 @@ def _name(run: str) -> str:
 class Watch:
     """The driver's side: says when nothing has happened for so long that nothing will."""
 
-    def __init__(self, run: str, patience_seconds: float) -> None:
-        """Begin to watch one run.
+    def __init__(
+        self,
+        ask: Callable[[], Mapping[Kind, float] | None],
+        patience_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Begin to watch.
 
         Args:
+            ask: says how long ago each kind of worker gave a sign; None when that cannot be said.
             patience_seconds: without any sign of life, after which work counts as stuck.
         """
         self.patience_seconds = patience_seconds
-        # Costs next to nothing, so it must not wait for a core; it lives and dies with the driver's machine.
-        here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
-            ray.get_runtime_context().get_node_id(), soft=True
-        )
-        self._signs: Any = (
-            ray.remote(Signs).options(name=_name(run), num_cpus=0, max_restarts=-1, scheduling_strategy=here).remote()
-        )
-        self._quiet: dict[Kind, float] = {}
+        self._ask = ask
+        self._clock = clock
         self.begin()
-
-    def close(self) -> None:
-        """Watch no longer."""
-        ray.kill(self._signs)
 
     def begin(self) -> None:
         """Start all clocks again, at the beginning of a pass."""
-        now = time.monotonic()
+        now = self._clock()
         self._seen: dict[Kind, float] = {"plan": now, "restore": now, "finish": now}
         self._asked = now
+        self._nothing_to_finish = now
 
     def came(self, item: SegmentResult | FilmsRow) -> None:
         """Note that something was planned, and perhaps restored."""
-        self._seen["plan" if isinstance(item, FilmsRow) else "restore"] = time.monotonic()
+        self._seen["plan" if isinstance(item, FilmsRow) else "restore"] = self._clock()
 
     def finished(self) -> None:
-        """Note that a task which finishes or publishes has ended, or that none is wanted."""
-        self._seen["finish"] = time.monotonic()
+        """Note that a task which finishes or publishes has ended."""
+        self._seen["finish"] = self._clock()
 
     def is_stuck(self) -> bool:
         """Say whether nobody at all has been at work for too long."""
         return min(self._unseen().values()) >= self.patience_seconds
 
-    def is_finishing_stuck(self) -> bool:
-        """Say whether no task that finishes or publishes has been at work for too long."""
-        return self._unseen()["finish"] >= self.patience_seconds
+    def is_finishing_stuck(self, *, is_wanted: bool) -> bool:
+        """Say whether something is to be finished or published, and nobody has been at that for too long."""
+        if not is_wanted:
+            self._nothing_to_finish = self._clock()
+            return False
+        wanted_for = self._clock() - self._nothing_to_finish
+        return wanted_for >= self.patience_seconds and self._unseen()["finish"] >= self.patience_seconds
 
-    def _unseen(self) -> Mapping[Kind, float]:
-        now = time.monotonic()
-        unseen = {kind: now - seen for kind, seen in self._seen.items()}
-        if max(unseen.values()) >= self.patience_seconds and now - self._asked >= _BEAT_SECONDS:
+    def _unseen(self) -> dict[Kind, float]:
+        now = self._clock()
+        # What came in is sign enough: who is at work is asked only when that is not.
+        if now - min(self._seen.values()) >= self.patience_seconds and now - self._asked >= _BEAT_SECONDS:
             self._asked = now
-            for kind, quiet in self._ask().items():
-                self._seen[kind] = max(self._seen[kind], now - quiet)
-            unseen = {kind: now - seen for kind, seen in self._seen.items()}
-        return unseen
+            quiet = self._ask()
+            if quiet is None:
+                self.begin()  # No proof of anything.
+            for kind, seconds in (quiet or {}).items():
+                self._seen[kind] = max(self._seen[kind], now - seconds)
+        return {kind: now - seen for kind, seen in self._seen.items()}
 
-    def _ask(self) -> Mapping[Kind, float]:
+
+@contextmanager
+def watch_run(run: str, patience_seconds: float) -> Iterator[Watch]:
+    """Watch a run for as long as the block goes on."""
+    # Costs next to nothing, so it must not wait for a core; it lives and dies with the driver's machine.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    made: Any = ray.remote(Signs).options(name=_name(run), num_cpus=0, max_restarts=-1, scheduling_strategy=here)
+    signs = made.remote()
+
+    def ask() -> Mapping[Kind, float] | None:
         try:
-            quiet: Mapping[Kind, float] = ray.get(self._signs.quiet_seconds.remote(), timeout=_ANSWER_SECONDS)
+            quiet: Mapping[Kind, float] = ray.get(signs.quiet_seconds.remote(), timeout=_ANSWER_SECONDS)
         except (ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError):
-            # It is being started again, or this machine is too busy to say: no proof of anything.
-            self.begin()
-            return {}
+            return None  # It is being started again, or this machine is too busy to say.
         return quiet
+
+    try:
+        yield Watch(ask, patience_seconds)
+    finally:
+        ray.kill(signs)
