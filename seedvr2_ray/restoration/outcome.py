@@ -8,7 +8,7 @@ from torch import Tensor
 import seedvr2_ray
 from seedvr2_ray.frames import FrameSpan
 from seedvr2_ray.media.decode import decode_span
-from seedvr2_ray.media.info import MediaInfo
+from seedvr2_ray.media.info import MediaInfo, VideoInfo
 from seedvr2_ray.media.probe import probe
 from seedvr2_ray.restoration.assemble import Assembly
 from seedvr2_ray.restoration.comparison import ComparisonPicture, compare_frames
@@ -72,23 +72,36 @@ def _figures(record: Mapping[str, Any], plan: Plan) -> SegmentFigures:
 
 
 def _pictures(plan: Plan, assembly: Assembly, source_path: str) -> Iterator[ComparisonPicture]:
-    deinterlace = plan.recipe.settings.deinterlace
     master = probe(assembly.local_paths[0])
     for number in _spread([(s.span.start + s.span.stop) // 2 for s in plan.segments], MAX_PICTURES):
-        before = _one_frame(source_path, plan.media, number, deinterlace)
-        if plan.recipe.master.kind == "image_sequence":
-            path = assembly.local_paths[number]
-            after = _one_frame(path, probe(path), 0)
-        else:
-            after = _one_frame(assembly.local_paths[0], master, number)
-        seconds = float((plan.media.frame_pts[number] - plan.media.frame_pts[0]) * plan.media.video.time_base)
-        caption = f"frame {number}, {seconds:.2f} s" if plan.media.video.num_frames > 1 else ""
-        yield compare_frames(before, after, caption)
+        yield _picture(plan, assembly, master, number, source_path)
 
 
-def _one_frame(path: str, media: MediaInfo, number: int, deinterlace: Literal["refuse", "bwdif"] = "refuse") -> Tensor:
-    span = FrameSpan(number, (media.frame_pts[number],))
-    (batch,) = decode_span(path, media.video, span, deinterlace=deinterlace, salvage=True)
+def picture_of(plan: Plan, assembly: Assembly, *, source_path: str) -> ComparisonPicture:
+    """Return the frame in the middle of a film before and after."""
+    master = probe(assembly.local_paths[0])
+    return _picture(plan, assembly, master, plan.media.video.num_frames // 2, source_path)
+
+
+def _picture(plan: Plan, assembly: Assembly, master: MediaInfo, number: int, source_path: str) -> ComparisonPicture:
+    pts = plan.media.frame_pts
+    before = read_frame(source_path, plan.media.video, number, pts[number], plan.recipe.settings.deinterlace)
+    if plan.recipe.master.kind == "image_sequence":
+        path = assembly.local_paths[number]
+        image = probe(path)
+        after = read_frame(path, image.video, 0, image.frame_pts[0])
+    else:
+        after = read_frame(assembly.local_paths[0], master.video, number, master.frame_pts[number])
+    seconds = float((pts[number] - pts[0]) * plan.media.video.time_base)
+    caption = f"frame {number}, {seconds:.2f} s" if plan.media.video.num_frames > 1 else ""
+    return compare_frames(before, after, caption)
+
+
+def read_frame(
+    path: str, video: VideoInfo, number: int, pts: int, deinterlace: Literal["refuse", "bwdif"] = "refuse"
+) -> Tensor:
+    """Decode one frame of a local file; C, H, W."""
+    (batch,) = decode_span(path, video, FrameSpan(number, (pts,)), deinterlace=deinterlace, salvage=True)
     return batch.data_TCHW[0]
 
 

@@ -4,7 +4,9 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from seedvr2_ray.restoration.parts import Neighbourhood
 from seedvr2_ray.restoration.plan import Plan, Recipe, Segment
+from seedvr2_ray.restoration.restorer import RestorerIdentity
 from seedvr2_ray.serve.config import FetchRules, Limits
 from seedvr2_ray.serve.jobs import ResultInfo, Source
 from seedvr2_ray.storage.sources import Pinned
@@ -19,21 +21,25 @@ class PrepareOrder:
     settings: dict[str, Any]
     limits: Limits
     fetch: FetchRules
+    identity: RestorerIdentity
+    """Who will restore: as the replicas of the model say."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PreparedJob:
     """A planned job, and what of it is done already."""
 
-    plan: Plan
     source: Pinned
     result_address: str
-    restored: frozenset[str]
+    plan: Plan | None
+    """None when there is nothing to do: the result is published."""
+    restored: frozenset[str] = frozenset()
     """Addresses of the committed intermediates."""
-    parts: frozenset[str]
+    parts: frozenset[str] = frozenset()
     """Addresses of the committed parts."""
-    published: ResultInfo | None
+    published: ResultInfo | None = None
     """The result, if an earlier job made it."""
+    has_preview: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,6 +50,10 @@ class SegmentOrder:
     source: Pinned
     recipe: Recipe
     segment: Segment
+    blended_part: str | None
+    """Address of the next part, if it takes frames of this segment too."""
+    max_tries: int
+    """Processes that the segment may take with it before the job fails."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,15 +70,12 @@ class SegmentNews:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PartOrder:
-    """Finish one part: the segment and its neighbours are all that is needed of a film."""
+    """Finish one part."""
 
     job_id: str
     content: str
     recipe: Recipe
-    neighbours: tuple[Segment, ...]
-    """The segment, the one before and the one after, as far as there are such."""
-    position: int
-    """Of the segment among them."""
+    around: Neighbourhood
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,6 +104,13 @@ class PreviewOrder:
 class Workers(Protocol):
     """The cluster as a runner sees it. Errors of ours come back as they were raised."""
 
+    async def identify(self, model: str, *, again: bool = False) -> RestorerIdentity:
+        """Say who restores under a model's name here.
+
+        Args:
+            again: ask a replica even if the answer is known: it may have been replaced by another version.
+        """
+
     async def prepare(self, order: PrepareOrder) -> PreparedJob:
         """Fetch, probe in a process of its own, find shots, plan."""
 
@@ -109,5 +123,5 @@ class Workers(Protocol):
     async def publish(self, order: PublishOrder) -> ResultInfo:
         """Join, verify, publish."""
 
-    async def preview(self, order: PreviewOrder) -> None:
-        """Commit the stills under the result's address."""
+    async def preview(self, order: PreviewOrder) -> bool:
+        """Commit the stills under the result's address; say whether they are there."""

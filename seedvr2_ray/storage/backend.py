@@ -31,6 +31,9 @@ class Backend(Protocol):
     def read(self, path: str) -> bytes:
         """Return the whole content of a small file."""
 
+    def read_range(self, path: str, start: int, stop: int) -> bytes:
+        """Return the bytes from ``start`` to before ``stop``; fewer where the file ends."""
+
     def sha256(self, path: str) -> str:
         """Read a file block by block and return the SHA-256 of its content in hexadecimal."""
 
@@ -55,6 +58,9 @@ class Backend(Protocol):
 
     def remove(self, path: str) -> None:
         """Delete a file; nothing happens when it is not there."""
+
+    def remove_folder(self, path: str) -> None:
+        """Delete everything below a folder; nothing happens when it is not there."""
 
     def probe(self, path: str) -> None:
         """Prove that ``path`` could be written, by writing beside it and cleaning up."""

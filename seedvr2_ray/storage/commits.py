@@ -129,6 +129,11 @@ class CommitStore:
             self._download(place, stored, copy)
         return copy
 
+    def locate_payload(self, kind: str, address: str) -> tuple[Location, Payload] | None:
+        """Say where a commit's payload lies, for those who read parts of it; None if there is no such commit."""
+        stored = _payload_of(self._read(kind, address))
+        return None if stored is None else (self._folder(kind, "payloads").child(stored.name), stored)
+
     def discard(self, kind: str, address: str) -> None:
         """Forget a commit and delete its payload; nothing happens when there is none."""
         try:

@@ -11,6 +11,8 @@ from seedvr2_ray.storage.backend import PART_PREFIX, ObjectInfo
 
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EACCES}
 
+_MOST_SWEEPS = 5
+
 
 class LocalBackend:
     """A POSIX file system: content first, then its name, both flushed to the disk."""
@@ -27,6 +29,12 @@ class LocalBackend:
     def read(self, path: str) -> bytes:
         """Return the whole content."""
         return Path(path).read_bytes()
+
+    def read_range(self, path: str, start: int, stop: int) -> bytes:
+        """Return some of the content."""
+        with Path(path).open("rb") as file:
+            file.seek(start)
+            return file.read(stop - start)
 
     def sha256(self, path: str) -> str:
         """Return the SHA-256 of the content."""
@@ -76,6 +84,14 @@ class LocalBackend:
     def remove(self, path: str) -> None:
         """Delete a file if it is there."""
         Path(path).unlink(missing_ok=True)
+
+    def remove_folder(self, path: str) -> None:
+        """Delete a folder with all that is in it, and whatever is written there meanwhile."""
+        for _ in range(_MOST_SWEEPS):
+            shutil.rmtree(path, ignore_errors=True)
+            if not os.path.lexists(path):
+                return
+        shutil.rmtree(path)
 
     def probe(self, path: str) -> None:
         """Write an empty file into the folder, or into the nearest one above that exists."""

@@ -24,6 +24,7 @@ __all__ = [
     "publish",
     "publish_bytes",
     "remove",
+    "remove_folder",
     "require_writable",
 ]
 
@@ -167,6 +168,13 @@ def remove(url: Name) -> None:
     place = open_location(url)
     with translated(place.url, "target"):
         place.backend.remove(place.path)
+
+
+def remove_folder(url: Name) -> None:
+    """Delete a folder, or everything below a prefix; nothing happens when it is not there."""
+    place = open_location(url)
+    with translated(place.url, "target"):
+        place.backend.remove_folder(place.path)
 
 
 def require_writable(url: Name, *, overwrite: bool = True) -> None:

@@ -52,6 +52,10 @@ class RemoteBackend:
         """Return the whole content."""
         return bytes(self._filesystem.cat_file(path))
 
+    def read_range(self, path: str, start: int, stop: int) -> bytes:
+        """Return some of the content, without asking for the rest."""
+        return bytes(self._filesystem.cat_file(path, start=start, end=stop))
+
     def sha256(self, path: str) -> str:
         """Return the SHA-256 of the content."""
         digest = hashlib.sha256()
@@ -90,6 +94,12 @@ class RemoteBackend:
             self._filesystem.rm_file(path)
         except FileNotFoundError:
             return
+
+    def remove_folder(self, path: str) -> None:
+        """Delete everything that begins with this prefix."""
+        self._filesystem.invalidate_cache()
+        with suppress(FileNotFoundError):
+            self._filesystem.rm(path, recursive=True)
 
     def probe(self, path: str) -> None:
         """Write an empty object beside the target, always of the same name: one stays at most."""
