@@ -273,6 +273,8 @@ def _credential(headers: Mapping[str, str]) -> str | None:
     scheme, _, value = headers.get("authorization", "").strip().partition(" ")
     if scheme.lower() == "bearer" and value.strip():
         return value.strip()
+    if split_token(scheme) is not None and not value:
+        return scheme  # A key alone, as RunPod's own examples for curl send it.
     return headers.get("x-api-key", "").strip() or None
 
 

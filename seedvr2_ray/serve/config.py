@@ -63,6 +63,8 @@ class ModelPool(_Section):
     megapixels_per_second: float = 1.0
     """Assumed of one replica until it has been measured by jobs that ran."""
     price_per_gpu_hour: float = 0.0
+    gpu_memory_bytes: int = 0
+    """Of one device, for clients of the RunPod API that ask; 0 where nobody has said."""
 
 
 class FetchRules(_Section):
