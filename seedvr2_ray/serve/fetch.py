@@ -32,6 +32,8 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAY_PASS = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Answers that may be others in a while."""
 _FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_HOST = re.compile(r"[A-Za-z0-9._-]*|[0-9a-fA-F:.]+")
+"""After names in other scripts have been turned into ASCII; the second form without its brackets."""
 _MOST_URL_CHARACTERS = 4096
 _MOST_NAME_CHARACTERS = 120
 
@@ -90,8 +92,11 @@ def require_fetchable(url: str, rules: FetchRules) -> httpx.URL:
         raise FetchRefusal(f"the URL has {len(url)} characters and {_MOST_URL_CHARACTERS} are the most; shorten it")
     try:
         parsed = httpx.URL(url)
+        is_sound = _HOST.fullmatch(parsed.raw_host.decode()) is not None and 0 < (parsed.port or 1) < 65536
     except (httpx.InvalidURL, TypeError, UnicodeError, ValueError):
-        raise FetchRefusal("the URL is malformed; check it, or upload the file instead") from None
+        is_sound = False
+    if not is_sound:
+        raise FetchRefusal("the URL is malformed; check it, or upload the file instead")
     if parsed.scheme not in rules.schemes:
         allowed = " and ".join(rules.schemes)
         raise FetchRefusal(f"{printable(url)[:200]} is no URL that is fetched here: its scheme must be {allowed}")
@@ -137,9 +142,9 @@ def require_allowed_object(url: str, rules: FetchRules) -> str:
 def plain_name(text: str, *, default: str = "source") -> str:
     """Make a file name of what somebody calls a file: no folders, no control characters, not hidden, not long."""
     last = unicodedata.normalize("NFC", text).replace("\\", "/").rstrip("/").rpartition("/")[2]
-    # Categories C*: control and format characters, among them those that turn the reading direction around.
-    visible = "".join(character for character in last if unicodedata.category(character)[0] != "C")
-    name = re.sub(r'[:*?"<>|]', "_", visible).strip().lstrip(".").strip()
+    # What is not printable includes the characters that turn the reading direction around.
+    visible = "".join(character for character in last if character.isprintable() or character.isspace())
+    name = re.sub(r'[:*?"<>|]', "_", " ".join(visible.split())).lstrip(". ")
     suffix = PurePosixPath(name).suffix[:16]
     stem = name.removesuffix(suffix) if suffix else name
     return f"{stem[: _MOST_NAME_CHARACTERS - len(suffix)]}{suffix}" or default
@@ -240,13 +245,22 @@ def _our_error(error: Exception, url: httpx.URL, limits: Limits, *, is_over: boo
         return FetchRefusal(
             f"{_shown(url)} takes longer than {limits.fetch_seconds:g} s to fetch, the limit here; upload it instead"
         )
-    if isinstance(error.__cause__, ssl.SSLCertVerificationError):
+    if _is_distrust(error):
         return FetchRefusal(f"{url.host} has no valid certificate for its name; repair it, or upload the file instead")
     if isinstance(error, httpcore.ProtocolError):
         return StorageError(
             f"the server of {_shown(url)} broke off or does not speak HTTP; check the URL, or try again"
         )
     return StorageError(f"{_shown(url)} could not be reached; check the URL, or try again later")
+
+
+def _is_distrust(error: BaseException | None) -> bool:
+    """Whether a certificate that did not fit is behind an error, however often it was wrapped."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _name_of(response: httpcore.Response, url: httpx.URL) -> str:
