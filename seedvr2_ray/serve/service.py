@@ -31,7 +31,8 @@ from seedvr2_ray.serve.job_watch import JobWatch, Snapshot
 from seedvr2_ray.serve.jobs import Job, JobState, ResultInfo, Source
 from seedvr2_ray.serve.key_store import KeyStore
 from seedvr2_ray.serve.links import SignedLinks
-from seedvr2_ray.serve.problems import ConflictRefusal, GoneRefusal, MissingRefusal, RateRefusal
+from seedvr2_ray.serve.problems import ConflictRefusal, FetchRefusal, GoneRefusal, MissingRefusal, RateRefusal
+from seedvr2_ray.serve.remote_sources import borrowed
 from seedvr2_ray.serve.results import Results, StoredFile
 from seedvr2_ray.serve.secrets import Secrets
 from seedvr2_ray.serve.service_values import shared_value
@@ -48,6 +49,8 @@ Value = TypeVar("Value")
 
 _MOST_INSPECTIONS = 4
 """Processes that look at files side by side; more would only take the processors from one another."""
+_MOST_BORROWINGS = 2
+"""Files that are fetched only to be estimated, side by side."""
 _DAY = timedelta(hours=24)
 
 
@@ -93,9 +96,10 @@ class Service:
             secrets.signing_key or shared_value(database, "signing-key", lambda: random_secrets.token_bytes(32))
         )
         self.watch = JobWatch(self.jobs, lambda: self.limits.max_parallel_streams)
+        self._scratch = Path(config.scratch or default_scratch())
         self.uploads = Uploads(
             UploadStore(database),
-            UploadFiles(config.data, Path(config.scratch or default_scratch()) / "uploads"),
+            UploadFiles(config.data, self._scratch / "uploads"),
             config,
             limits=lambda: self.limits,
             in_use=self.jobs.upload_in_use,
@@ -106,6 +110,7 @@ class Service:
         self._clock = database.clock
         self._limits = config.limits
         self._looks = anyio.CapacityLimiter(_MOST_INSPECTIONS)
+        self._borrowings = anyio.CapacityLimiter(_MOST_BORROWINGS)
 
     @property
     def limits(self) -> Limits:
@@ -168,15 +173,12 @@ class Service:
         """
         caller.require("jobs:read")
         settings = self._checked(submission)
-        appraisal: Appraisal | None
         try:
-            _, appraisal = await self._look_at_source(caller, submission, settings)
-        except MediaError as error:
+            source, appraisal = await self._look_at_source(caller, submission, settings)
+            if appraisal is None:
+                appraisal = await _in_thread(self._appraise_remote, source, settings, limiter=self._borrowings)
+        except (MediaError, FetchRefusal) as error:
             appraisal = refused(str(error))
-        if appraisal is None:
-            raise ConflictRefusal(
-                "what a URL holds is not known before it is fetched; upload the file to have it estimated"
-            )
         load = await _in_thread(self.jobs.load, caller.owner)
         try:
             self._admit(load, gpu_seconds=appraisal.gpu_seconds, used=await self._used_today(caller))
@@ -330,18 +332,20 @@ class Service:
         assert submission.upload_id is not None
         upload = await self.uploads.require_complete(caller, submission.upload_id)
         source = Source(kind="upload", location=upload.id, name=upload.name, num_bytes=upload.num_bytes)
-        return source, await _in_thread(self._appraise, upload, settings, limiter=self._looks)
+        return source, await _in_thread(self._appraise_upload, upload, settings, limiter=self._looks)
 
-    def _appraise(self, upload: Upload, settings: RestoreSettings) -> Appraisal:
+    def _appraise_upload(self, upload: Upload, settings: RestoreSettings) -> Appraisal:
         with self.uploads.opened(upload) as path:
-            media = self._inspector.inspect(path, self.limits, salvage=settings.salvage)
-        return appraise(
-            media,
-            settings,
-            self.config.models[settings.model],
-            name=upload.name,
-            max_pixels=self.limits.max_pixels,
-        )
+            return self._appraise(path, upload.name, settings)
+
+    def _appraise_remote(self, source: Source, settings: RestoreSettings) -> Appraisal:
+        with borrowed(source, self.config.fetch, self.limits, self._scratch / "estimates") as path:
+            return self._appraise(path, source.name, settings)
+
+    def _appraise(self, path: Path, name: str, settings: RestoreSettings) -> Appraisal:
+        media = self._inspector.inspect(path, self.limits, salvage=settings.salvage)
+        pool = self.config.models[settings.model]
+        return appraise(media, settings, pool, name=name, max_pixels=self.limits.max_pixels)
 
     def _admit(self, load: Load, *, gpu_seconds: float, used: float) -> None:
         require_quota(used, self.limits)

@@ -4,14 +4,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from seedvr2_ray.errors import InputError, SettingsError
 from seedvr2_ray.models.catalogue import find_entry
 from seedvr2_ray.restoration.geometry import parse_resolution
 from seedvr2_ray.serve.config import ServiceConfig
+from seedvr2_ray.serve.fetch import plain_name, require_allowed_object, require_fetchable
 from seedvr2_ray.serve.jobs import Source
-from seedvr2_ray.serve.problems import FetchRefusal
 from seedvr2_ray.settings import RestoreSettings
 from seedvr2_ray.storage.address import digest_of
 from seedvr2_ray.storage.faults import printable
@@ -108,44 +108,13 @@ def require_storable(name: str, values: Mapping[str, Any]) -> int:
 
 
 def source_of_url(url: str, config: ServiceConfig) -> Source:
-    """Turn a URL into a source; whether its host may be asked is the fetcher's to say.
+    """Turn a URL into a source; what its host is and says is only known when it is fetched.
 
     Raises:
         FetchRefusal: the deployment does not read such URLs.
     """
-    if len(url) > LONGEST_URL or not url.isprintable() or " " in url:
-        raise FetchRefusal(f"source.url must be a URL of at most {LONGEST_URL} characters without spaces")
-    try:
-        parts = urlsplit(url)
-    except ValueError as error:
-        raise FetchRefusal(f"source.url is no URL: {error}") from error
-    scheme = parts.scheme.lower()
-    name = file_name(unquote(parts.path).rpartition("/")[2]) or "source"
+    scheme = url.partition(":")[0].lower()
+    name = plain_name(unquote(printable(url).partition("://")[2].partition("/")[2]))
     if scheme in ("http", "https"):
-        if scheme not in config.fetch.schemes:
-            raise FetchRefusal(f"source.url has scheme {scheme} and this deployment fetches {_listed(config)} only")
-        if not parts.hostname:
-            raise FetchRefusal("source.url names no host")
-        return Source(kind="url", location=url, name=name)
-    # A prefix that ends inside a name would let in its neighbours; dots would climb out of it.
-    is_inside = any(url.startswith(prefix.rstrip("/") + "/") for prefix in config.fetch.object_prefixes)
-    if not scheme or "::" in url or not is_inside or ".." in unquote(parts.path).split("/"):
-        raise FetchRefusal(
-            f"{printable(url)} is not among what this deployment reads; it takes {_listed(config)}, or upload the file"
-        )
-    return Source(kind="object", location=url, name=name)
-
-
-def file_name(text: str) -> str:
-    """Reduce a name that a caller sent to one that is safe to show and to name files after."""
-    last = text.replace("\\", "/").rpartition("/")[2]
-    kept = "".join(letter if letter.isprintable() and letter not in '<>:"|?*' else "_" for letter in last).strip(" .")
-    stem, dot, suffix = kept.rpartition(".")
-    if dot and len(suffix) <= 10:
-        return f"{stem[: 100 - len(suffix)]}.{suffix}" if stem else suffix
-    return kept[:100]
-
-
-def _listed(config: ServiceConfig) -> str:
-    prefixes = [f"{printable(prefix).rstrip('/')}/" for prefix in config.fetch.object_prefixes]
-    return ", ".join([*(f"{scheme}://" for scheme in config.fetch.schemes), *prefixes]) or "uploads"
+        return Source(kind="url", location=str(require_fetchable(url, config.fetch)), name=name)
+    return Source(kind="object", location=require_allowed_object(url, config.fetch), name=name)

@@ -13,8 +13,8 @@ import anyio.to_thread
 from seedvr2_ray.errors import InputError
 from seedvr2_ray.serve.auth import Caller
 from seedvr2_ray.serve.config import Limits, ServiceConfig
+from seedvr2_ray.serve.fetch import plain_name
 from seedvr2_ray.serve.problems import ConflictRefusal, RateRefusal, SizeRefusal
-from seedvr2_ray.serve.submission import file_name
 from seedvr2_ray.serve.upload_files import UploadFiles
 from seedvr2_ray.serve.upload_store import Upload, UploadStore
 
@@ -190,9 +190,7 @@ class Uploads:
             raise RateRefusal(
                 f"you have begun {num_receiving} uploads and {_MOST_RECEIVING} may be open; complete or delete one", 60
             )
-        announce = partial(
-            self._store.create, owner=caller.owner, name=file_name(name) or "source", num_bytes=num_bytes
-        )
+        announce = partial(self._store.create, owner=caller.owner, name=plain_name(name), num_bytes=num_bytes)
         return await anyio.to_thread.run_sync(announce)
 
     async def _completed(self, upload: Upload) -> Upload:
