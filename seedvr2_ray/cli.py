@@ -28,6 +28,7 @@ from seedvr2_ray.console import (
 )
 from seedvr2_ray.doctor import examine
 from seedvr2_ray.errors import DeploymentError, InputError, SeedVR2Error
+from seedvr2_ray.keys_command import keys_app
 from seedvr2_ray.media.probe import ProbeLimits, probe
 from seedvr2_ray.models.attention import AttentionBackend
 from seedvr2_ray.models.weights import WeightsSource, list_models, pull_model, verify_model
@@ -81,6 +82,7 @@ def _common(
 
 
 app.add_typer(models_app, name="models")
+app.add_typer(keys_app, name="keys")
 app.command("batch")(batch)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, for programs.")]

@@ -56,8 +56,10 @@ LAYERS = {
     "command_options": _layer("errors settings", "typer click"),
     "batch_console": _layer("batch", "rich"),
     "batch_command": _layer(f"{_BELOW_GANG} batch batch_console command_options", "typer rich"),
+    "keys_command": _layer("errors serve", "typer rich yaml pydantic"),
     "cli": _layer(
-        f"{_BELOW_GANG} gang batch batch_command serve doctor console command_options", "torch typer click rich"
+        f"{_BELOW_GANG} gang batch batch_command keys_command serve doctor console command_options",
+        "torch typer click rich",
     ),
     "__main__": _layer("cli", ""),
 }

@@ -39,6 +39,9 @@ class KeyBook(Protocol):
     def find(self, prefix: str) -> ApiKey | None:
         """Return the key with this public prefix, valid or not."""
 
+    def touch(self, prefix: str) -> None:
+        """Note that the key was used."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Caller:
@@ -131,6 +134,7 @@ class Authenticator:
         if not key.is_valid(self._now()):
             how = "was revoked" if key.revoked_at is not None else f"expired at {key.expires_at:%Y-%m-%d %H:%M} UTC"
             raise AuthenticationRefusal(f"the key {prefix} {how}; ask the operator for another one")
+        self._keys.touch(prefix)
         return Caller(owner=key.owner, scopes=key.scopes, key_id=prefix)
 
     def _by_token(self, token: str) -> Caller:

@@ -3,9 +3,14 @@
 Secrets do not belong here: they are read from the environment in the entry point (:mod:`seedvr2_ray.serve.secrets`).
 """
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from seedvr2_ray.errors import DeploymentError
+from seedvr2_ray.storage.location import is_local, printable
 
 _MIB = 2**20
 
@@ -156,3 +161,23 @@ class ServiceConfig(_Section):
     """Folder on every machine for copies of remote sources; by default below the system's temporary folder."""
     weights_dir: str | None = None
     weights_mirror: str | None = None
+
+
+def database_url_of(config: ServiceConfig, environ: Mapping[str, str]) -> str:
+    """Return where the jobs are kept: the environment's word, the configuration's, or SQLite inside ``data``.
+
+    Args:
+        environ: ``SEEDVR2_DATABASE_URL`` may hold a password and therefore need not stand in a file.
+
+    Raises:
+        DeploymentError: ``data`` is not local, and no database is named.
+    """
+    named = environ.get("SEEDVR2_DATABASE_URL") or config.database_url
+    if named:
+        return named
+    if not is_local(config.data):
+        raise DeploymentError(
+            f"data is {printable(config.data)}, where SQLite cannot lie; set database_url or SEEDVR2_DATABASE_URL"
+        )
+    folder = Path(config.data.removeprefix("file://").removeprefix("local://")).absolute()
+    return f"sqlite:///{folder / 'jobs.sqlite'}"

@@ -30,6 +30,9 @@ class _Keys(dict[str, ApiKey]):
     def find(self, prefix: str) -> ApiKey | None:
         return self.get(prefix)
 
+    def touch(self, prefix: str) -> None:
+        assert self[prefix].is_valid(NOW)
+
     def make(self, owner: str = "ada", *scopes: Scope, **changes: Any) -> str:
         key, token = make_key(owner, scopes or ("jobs:read", "jobs:write"), now=NOW)
         self[key.prefix] = replace(key, **changes)

@@ -1,19 +1,13 @@
 """Laws of fetching what callers name: from where it is allowed, no more than is allowed, whole or not at all."""
 
-import datetime
 import ipaddress
 import socket
-import ssl
 import time
 from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -287,72 +281,6 @@ def test_a_fetch_can_be_stopped_between_two_pieces(server: Server, target: Path)
     with pytest.raises(InterruptedError):
         fetch_url(server.url("/film.mp4"), target, RULES, LIMITS, check_cancelled=stop)
     assert list(target.parent.iterdir()) == []
-
-
-# TLS
-
-
-def _certificate(folder: Path, name: str) -> ssl.SSLContext:
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem = certificate.public_bytes(serialization.Encoding.PEM)
-    (folder / "certificate.pem").write_bytes(pem)
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    (folder / "both.pem").write_bytes(private + pem)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(folder / "both.pem")
-    return context
-
-
-def test_tls_is_checked_against_the_name_and_never_left_again(
-    server: Server, target: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    folder = tmp_path_factory.mktemp("tls")
-    asked_names = []
-    context = _certificate(folder, "films.example.org")
-    context.sni_callback = lambda _, name, __: asked_names.append(name)
-    outside = Outside(
-        resolver=lambda host, port: ["127.0.0.1"],
-        tls=ssl.create_default_context(cafile=str(folder / "certificate.pem")),
-        allow_private=("127.0.0.0/8",),
-    )
-    with serving(context) as secure:
-        secure.answers["/film.mp4"] = saying(CONTENT)
-        secure.answers["/down"] = redirecting(server.url("/film.mp4"))
-        base = f"https://films.example.org:{secure.port}"
-        fetch_url(f"{base}/film.mp4", target, RULES, LIMITS, outside=outside)
-        assert (target.read_bytes(), asked_names) == (CONTENT, ["films.example.org"])
-        target.unlink()
-        for url, reason in (
-            (f"{base}/down", "redirects from https to http"),
-            (f"https://other.example.org:{secure.port}/film.mp4", "no valid certificate for its name"),
-        ):
-            with pytest.raises(FetchRefusal, match=reason):
-                fetch_url(url, target, RULES, LIMITS, outside=outside)
-        with pytest.raises(FetchRefusal, match="no valid certificate"):
-            fetch_url(
-                f"{base}/film.mp4",
-                target,
-                RULES,
-                LIMITS,
-                outside=Outside(resolver=lambda host, port: ["127.0.0.1"], allow_private=("127.0.0.0/8",)),
-            )
-    assert server.requests == []
 
 
 # Without asking anybody
