@@ -20,7 +20,7 @@ from seedvr2_ray.errors import InputError, TargetError
 from seedvr2_ray.settings import RestoreSettings
 from seedvr2_ray.storage.address import digest_of
 from seedvr2_ray.storage.faults import printable, translated
-from seedvr2_ray.storage.location import exists, fetch, is_local, publish, require_writable
+from seedvr2_ray.storage.location import fetch, is_local, open_location, publish, require_writable
 
 _SHARDS_OF_A_SHORT_ARCHIVE = 64
 _SMALLEST_SHARD, _LARGEST_SHARD = 4, 1024
@@ -180,7 +180,7 @@ def _reachable(rows: Iterable[ManifestRow]) -> Iterator[ManifestRow]:
                 if role == "target":
                     require_writable(f"{root}/.seedvr2-ray-check", overwrite=True)
                 elif not is_local(root):
-                    _require_bucket(root)
+                    _require_bucket(root, name)
             except InputError as error:
                 raise type(error)(f"{row.where}: {error}") from error
             if len(seen) < 10_000:
@@ -196,14 +196,19 @@ def _root(name: str) -> str:
     return f"{scheme}://{rest.partition('/')[0]}"
 
 
-def _require_bucket(root: str) -> None:
+def _require_bucket(root: str, source: str) -> None:
+    """Refuse a bucket that is missing or closed; one that may be read and not listed will do."""
     if root.partition("://")[0] in ("http", "https"):
         return
     with translated(root, "source"):
         filesystem, path = url_to_fs(root)
-        found = filesystem.exists(path)
-    if not found:
-        raise InputError(f"the bucket of {printable(root)} does not exist or may not be read; check its name")
+        if filesystem.exists(path):
+            return
+    with translated(source, "source"):
+        try:
+            filesystem.info(url_to_fs(source)[1])
+        except FileNotFoundError:
+            raise InputError(f"the bucket of {printable(root)} does not exist; check its name") from None
 
 
 def _require_output_outside(manifest: ManifestSource) -> None:
@@ -223,8 +228,14 @@ def _canonical(name: str) -> str:
 
 
 def require_source(url: str) -> None:
-    """Refuse a manifest that is not there, in words that say manifest."""
+    """Refuse a manifest that is not there or may not be read, in words that say manifest."""
     if is_local(url) and os.path.isdir(url.removeprefix("file://")):
         return
-    if Path(url).suffix and not exists(url):
-        raise InputError(f"the manifest {printable(url)} does not exist; check the name")
+    if not Path(url).suffix:
+        return
+    place = open_location(url)
+    with translated(place.url, "source"):
+        try:
+            place.backend.info(place.path)
+        except FileNotFoundError:
+            raise InputError(f"the manifest {printable(url)} does not exist; check the name") from None

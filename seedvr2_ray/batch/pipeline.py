@@ -5,7 +5,7 @@ import pickle
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset, ExecutionResources, TaskPoolStrategy
@@ -18,7 +18,7 @@ from seedvr2_ray.batch.job import Job
 from seedvr2_ray.batch.manifest import ManifestRow
 from seedvr2_ray.batch.normalise import Normalised, Shard, read_shard
 from seedvr2_ray.batch.rows import FilmsRow, SegmentResult, take_turns, to_columns
-from seedvr2_ray.batch.signs import DEFAULT_PATIENCE_SECONDS, Watch, at_work, watch_run
+from seedvr2_ray.batch.signs import DEFAULT_PATIENCE_SECONDS, WITHOUT_REASON, Watch, at_work, watch_run
 from seedvr2_ray.batch.tracker import FilmsInFlight, Order
 from seedvr2_ray.batch.worker import SegmentWorker
 from seedvr2_ray.errors import DeploymentError
@@ -41,6 +41,9 @@ _POLL_SECONDS = 0.2
 _log = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
+
+_End = Literal["over", "crowded", "stuck"]
+"""How a pass ends: all came back; restorers were in the way of other tasks; nothing went on and nobody knows why."""
 
 
 class ArchiveProgress(Protocol):
@@ -95,33 +98,35 @@ class _ArchiveRun:
         num_passes = 0
         while self._in_flight.num_open and num_passes < MAX_PASSES:
             steps_before = self._in_flight.num_steps
-            was_stuck = self._make_pass()
+            end = self._make_pass()
             has_advanced = self._in_flight.num_steps > steps_before
-            # A pass that was stuck and brought something on the way does not prove that the rest cannot be done.
-            num_passes += not (was_stuck and has_advanced)
-            if was_stuck and not has_advanced:
+            if end == "over":
+                num_passes += 1
+            elif end == "stuck" and not has_advanced:
+                num_passes += 1
                 if num_passes == MAX_PASSES:
                     raise DeploymentError(
-                        f"nothing went on for {self._watch.patience_seconds:.0f} s, {num_passes} times; look with "
-                        "'ray status' for what the cluster lacks, then run the same command again"
+                        f"nothing went on for {WITHOUT_REASON * self._watch.patience_seconds:.0f} s, {num_passes} "
+                        "times; look with 'ray status' for what the cluster lacks, then run the same command again"
                     )
                 self._watch.patience_seconds *= 2
             if self._in_flight.num_open:
                 _log.warning("%d files are not settled; planning them again", self._in_flight.num_open)
         self._settle_the_rest()
 
-    def _make_pass(self) -> bool:
-        """Go over all open rows, a model at a time, and say whether that was given up as stuck."""
+    def _make_pass(self) -> _End:
+        """Go over all open rows, a model at a time."""
         in_flight = self._in_flight
         in_flight.begin_pass()
         open_rows = in_flight.open_rows() if in_flight.num_open < self._manifest.num_rows else None
         for model in self._manifest.models():
             shards = [shard for shard in self._manifest.shards if shard.model == model]
-            if self._is_stuck_with(shards, open_rows):
-                return True
-        return False
+            end = self._restore_shards(shards, open_rows)
+            if end != "over":
+                return end
+        return "over"
 
-    def _is_stuck_with(self, shards: Sequence[Shard], open_rows: frozenset[int] | None) -> bool:
+    def _restore_shards(self, shards: Sequence[Shard], open_rows: frozenset[int] | None) -> _End:
         identity = identify_on_worker(self._job, next(read_shard(shards[0])).settings, self._pool)
         dataset = segments_dataset(self._job, shards, identity, open_rows, self._pool)
         self._watch.begin()
@@ -135,31 +140,33 @@ class _ArchiveRun:
                     tasks.order(self._take_done(order, done))
                 _report(self._in_flight, self._progress)
                 self._progress.beat()
-                if self._is_stuck(is_finishing=tasks.num_waiting > 0):
-                    return True
-        return False
+                if self._is_crowded(is_finishing=tasks.num_waiting > 0):
+                    return "crowded"
+                if self._watch.is_stuck(times=WITHOUT_REASON):
+                    _log.warning(
+                        "no process has been at work for %.0f s", WITHOUT_REASON * self._watch.patience_seconds
+                    )
+                    return "stuck"
+        return "over"
 
-    def _is_stuck(self, *, is_finishing: bool) -> bool:
-        """Say whether the pass cannot go on; if so, fit the pool to the cluster for the next one.
+    def _is_crowded(self, *, is_finishing: bool) -> bool:
+        """Say whether tasks wait in vain for a core; if so, have fewer restorers in the next pass.
 
         Restorers that hold every core leave none to the tasks that plan and finish: so it is after a machine was
         lost, or when more restorers were asked for than there is room. Ray Data never ends idle restorers while it
         waits for a core for another one.
         """
-        is_all_stuck = self._watch.is_stuck()
-        if not (self._watch.is_finishing_stuck(is_wanted=is_finishing) or is_all_stuck):
+        finishing_waits = self._watch.is_finishing_stuck(is_wanted=is_finishing)
+        if not (finishing_waits or self._watch.is_stuck()):
             return False
         fitted = fit_pool(self._asked_pool, self._pool)
-        if fitted.max_size < self._pool.max_size:
-            _log.warning(
-                "no task finds a free core beside the restorers; going on with at most %d instead of %d",
-                fitted.max_size,
-                self._pool.max_size,
-            )
-        elif not is_all_stuck:
-            return False  # Tasks wait, for reasons that fewer restorers would not change; the restorers work.
-        else:
-            _log.warning("no process has been at work for %.0f s", self._watch.patience_seconds)
+        if fitted.max_size >= self._pool.max_size:
+            return False
+        _log.warning(
+            "no task finds a free core beside the restorers; going on with at most %d of them instead of %d",
+            fitted.max_size,
+            self._pool.max_size,
+        )
         self._pool = fitted
         return True
 

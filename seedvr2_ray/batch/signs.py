@@ -19,8 +19,11 @@ from seedvr2_ray.batch.rows import FilmsRow, SegmentResult
 
 Kind = Literal["plan", "restore", "finish"]
 
-DEFAULT_PATIENCE_SECONDS = 300.0
+DEFAULT_PATIENCE_SECONDS = 120.0
 """More than a process takes to start and import, and little beside an archive."""
+
+WITHOUT_REASON = 5
+"""Times that patience, where nothing explains why nobody is at work: perhaps machines are on their way."""
 
 _BEAT_SECONDS = 3.0
 _ANSWER_SECONDS = 10.0
@@ -114,9 +117,9 @@ class Watch:
         """Note that a task which finishes or publishes has ended."""
         self._seen["finish"] = self._clock()
 
-    def is_stuck(self) -> bool:
-        """Say whether nobody at all has been at work for too long."""
-        return min(self._unseen().values()) >= self.patience_seconds
+    def is_stuck(self, times: int = 1) -> bool:
+        """Say whether nobody at all has been at work for so many times the patience."""
+        return min(self._unseen().values()) >= times * self.patience_seconds
 
     def is_finishing_stuck(self, *, is_wanted: bool) -> bool:
         """Say whether something is to be finished or published, and nobody has been at that for too long."""

@@ -1,6 +1,14 @@
 """The whole path against an S3 endpoint on loopback."""
 
-from collections.abc import Iterator
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +18,7 @@ import ray
 
 from seedvr2_ray.batch.bulk import run_bulk
 from seedvr2_ray.batch.manifest import ManifestSource
-from seedvr2_ray.batch.normalise import normalise
+from seedvr2_ray.batch.normalise import normalise, require_source
 from seedvr2_ray.errors import InputError, TargetError
 from seedvr2_ray.storage.location import publish_bytes
 from tests.batch.archives import SETTINGS, Quiet, digests, make_archive, request_for, restore_one_by_one
@@ -22,6 +30,7 @@ __all__ = ["bucket", "endpoint"]
 pytest.importorskip("moto", reason="moto's S3 server is not installed")
 pytestmark = [
     pytest.mark.ray,
+    pytest.mark.timeout(420),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -30,14 +39,28 @@ pytestmark = [
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def small_ray(bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A Ray whose workers know the endpoint."""
+@pytest.fixture(autouse=True)
+def worker_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let workers import the tests."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@contextmanager
+def small_ray() -> Iterator[None]:
+    """A Ray whose workers know the endpoint, for it is started after that was said."""
     ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=150 << 20, log_to_driver=False)
-    yield
-    ray.shutdown()
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = 180) -> None:
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit, f"waited {seconds:.0f} s in vain for {what}"
+        time.sleep(0.05)
 
 
 class _StopAfter(Quiet):
@@ -52,8 +75,33 @@ class _StopAfter(Quiet):
             raise KeyboardInterrupt
 
 
-@pytest.mark.usefixtures("small_ray")
-def test_an_archive_in_an_object_store_is_restored_after_a_stop_with_the_same_bytes(
+def _kill_driver(bucket: str, restorers: TracingRestorers, scratch: Path) -> None:
+    """Start the job in a process of its own and kill that, and its Ray, in the middle of work."""
+    command = [sys.executable, "-m", "tests.batch.drive", f"{bucket}/in", f"{bucket}/out", restorers.folder]
+    driver = subprocess.Popen(
+        [*command, str(scratch), "0.3"], cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL
+    )
+    try:
+        wait_for(lambda: len(restorers.traces()) >= 6 or driver.poll() is not None, "six segments")
+        assert driver.poll() is None
+    finally:
+        os.kill(driver.pid, signal.SIGKILL)
+        driver.wait()
+        os.killpg(driver.pid, signal.SIGKILL)
+    time.sleep(1)  # A killed process may have one last request on its way.
+
+
+def _kill_restorer_after(restorers: TracingRestorers, num_traces: int) -> threading.Thread:
+    def kill() -> None:
+        wait_for(lambda: len(restorers.traces()) >= num_traces, "some more segments")
+        os.kill(restorers.traces()[-1].pid, signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    return thread
+
+
+def test_an_archive_in_an_object_store_comes_out_the_same_whoever_is_killed_on_the_way(
     bucket: str, tmp_path: Path
 ) -> None:
     archive = make_archive(tmp_path / "in")
@@ -63,27 +111,32 @@ def test_an_archive_in_an_object_store_is_restored_after_a_stop_with_the_same_by
         if path.is_file():
             store.put_file(str(path), f"{bucket}/in/{path.relative_to(tmp_path / 'in')}")
     (tmp_path / "traces").mkdir()
-    restorers = TracingRestorers(str(tmp_path / "traces"))
+    restorers = TracingRestorers(str(tmp_path / "traces"), pause_seconds=0.1)
     request = request_for(f"{bucket}/in", f"{bucket}/out", restorers, tmp_path / "scratch")
 
-    with pytest.raises(KeyboardInterrupt):
-        run_bulk(request, _StopAfter(10))
+    _kill_driver(bucket, restorers, tmp_path / "scratch")
+    store.invalidate_cache()
     assert len(store.find(f"{bucket}/out")) > 0
-    summary = run_bulk(request, Quiet())
-    assert (summary["files"]["published"] + summary["files"]["skipped"], summary["files"]["quarantined"]) == (25, 5)
+    with small_ray():
+        with pytest.raises(KeyboardInterrupt):
+            run_bulk(request, _StopAfter(4))
+        killer = _kill_restorer_after(restorers, len(restorers.traces()) + 3)
+        summary = run_bulk(request, Quiet())
+        killer.join()
+        assert (summary["files"]["published"] + summary["files"]["skipped"], summary["files"]["quarantined"]) == (25, 5)
 
-    store.get(f"{bucket}/out", str(tmp_path / "out"), recursive=True)
-    assert digests(tmp_path / "out", archive.targets()) == expected
-    lines = store.cat_file(f"{bucket}/out/.seedvr2-ray/quarantine.jsonl").decode().splitlines()
-    assert len(lines) == 5 and all(any(name in line for line in lines) for name in archive.bad)
-    assert not [name for name in store.find(f"{bucket}/out") if "seedvr2-part" in name or "/payloads/" in name]
-    # Only what was in work when the driver stopped was begun again.
-    assert len(restorers.traces()) <= summary["segments"] + 2
+        store.get(f"{bucket}/out", str(tmp_path / "out"), recursive=True)
+        assert digests(tmp_path / "out", archive.targets()) == expected
+        lines = store.cat_file(f"{bucket}/out/.seedvr2-ray/quarantine.jsonl").decode().splitlines()
+        assert len(lines) == 5 and all(any(name in line for line in lines) for name in archive.bad)
+        assert not [name for name in store.find(f"{bucket}/out") if "seedvr2-part" in name or "/payloads/" in name]
+        # Only what was in work at one of the three blows was begun again: two restorers at most, each time.
+        assert len(restorers.traces()) <= summary["segments"] + 3 * 2
 
-    # A source that is replaced is restored again; the others are not.
-    store.pipe_file(f"{bucket}/in/{archive.good[1]}", (archive.folder / archive.good[2]).read_bytes())
-    changed = run_bulk(replace(request, overwrite=True), Quiet())
-    assert changed["files"] == {"published": 1, "skipped": 24, "quarantined": 5}
+        # A source that is replaced is restored again; the others are not.
+        store.pipe_file(f"{bucket}/in/{archive.good[1]}", (archive.folder / archive.good[2]).read_bytes())
+        changed = run_bulk(replace(request, overwrite=True), Quiet())
+        assert changed["files"] == {"published": 1, "skipped": 24, "quarantined": 5}
 
 
 def test_missing_buckets_are_refused_before_work_with_the_row_named(bucket: str, tmp_path: Path) -> None:
@@ -101,3 +154,44 @@ def test_missing_buckets_are_refused_before_work_with_the_row_named(bucket: str,
         )
     with pytest.raises(TargetError, match="lies inside the input"):
         normalise(ManifestSource(url=f"{bucket}/in", output=f"{bucket}/in/out", defaults=SETTINGS), f"{bucket}/job")
+
+
+@pytest.fixture
+def closed_bucket(bucket: str, endpoint: str) -> Iterator[str]:
+    """A bucket with a source in it, whose store lets nobody in any more."""
+    publish_bytes(b"x", f"{bucket}/in/a.mp4", overwrite=True)
+    publish_bytes(b"source\n", f"{bucket}/m.csv", overwrite=True)
+
+    def allow(num_requests: str) -> None:
+        headers = {"Content-Type": "text/plain"}
+        body = num_requests.encode()
+        urllib.request.urlopen(
+            urllib.request.Request(f"{endpoint}/moto-api/reset-auth", data=body, headers=headers, method="POST")
+        ).close()
+
+    allow("0")
+    fsspec.filesystem("s3").invalidate_cache()
+    yield bucket
+    allow("inf")
+
+
+def test_buckets_that_may_not_be_read_or_written_are_refused_before_work_with_the_row_named(
+    closed_bucket: str, tmp_path: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.mp4").write_bytes(b"x")
+    (tmp_path / "m.csv").write_text(f"source\n{closed_bucket}/in/a.mp4\n")
+    here = str(tmp_path / "out")
+
+    def check(url: str, output: str) -> None:
+        require_source(url)
+        normalise(ManifestSource(url=url, output=output, defaults=SETTINGS), str(tmp_path / "job"))
+
+    with pytest.raises(InputError, match=r"m.csv line 2: no permission to read s3://\S+/in/a.mp4: .*credentials"):
+        check(str(tmp_path / "m.csv"), here)
+    with pytest.raises(InputError, match=r"no permission to read s3://\S+/m.csv: .*credentials"):
+        check(f"{closed_bucket}/m.csv", here)
+    with pytest.raises(InputError, match=r"no permission to read s3://\S+/in: InvalidAccessKeyId; .*credentials"):
+        check(f"{closed_bucket}/in", here)
+    with pytest.raises(TargetError, match=r"a.mp4: no permission to write s3://\S+: InvalidAccessKeyId; .*credentials"):
+        check(str(tmp_path / "in"), f"{closed_bucket}/out")

@@ -35,6 +35,9 @@ def test_work_is_stuck_only_after_nobody_gave_a_sign_for_long(scene: Scene) -> N
     assert not scene.watch.is_stuck()
     scene.passes(2)
     assert scene.watch.is_stuck()
+    assert not scene.watch.is_stuck(times=2)
+    scene.passes(PATIENCE)
+    assert scene.watch.is_stuck(times=2)
 
 
 def test_what_comes_in_or_is_finished_is_a_sign(scene: Scene) -> None:

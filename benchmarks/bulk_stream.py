@@ -1,0 +1,196 @@
+"""What the driver of a bulk job holds while the rows of a large archive stream past it.
+
+    python -m benchmarks.bulk_stream --rows 100000
+
+Everything that the driver does is real: Ray Data's executor, the feed, the films in flight, the outcomes on disk. Cheap
+are only the rows, which come from one film that is planned once, and those who work on them: nothing is read, restored
+or published. Every row is a film of its own with one segment, so each is planned, restored, finished and published as
+far as the driver can tell. The driver's memory after a tenth of the rows is compared with that at the end.
+"""
+
+import argparse
+import gc
+import json
+import os
+import pickle
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+import pyarrow
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+
+from benchmarks.bulk import EQUAL_SEGMENTS, SEGMENT_FRAMES, make_film
+from benchmarks.machine import describe_machine, results_folder
+from seedvr2_ray.batch.cluster import SettledPool
+from seedvr2_ray.batch.feed import Feed
+from seedvr2_ray.batch.films import Film, FilmOutcome, plan_film
+from seedvr2_ray.batch.finishing import PartOrder
+from seedvr2_ray.batch.job import Job
+from seedvr2_ray.batch.manifest import ManifestRow
+from seedvr2_ray.batch.normalise import Shard
+from seedvr2_ray.batch.outcomes import OutcomeLog
+from seedvr2_ray.batch.pipeline import configure, shards_dataset
+from seedvr2_ray.batch.rows import (
+    FilmsRow,
+    SegmentResult,
+    SegmentRow,
+    from_payload,
+    result_columns,
+    take_turns,
+    to_columns,
+)
+from seedvr2_ray.batch.tracker import FilmsInFlight, Order
+from seedvr2_ray.restoration.lanczos import LANCZOS
+
+ROWS_OF_A_SHARD = 1000
+GROWTH_LIMIT_MIB = 200.0
+
+
+def plan_one_film(folder: Path) -> Film:
+    """Plan a film of one segment."""
+    source = folder / "film.mp4"
+    make_film(source, SEGMENT_FRAMES, (64, 48), seed=0)
+    job = Job(folder=str(folder / "job"), run="stream", scratch=str(folder / "scratch"))
+    row = ManifestRow(number=0, where="row", source=str(source), target=f"{folder}/out.mp4", settings=EQUAL_SEGMENTS)
+    film = plan_film(row, job, LANCZOS)
+    assert isinstance(film, Film) and len(film.plan.segments) == 1, film
+    return film
+
+
+def copies_of_film(shard: Shard, film: bytes) -> Iterator[dict[str, Any]]:
+    """Yield a row for every film of a shard, as planning does."""
+    template: Film = pickle.loads(film)
+    first = int(shard.url)
+    numbers = range(first, first + shard.num_rows)
+    films = (replace(template, row=replace(template.row, number=number, where=f"row {number}")) for number in numbers)
+    for described in take_turns(films):
+        yield to_columns(described)
+
+
+class Echo:
+    """Says of every segment that it is restored."""
+
+    def __call__(self, batch: pyarrow.Table) -> pyarrow.Table:
+        """Answer at once."""
+        rows = [from_payload(payload) for payload in batch.column("payload").to_pylist()]
+        return pyarrow.table(result_columns([self._answer(row) for row in rows]))
+
+    def _answer(self, row: SegmentRow | FilmsRow) -> SegmentResult | FilmsRow:
+        if isinstance(row, FilmsRow):
+            return row
+        return SegmentResult(
+            film_number=row.film_number,
+            index=row.segment.index,
+            address=row.segment.address,
+            state="restored",
+            num_frames=row.segment.num_frames,
+            seconds=0.0,
+            film=row.film,
+        )
+
+
+def stream(film: Film, num_rows: int, folder: Path) -> Iterator[int]:
+    """Drive an archive of so many films; yield how many are settled, whenever that changes."""
+    in_flight = FilmsInFlight(num_rows)
+    log = OutcomeLog(folder, f"{folder}/published.jsonl")
+    starts = range(0, num_rows, ROWS_OF_A_SHARD)
+    shards = [Shard(url=str(at), model="lanczos", num_rows=min(ROWS_OF_A_SHARD, num_rows - at)) for at in starts]
+    pool = SettledPool(min_size=1, max_size=1, num_gpus=0, num_cpus=1.0, task_cpus=0.5, num_tasks=1, num_planners=1)
+    configure(DataContext.get_current())
+    dataset = shards_dataset(shards, copies_of_film, pool, film=pickle.dumps(film)).map_batches(
+        Echo,
+        batch_size=1,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(size=1, max_tasks_in_flight_per_actor=1),
+        num_cpus=1,
+    )
+    num_settled = 0
+    with Feed(dataset) as feed:
+        while not feed.is_over:
+            for item in feed.take(0.2):
+                orders = in_flight.take_films(item) if isinstance(item, FilmsRow) else in_flight.take_result(item)
+                _carry_out(orders, in_flight)
+                for outcome in in_flight.take_outcomes():
+                    log.add(outcome)
+                    num_settled += 1
+                    yield num_settled
+    log.close()
+    assert in_flight.num_open == 0, f"{in_flight.num_open} rows were lost"
+
+
+def _carry_out(orders: Iterable[Order], in_flight: FilmsInFlight) -> None:
+    for order in orders:
+        if isinstance(order, PartOrder):
+            _carry_out(in_flight.take_part(order, None), in_flight)
+            continue
+        row = order.row
+        in_flight.take_published(
+            order,
+            FilmOutcome(number=row.number, where=row.where, source=row.source, target=row.target, state="published"),
+        )
+
+
+def resident_mib() -> float:
+    """Return what this process holds now."""
+    gc.collect()
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def measure(num_rows: int) -> dict[str, Any]:
+    """Stream an archive and note the driver's memory at every twentieth of it."""
+    samples: list[tuple[int, float]] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        film = plan_one_film(Path(scratch))
+        ray.init(
+            address="local", num_cpus=2, include_dashboard=False, object_store_memory=150 << 20, log_to_driver=False
+        )
+        try:
+            began = time.monotonic()
+            for num_settled in stream(film, num_rows, Path(scratch)):
+                if num_settled % max(1, num_rows // 20) == 0:
+                    samples.append((num_settled, round(resident_mib(), 1)))
+                    print(f"{num_settled} rows, {samples[-1][1]:.0f} MiB", flush=True)
+            seconds = time.monotonic() - began
+        finally:
+            ray.shutdown()
+    early = samples[1][1]
+    return {
+        "rows": num_rows,
+        "bytes_per_row": len(pickle.dumps(film)),
+        "rows_per_second": round(num_rows / seconds, 1),
+        "driver_mib_at_rows": samples,
+        "driver_growth_mib_after_a_tenth": round(samples[-1][1] - early, 1),
+    }
+
+
+def main() -> int:
+    """Measure, write; fail when the driver grows with the archive."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=20_000)
+    arguments = parser.parse_args()
+    os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
+    results = {
+        "machine": describe_machine(),
+        **measure(arguments.rows),
+        "load_average": round(os.getloadavg()[2], 1),
+        "growth_limit_mib": GROWTH_LIMIT_MIB,
+    }
+    (results_folder() / "bulk_stream.json").write_text(json.dumps(results, indent=1) + "\n")
+    print(json.dumps({key: value for key, value in results.items() if key != "driver_mib_at_rows"}))
+    is_met = results["driver_growth_mib_after_a_tenth"] <= GROWTH_LIMIT_MIB
+    print("limit met" if is_met else "LIMIT MISSED")
+    return 0 if is_met else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
