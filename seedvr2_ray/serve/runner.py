@@ -74,8 +74,9 @@ class JobRunner:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._has_news = asyncio.Event()
         self._is_draining = False
-        self.renewed_at = time.monotonic()
-        """When the database last confirmed the claims."""
+        self._renewed_at = time.monotonic()
+        self.looked_at = time.monotonic()
+        """When this runner last looked at its claims, whether the database answered or not."""
 
     @property
     def num_active(self) -> int:
@@ -176,6 +177,7 @@ class JobRunner:
 
     async def _renew(self) -> None:
         """Hold the claims, and act on what became of them."""
+        self.looked_at = time.monotonic()
         asked = dict(self._runs)
         fences = {job_id: run.fence for job_id, run in asked.items()}
         try:
@@ -184,12 +186,12 @@ class JobRunner:
             )
         except StorageError as error:
             _log.warning("claims cannot be renewed now: %s", error)
-            if time.monotonic() - self.renewed_at > self._lease_seconds:
+            if time.monotonic() - self._renewed_at > self._lease_seconds:
                 # Somebody else may have them by now; whoever does is told nothing by us.
                 for run in asked.values():
                     run.drop()
             return
-        self.renewed_at = time.monotonic()
+        self._renewed_at = time.monotonic()
         for job_id in renewal.lost:
             asked[job_id].drop()
         for job_id in renewal.cancelled:

@@ -153,7 +153,7 @@ def deploy(
     *,
     database_url: str | None = None,
     num_replicas: int = 1,
-    limits: Limits = Limits(),
+    limits: Limits | None = None,
     lease_seconds: float = 1.0,
     **config: Any,
 ) -> Deployment:
@@ -166,7 +166,7 @@ def deploy(
             data=site.data,
             models={"lanczos": ModelPool(max_replicas=num_replicas)},
             default_model="lanczos",
-            limits=limits,
+            limits=limits or Limits(),
             lease_seconds=lease_seconds,
             **config,
         ),

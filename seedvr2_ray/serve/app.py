@@ -1,0 +1,198 @@
+"""The application that Ray Serve runs: ``serve run serve_config.yaml``, or ``seedvr2_ray.serve.app:build``.
+
+The only module of the service that reads the environment: secrets and the database's address come from there.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ray import serve
+from ray.serve import Application
+
+from seedvr2_ray.errors import DeploymentError
+from seedvr2_ray.models.catalogue import find_entry
+from seedvr2_ray.models.weights import WeightsSource
+from seedvr2_ray.restoration.load import CatalogueRestorers, LoadOptions, RestorerSource
+from seedvr2_ray.serve.config import ModelPool, ServiceConfig
+from seedvr2_ray.serve.deployments import DRAIN_SECONDS, Ingress, RunnerReplica, Wiring
+from seedvr2_ray.serve.finisher import Finisher
+from seedvr2_ray.serve.replica import RestorerReplica
+from seedvr2_ray.serve.secrets import read_secrets
+from seedvr2_ray.serve.work import Site
+from seedvr2_ray.storage.location import is_local
+from seedvr2_ray.storage.sources import default_scratch
+
+_INGRESS_CPUS = 0.1
+_RUNNER_CPUS = 0.1
+_FINISHER_CPUS = 0.25
+"""Reserved, not used up: two cores must be enough to try everything."""
+_HEALTH = {"health_check_period_s": 5.0, "health_check_timeout_s": 30.0}
+_QUICK_LOOPS = {"graceful_shutdown_wait_loop_s": 0.2}
+
+
+def build(args: ServiceConfig) -> Application:
+    """Build the deployments of one service.
+
+    Environment: ``SEEDVR2_DATABASE_URL`` and ``SEEDVR2_AUTH`` take the place of what the file says; secrets are read by
+    :func:`seedvr2_ray.serve.secrets.read_secrets`.
+
+    Args:
+        args: of the application in ``serve_config.yaml``.
+
+    Raises:
+        DeploymentError: they do not go together.
+    """
+    return build_with(args, os.environ)
+
+
+def build_with(
+    config: ServiceConfig, environ: Mapping[str, str], restorers: RestorerSource | None = None
+) -> Application:
+    """Build as :func:`build` does, in another environment.
+
+    Args:
+        config: of the service.
+        environ: what stands in for the environment.
+        restorers: where replicas get their models; by default from the catalogue.
+    """
+    config = settle(config, environ)
+    options = LoadOptions(
+        weights=WeightsSource(
+            weights_dir=None if config.weights_dir is None else Path(config.weights_dir),
+            mirror_url=config.weights_mirror,
+        )
+    )
+    site = Site(
+        data=config.data,
+        scratch=config.scratch or default_scratch(),
+        restorers=restorers or CatalogueRestorers(options),
+    )
+    assert config.database_url is not None, "settled"
+    wiring = Wiring(config=config, secrets=read_secrets(environ), database_url=config.database_url, site=site)
+    finisher = _finisher(config, site)
+    pools = {model: _restorer(model, pool, config, site) for model, pool in config.models.items()}
+    runner = (
+        serve.deployment(RunnerReplica)
+        .options(
+            name="runner",
+            ray_actor_options={"num_cpus": _RUNNER_CPUS},
+            max_ongoing_requests=100,
+            graceful_shutdown_timeout_s=3 * DRAIN_SECONDS,
+            **_HEALTH,
+            **_QUICK_LOOPS,
+        )
+        .bind(wiring, finisher, pools)
+    )
+    ingress = serve.deployment(Ingress).options(
+        name="api",
+        num_replicas=config.num_ingress_replicas,
+        ray_actor_options={"num_cpus": _INGRESS_CPUS},
+        # Event streams and uploads stay open for long; what is too much is refused with a reason by the service.
+        max_ongoing_requests=1000,
+        **_HEALTH,
+        **_QUICK_LOOPS,
+    )
+    application: Application = ingress.bind(wiring, runner)
+    return application
+
+
+def settle(config: ServiceConfig, environ: Mapping[str, str]) -> ServiceConfig:
+    """Decide what the file leaves open, and refuse what cannot work, before anything is started.
+
+    Raises:
+        DeploymentError: the configuration contradicts itself.
+    """
+    changes: dict[str, Any] = {}
+    if is_local(config.data):
+        # Replicas run in folders of Ray's own.
+        changes["data"] = str(Path(config.data.removeprefix("file://")).absolute())
+    database_url = environ.get("SEEDVR2_DATABASE_URL") or config.database_url
+    if database_url is None:
+        if not is_local(config.data):
+            raise DeploymentError(
+                f"data lies at {config.data}, where SQLite cannot keep its file; name a database in "
+                "SEEDVR2_DATABASE_URL, such as postgresql://user:password@host/name"
+            )
+        database_url = f"sqlite:///{changes['data']}/service.db"
+    changes["database_url"] = database_url
+    auth = environ.get("SEEDVR2_AUTH")
+    if auth:
+        changes["auth"] = tuple(part.strip() for part in auth.split(",") if part.strip())
+    # Validated once more: what the environment says must be as right as what the file says.
+    settled = ServiceConfig.model_validate({**config.model_dump(), **changes})
+    _require_models(settled)
+    return settled
+
+
+def _require_models(config: ServiceConfig) -> None:
+    for name, pool in config.models.items():
+        find_entry(name)
+        if pool.gang_size != 1:
+            raise DeploymentError(
+                f"model {name} asks for gangs of {pool.gang_size} devices; this version restores each segment on one: "
+                "leave gang_size at 1 and raise max_replicas"
+            )
+        if pool.max_replicas < max(1, pool.min_replicas):
+            raise DeploymentError(
+                f"model {name} has max_replicas {pool.max_replicas}, below 1 or its min_replicas {pool.min_replicas}"
+            )
+    if config.default_model not in config.models:
+        raise DeploymentError(
+            f"default_model is {config.default_model} and the models are {', '.join(sorted(config.models))}; "
+            "name one of them"
+        )
+
+
+def _finisher(config: ServiceConfig, site: Site) -> Application:
+    application: Application = (
+        serve.deployment(Finisher)
+        .options(
+            name="finisher",
+            ray_actor_options={"num_cpus": _FINISHER_CPUS},
+            max_ongoing_requests=2,
+            autoscaling_config={
+                "min_replicas": 1,
+                "max_replicas": max(1, config.num_finishers),
+                "target_ongoing_requests": 1,
+                "upscale_delay_s": 2.0,
+                "downscale_delay_s": 60.0,
+            },
+            graceful_shutdown_timeout_s=config.limits.stall_seconds,
+            **_HEALTH,
+            **_QUICK_LOOPS,
+        )
+        .bind(site)
+    )
+    return application
+
+
+def _restorer(model: str, pool: ModelPool, config: ServiceConfig, site: Site) -> Application:
+    application: Application = (
+        serve.deployment(RestorerReplica)
+        .options(
+            name=f"restorer-{model}",
+            ray_actor_options={"num_cpus": pool.num_cpus, "num_gpus": pool.num_gpus},
+            # A model works on one segment at a time; what waits, waits where the runner can still take it back.
+            max_ongoing_requests=1,
+            autoscaling_config={
+                "min_replicas": pool.min_replicas,
+                "max_replicas": pool.max_replicas,
+                "target_ongoing_requests": 1,
+                "metrics_interval_s": 1.0,
+                "look_back_period_s": 2.0,
+                "upscale_delay_s": 1.0,
+                "downscale_delay_s": min(60.0, pool.downscale_to_zero_seconds),
+                "downscale_to_zero_delay_s": pool.downscale_to_zero_seconds,
+            },
+            # A replica that is to go finishes its segment first, however long that is planned to take.
+            graceful_shutdown_timeout_s=config.limits.stall_seconds + 60.0,
+            # The old replica goes before the new one comes: there may be no second device.
+            max_surge_percent=0,
+            **_HEALTH,
+            **_QUICK_LOOPS,
+        )
+        .bind(site, model, config.limits.stall_seconds)
+    )
+    return application

@@ -1,0 +1,124 @@
+"""What runs inside Serve's replicas besides workers: the ingress and the runner. Both hold nothing that matters."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+from fastapi import FastAPI
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from seedvr2_ray.serve import upscale
+from seedvr2_ray.serve.api.application import create_api
+from seedvr2_ray.serve.config import Limits, ServiceConfig
+from seedvr2_ray.serve.database import open_database
+from seedvr2_ray.serve.job_store import JobStore
+from seedvr2_ray.serve.page import page_router
+from seedvr2_ray.serve.ray_workers import RayWorkers
+from seedvr2_ray.serve.runner import JobRunner
+from seedvr2_ray.serve.runpod import routes as runpod
+from seedvr2_ray.serve.secrets import Secrets
+from seedvr2_ray.serve.service import Service
+from seedvr2_ray.serve.usage_store import UsageStore
+from seedvr2_ray.serve.work import Site
+
+_log = logging.getLogger(__name__)
+
+DRAIN_SECONDS = 20.0
+"""How long a runner that is replaced lets replicas finish the segments they are at."""
+_MOST_MISSED_LEASES = 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wiring:
+    """What a replica must know of its deployment."""
+
+    config: ServiceConfig
+    secrets: Secrets
+    database_url: str
+    site: Site
+
+
+def changed_limits(limits: Limits, user_config: Mapping[str, Any]) -> Limits:
+    """Return limits with those that a deployment's ``user_config`` names changed; unknown names are refused."""
+    return Limits.model_validate({**limits.model_dump(), **user_config.get("limits", {})})
+
+
+@serve.ingress()
+class Ingress:
+    """The HTTP application in a replica."""
+
+    async def __init__(self, wiring: Wiring, runner: DeploymentHandle[Any]) -> None:
+        """Connect to the database; bring it up to date if this is the first to see it."""
+        database = await asyncio.to_thread(open_database, wiring.database_url)
+
+        async def wake() -> None:
+            # Not waited for: a runner that polls finds the job as well.
+            with contextlib.suppress(Exception):
+                runner.wake.remote()
+
+        self._limits = wiring.config.limits
+        self._service = Service(wiring.config, wiring.secrets, database, wake=wake)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Build the application after the constructor."""
+        return create_api(self._service, routers=[runpod.router, upscale.router, page_router()])
+
+    def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Take new limits while requests run."""
+        self._service.replace_limits(changed_limits(self._limits, user_config))
+
+
+class RunnerReplica:
+    """A :class:`JobRunner` at work for as long as the replica lives."""
+
+    async def __init__(
+        self, wiring: Wiring, finisher: DeploymentHandle[Any], restorers: Mapping[str, DeploymentHandle[Any]]
+    ) -> None:
+        """Connect to the database and begin to claim jobs."""
+        database = await asyncio.to_thread(open_database, wiring.database_url)
+        self._config = wiring.config
+        self._runner = JobRunner(
+            f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}",
+            wiring.config,
+            JobStore(database),
+            UsageStore(database),
+            wiring.site.results,
+            RayWorkers(wiring.site.data, finisher, restorers),
+        )
+        self._work = asyncio.create_task(self._runner.run(), name="runner")
+
+    def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Take new limits while jobs run."""
+        self._runner.replace_limits(changed_limits(self._config.limits, user_config))
+
+    async def wake(self) -> None:
+        """Look for jobs at once."""
+        self._runner.wake()
+
+    async def check_health(self) -> None:
+        """Fail when only a new process helps.
+
+        Raises:
+            RuntimeError: the runner has ended, or its event loop has not come round for long.
+        """
+        if self._work.done():
+            raise RuntimeError(f"the runner has ended: {self._work}")
+        silence = time.monotonic() - self._runner.looked_at
+        if silence > _MOST_MISSED_LEASES * self._config.lease_seconds:
+            raise RuntimeError(f"the runner has not looked at its claims for {silence:.0f} s")
+
+    async def __del__(self) -> None:
+        """Give the jobs back before the replica goes: on scaling down, on updates and at the end of the service."""
+        runner = getattr(self, "_runner", None)
+        if runner is None:
+            return
+        await runner.drain(grace_seconds=DRAIN_SECONDS)
+        await asyncio.wait([self._work], timeout=DRAIN_SECONDS)

@@ -1,0 +1,42 @@
+"""The CPU work behind a Serve handle: probing, planning, finishing parts, publishing, stills. No Ray in it."""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+from seedvr2_ray.serve import work
+from seedvr2_ray.serve.inspection import shared_inspector
+from seedvr2_ray.serve.jobs import ResultInfo
+from seedvr2_ray.serve.work import Site
+from seedvr2_ray.serve.workers import PartOrder, PreparedJob, PrepareOrder, PreviewOrder, PublishOrder
+
+Result = TypeVar("Result")
+
+
+class Finisher:
+    """Does one or a few of these at a time in threads; holds nothing between them."""
+
+    def __init__(self, site: Site) -> None:
+        """Start the process that looks at files, so that the first job need not wait for it."""
+        self._site = site
+        shared_inspector().start()
+
+    async def prepare(self, order: PrepareOrder) -> PreparedJob:
+        """Fetch, look, plan."""
+        return await self._run(partial(work.prepare, self._site, order))
+
+    async def finish(self, order: PartOrder) -> None:
+        """Finish one part."""
+        await self._run(partial(work.finish, self._site, order))
+
+    async def publish(self, order: PublishOrder) -> ResultInfo:
+        """Join and publish."""
+        return await self._run(partial(work.publish_result, self._site, order))
+
+    async def preview(self, order: PreviewOrder) -> bool:
+        """Make stills."""
+        return await self._run(partial(work.preview, self._site, order))
+
+    async def _run(self, function: Callable[[], Result]) -> Result:
+        return await asyncio.to_thread(function)

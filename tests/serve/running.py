@@ -1,0 +1,217 @@
+"""A really running service for tests: Ray and Serve in a process of their own, over HTTP on loopback.
+
+The whole of it can be killed and started again on the same data, as a machine that loses its power is.
+"""
+
+import contextlib
+import os
+import pickle
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from seedvr2_ray.restoration.load import RestorerSource
+from seedvr2_ray.serve.config import ModelPool, ServiceConfig
+
+_ROOT = Path(__file__).parents[2]
+_START_SECONDS = 180.0
+_STOP_SECONDS = 60.0
+APP_NAME = "seedvr2"
+
+DEFAULT_MODELS = {"lanczos": ModelPool(num_cpus=0.2, min_replicas=1)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServicePlan:
+    """What the process is told. Pickled to it."""
+
+    config: ServiceConfig
+    port: int
+    num_cpus: float
+    environ: Mapping[str, str]
+    restorers: RestorerSource | None = None
+
+
+@dataclass
+class RunningService:
+    """A service that answers at ``base_url``, until it is stopped or killed."""
+
+    plan: ServicePlan
+    folder: Path
+    process: subprocess.Popen[bytes] | None = None
+    _ray_folder: str = ""
+    log: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.log = self.folder / "service.log"
+
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self.plan.port}"
+
+    def client(self, **options: Any) -> httpx.Client:
+        """A client whose patience is that of a busy machine."""
+        return httpx.Client(base_url=self.base_url, **{"timeout": 60.0, **options})
+
+    def start(self) -> None:
+        """Start Ray and the service, and wait until it is ready."""
+        assert self.process is None, "it runs already"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        order = self.folder / "service.pickle"
+        order.write_bytes(pickle.dumps(self.plan))
+        # Ray's sockets need a short path.
+        self._ray_folder = tempfile.mkdtemp(prefix="sv", dir="/tmp")
+        environ = {
+            **os.environ,
+            "RAY_AUTH_MODE": "disabled",
+            "RAY_ENABLE_AUTO_CONNECT": "0",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "OMP_NUM_THREADS": "1",
+            **self.plan.environ,
+        }
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tests.serve.serve_process", str(order), self._ray_folder],
+                cwd=_ROOT,
+                env=environ,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.wait_for(self._is_ready, _START_SECONDS, "the service does not become ready")
+
+    def stop(self) -> None:
+        """End it as an operator does: replicas drain, jobs are given back."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(_STOP_SECONDS)
+        self.kill()
+
+    def kill(self) -> None:
+        """End every process of it at once, as a power cut does."""
+        if self.process is None:
+            return
+        # Stopped first, so that none of them can start another one or notice that its parent is gone.
+        killed: set[int] = set()
+        for _ in range(5):
+            family = [pid for pid in descendants(self.process.pid) if pid not in killed]
+            if not family:
+                break
+            for signal_number in (signal.SIGSTOP, signal.SIGKILL):
+                for pid in family:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal_number)
+            killed.update(family)
+        self.process.wait()
+        self.process = None
+        shutil.rmtree(self._ray_folder, ignore_errors=True)
+
+    def pids_of(self, deployment: str) -> list[int]:
+        """Return the processes of a deployment's replicas: ``api``, ``runner``, ``finisher``, ``restorer-lanczos``."""
+        assert self.process is not None
+        title = f"ServeReplica:{APP_NAME}:{deployment}"
+        return [pid for pid in descendants(self.process.pid) if title in _command_line(pid)]
+
+    def wait_for(self, condition: Callable[[], bool], seconds: float, what: str) -> None:
+        """Wait until something is true; fail with the end of the log when it never is."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            is_over = self.process is not None and self.process.poll() is not None
+            if is_over or time.monotonic() > deadline:
+                end = self.log.read_text(errors="replace")[-4000:]
+                raise AssertionError(f"{what}{' (its process has ended)' if is_over else ''}:\n{end}")
+            time.sleep(0.1)
+
+    def _is_ready(self) -> bool:
+        try:
+            return httpx.get(f"{self.base_url}/readyz", timeout=5).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+
+@contextmanager
+def start_service(
+    folder: Path,
+    *,
+    database_url: str | None = None,
+    models: Mapping[str, ModelPool] = DEFAULT_MODELS,
+    restorers: RestorerSource | None = None,
+    num_cpus: float = 4,
+    environ: Mapping[str, str] | None = None,
+    **config: Any,
+) -> Iterator[RunningService]:
+    """Start a service in a folder, wait until it is ready, and end whatever is left of it afterwards.
+
+    Args:
+        folder: of its data and log; the same folder again is the same service after a restart.
+        database_url: by default SQLite in the folder.
+        models: deployments of restorers.
+        restorers: where those get their models; by default from the catalogue. Pickled.
+        num_cpus: that Ray believes to have.
+        environ: more variables of its environment.
+        config: more fields of :class:`ServiceConfig`; ``auth`` is ``none`` unless given.
+    """
+    values = {"auth": ("none",), "default_model": next(iter(models)), "lease_seconds": 3.0, **config}
+    plan = ServicePlan(
+        config=ServiceConfig(
+            data=str(folder / "data"),
+            scratch=str(folder / "scratch"),
+            database_url=database_url,
+            models=dict(models),
+            **values,
+        ),
+        port=_free_port(),
+        num_cpus=num_cpus,
+        environ=dict(environ or {}),
+        restorers=restorers,
+    )
+    service = RunningService(plan, folder)
+    try:
+        service.start()
+        yield service
+    finally:
+        service.kill()
+
+
+def descendants(pid: int) -> list[int]:
+    """Return a process and all that descend from it, and are not dead."""
+    children: dict[int, list[int]] = {}
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdecimal():
+            continue
+        with contextlib.suppress(OSError):
+            # The name may hold anything, so what follows it is read from its end.
+            state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
+            if state != "Z":
+                children.setdefault(int(parent), []).append(int(folder.name))
+    found, waiting = [], [pid]
+    while waiting:
+        one = waiting.pop()
+        found.append(one)
+        waiting += children.get(one, [])
+    return [one for one in found if Path(f"/proc/{one}").exists()]
+
+
+def _command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
