@@ -1,0 +1,212 @@
+// <compare-view>: before and after at one place, divided by a handle. Pictures, or two films that play together.
+
+import { element, icon, setText } from "./dom.js";
+import { clock, t } from "./language.js";
+
+const STEP = 2;
+const BIG_STEP = 10;
+/** Two films further apart than this are put together at once; below, the one behind runs a little faster. */
+const FAR_SECONDS = 0.25;
+
+export class CompareView extends HTMLElement {
+  #split = 50;
+  #stage = element("div", { class: "stage" });
+  #grip = element("div", { class: "grip", role: "slider", tabindex: "0", "aria-valuemin": 0, "aria-valuemax": 100, "aria-orientation": "horizontal" }, icon("chevron"), icon("chevron"));
+  #labels = { before: element("span", { class: "side left" }), after: element("span", { class: "side right" }) };
+  #controls = {};
+  /** @type {HTMLElement | null} */
+  #foot = null;
+  #pacing = 0;
+  /** @type {HTMLImageElement | HTMLVideoElement} */
+  before;
+  /** @type {HTMLImageElement | HTMLVideoElement} */
+  after;
+
+  /**
+   * Show two pictures or two films.
+   * @param {{kind: "image" | "video", before: string, after: string}} sides
+   * @returns {Promise<void>} rejected when one of them cannot be shown
+   */
+  async show({ kind, before, after }) {
+    this.#pause();
+    this.before = media(kind, before, "before");
+    this.after = media(kind, after, "after");
+    const divider = element("div", { class: "divider" }, this.#grip);
+    this.#stage.replaceChildren(this.before, this.after, this.#labels.before, this.#labels.after, divider);
+    this.#listen();
+    this.replaceChildren(this.#stage);
+    this.#foot = kind === "video" ? this.#player() : this.#plainFoot();
+    this.append(this.#foot);
+    this.speak();
+    this.#move(this.#split);
+    await Promise.all([ready(this.before), ready(this.after)]);
+    const { videoWidth, videoHeight, naturalWidth, naturalHeight } = /** @type {any} */ (this.after);
+    this.#stage.style.aspectRatio = `${videoWidth ?? naturalWidth} / ${videoHeight ?? naturalHeight}`;
+    if (kind === "video") this.#tick();
+  }
+
+  /** Say everything again in the language that is spoken now. */
+  speak() {
+    this.#labels.before.textContent = t("compare.before");
+    this.#labels.after.textContent = t("compare.after");
+    this.#grip.setAttribute("aria-label", t("compare.slider"));
+    if (this.before instanceof HTMLImageElement) {
+      this.before.alt = t("compare.before_alt");
+      this.after.setAttribute("alt", t("compare.after_alt"));
+    }
+    this.#controls.seek?.setAttribute("aria-label", t("compare.seek"));
+    this.#controls.full?.setAttribute("aria-label", t("compare.full"));
+    this.#sayState();
+    this.#sayValue();
+  }
+
+  disconnectedCallback() {
+    this.#pause();
+  }
+
+  #move(percent) {
+    this.#split = Math.min(100, Math.max(0, percent));
+    this.#stage.style.setProperty("--split", `${this.#split}%`);
+    this.#labels.before.classList.toggle("covered", this.#split < 12);
+    this.#labels.after.classList.toggle("covered", this.#split > 88);
+    this.#sayValue();
+  }
+
+  #sayValue() {
+    const percent = Math.round(this.#split);
+    this.#grip.setAttribute("aria-valuenow", String(percent));
+    this.#grip.setAttribute("aria-valuetext", t("compare.value", { before: percent, after: 100 - percent }));
+  }
+
+  #listen() {
+    const follow = (event) => {
+      const { left, width } = this.#stage.getBoundingClientRect();
+      this.#move(((event.clientX - left) / width) * 100);
+    };
+    this.#stage.onpointerdown = (event) => {
+      if (event.button !== 0) return;
+      this.#stage.setPointerCapture(event.pointerId);
+      this.#stage.onpointermove = follow;
+      follow(event);
+      this.#grip.focus({ preventScroll: true, focusVisible: false });
+      event.preventDefault();
+    };
+    this.#stage.onpointerup = this.#stage.onpointercancel = () => (this.#stage.onpointermove = null);
+    this.#grip.onkeydown = (event) => {
+      const moves = { ArrowLeft: -STEP, ArrowDown: -STEP, ArrowRight: STEP, ArrowUp: STEP, PageDown: -BIG_STEP, PageUp: BIG_STEP, Home: -100, End: 100 };
+      if (event.key === " " && this.after instanceof HTMLVideoElement) this.#toggle();
+      else if (event.key in moves) this.#move(this.#split + moves[event.key]);
+      else return;
+      event.preventDefault();
+    };
+  }
+
+  #fullButton() {
+    const full = element("button", { type: "button", class: "quiet small square", on: { click: () => this.#toggleFull() } }, icon("full"));
+    full.hidden = !document.fullscreenEnabled;
+    return full;
+  }
+
+  #plainFoot() {
+    const full = this.#fullButton();
+    this.#controls = { full };
+    return element("div", { class: "compare-foot" }, element("p", { class: "hint", "data-t": "compare.hint", text: t("compare.hint") }), full);
+  }
+
+  #player() {
+    const after = /** @type {HTMLVideoElement} */ (this.after);
+    const play = element("button", { type: "button", class: "secondary small square", on: { click: () => this.#toggle() } });
+    const seek = /** @type {HTMLInputElement} */ (element("input", { type: "range", min: 0, max: 1000, value: 0, step: 1 }));
+    const time = element("span", { class: "time" });
+    const sound = element("button", { type: "button", class: "quiet small square", on: { click: () => (after.muted = !after.muted) } });
+    this.#controls = { play, seek, time, sound, full: this.#fullButton() };
+    seek.oninput = () => this.seek((Number(seek.value) / 1000) * after.duration);
+    for (const event of ["play", "pause", "ended", "volumechange"]) after.addEventListener(event, () => this.#sayState());
+    for (const event of ["timeupdate", "loadedmetadata", "seeked", "ended"]) after.addEventListener(event, () => this.#tick());
+    return element("div", { class: "player" }, play, seek, time, sound, this.#controls.full);
+  }
+
+  /** Show both films at one moment. @param {number} seconds */
+  seek(seconds) {
+    for (const film of this.#films()) film.currentTime = Math.min(seconds, film.duration || seconds);
+  }
+
+  #films() {
+    return /** @type {HTMLVideoElement[]} */ ([this.before, this.after].filter((side) => side instanceof HTMLVideoElement));
+  }
+
+  async #toggle() {
+    const after = /** @type {HTMLVideoElement} */ (this.after);
+    if (!after.paused) return this.#pause();
+    if (after.ended) this.seek(0);
+    else this.seek(after.currentTime);
+    await Promise.all(this.#films().map((film) => film.play())).catch(() => this.#pause());
+    this.#pace();
+  }
+
+  #pause() {
+    cancelAnimationFrame(this.#pacing);
+    for (const film of this.#films()) film.pause();
+  }
+
+  /** Keep the original beside the result while both play. */
+  #pace() {
+    const before = /** @type {HTMLVideoElement} */ (this.before);
+    const after = /** @type {HTMLVideoElement} */ (this.after);
+    if (after.paused || after.ended) {
+      before.pause();
+      before.currentTime = Math.min(after.currentTime, before.duration);
+      return;
+    }
+    const behind = after.currentTime - before.currentTime;
+    if (Math.abs(behind) > FAR_SECONDS && !before.seeking && !before.ended) before.currentTime = after.currentTime;
+    before.playbackRate = after.playbackRate * (1 + Math.min(0.2, Math.max(-0.2, behind * 2)));
+    this.#tick();
+    this.#pacing = requestAnimationFrame(() => this.#pace());
+  }
+
+  #tick() {
+    const { currentTime, duration } = /** @type {HTMLVideoElement} */ (this.after);
+    if (!duration) return;
+    this.#controls.seek.value = String(Math.round((currentTime / duration) * 1000));
+    const reading = `${clock(currentTime)} / ${clock(duration)}`;
+    this.#controls.seek.setAttribute("aria-valuetext", reading);
+    setText(this.#controls.time, reading);
+  }
+
+  #sayState() {
+    const { play, sound } = this.#controls;
+    if (!play) return;
+    const { paused, ended, muted } = /** @type {HTMLVideoElement} */ (this.after);
+    const isStill = paused || ended;
+    play.replaceChildren(icon(isStill ? "play" : "pause"));
+    play.setAttribute("aria-label", t(isStill ? "compare.play" : "compare.pause"));
+    sound.replaceChildren(icon(muted ? "mute" : "sound"));
+    sound.setAttribute("aria-label", t(muted ? "compare.unmute" : "compare.mute"));
+  }
+
+  #toggleFull() {
+    if (document.fullscreenElement) void document.exitFullscreen();
+    else void this.requestFullscreen();
+  }
+}
+
+function media(kind, source, side) {
+  if (kind === "image") return element("img", { class: side, src: source, draggable: "false" });
+  const film = /** @type {HTMLVideoElement} */ (element("video", { class: side, src: source, playsinline: true, preload: "auto", tabindex: "-1" }));
+  film.muted = true;
+  film.disablePictureInPicture = true;
+  if (side === "before") film.setAttribute("aria-hidden", "true");
+  return film;
+}
+
+function ready(shown) {
+  if (shown instanceof HTMLImageElement) return shown.decode();
+  if (shown.readyState >= HTMLMediaElement.HAVE_CURRENT_DATA) return Promise.resolve();
+  return new Promise((resolve, reject) => {
+    shown.addEventListener("loadeddata", () => (shown.videoWidth ? resolve() : reject(new Error("no picture"))), { once: true });
+    shown.addEventListener("error", () => reject(new Error("not playable")), { once: true });
+  });
+}
+
+customElements.define("compare-view", CompareView);

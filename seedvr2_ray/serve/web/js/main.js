@@ -1,0 +1,170 @@
+// Puts the page together.
+
+import { announce } from "./announce.js";
+import { Api, resolve } from "./api.js";
+import { Composer } from "./composer.js";
+import { byId } from "./dom.js";
+import { JobCard } from "./job-card.js";
+import { firstLanguage, language, LANGUAGES, number, speak, t } from "./language.js";
+import { isFinal, JobFeed } from "./live.js";
+import { keptAs } from "./pending.js";
+import { inOneLine } from "./problem.js";
+import { Session } from "./session.js";
+import { pruneFiles } from "./storage.js";
+
+const ORIGINALS = { most: 12, mostBytes: 1e9 };
+/** Before the first list and between tries to get it, in ms. */
+const PATIENCE_MS = 3000;
+
+await speak(firstLanguage());
+
+const session = new Session();
+const api = new Api(session);
+const feed = new JobFeed(api);
+const composer = new Composer(api);
+/** @type {Map<string, JobCard>} */
+const cards = new Map();
+/** Jobs that were started on this page, with their originals; the first picture of one opens by itself. */
+const started = new Map();
+
+function showJob(job) {
+  let card = cards.get(job.id);
+  if (card) card.update(job);
+  else {
+    const acts = { cancel: (id) => feed.cancel(id), remove: (id) => feed.remove(id) };
+    card = new JobCard(job, acts, started.get(job.id) ?? null);
+    if (started.has(job.id)) card.node.classList.add("arrived");
+    cards.set(job.id, card);
+    place(job, card.node);
+  }
+  const isFirst = ![...cards.values()].some((other) => other.isOpen);
+  if (started.has(job.id) && card.isComparable && !card.wasOffered) {
+    card.wasOffered = true;
+    if (isFirst) void card.toggle();
+  }
+  byId("empty").hidden = cards.size > 0;
+  showTitle();
+}
+
+/** Put a card where its age belongs: newest first. */
+function place(job, node) {
+  const younger = [...feed.jobs.values()].filter((other) => other.created_at < job.created_at && cards.has(other.id));
+  const next = younger.sort((a, b) => b.created_at.localeCompare(a.created_at))[0];
+  byId("jobs").insertBefore(node, next ? cards.get(next.id).node : null);
+}
+
+const told = new Map();
+
+/** Tell of states as they change, not of every frame. */
+function tell({ id, name, state }) {
+  const before = told.get(id);
+  told.set(id, state);
+  if (before !== undefined && before !== state) announce(`${name}: ${t(`state.${state}`)}`);
+}
+
+function showTitle() {
+  const busy = [...feed.jobs.values()].filter((job) => !isFinal(job));
+  const total = busy.reduce((sum, { progress }) => sum + progress.frames_total, 0);
+  const done = busy.reduce((sum, { progress }) => sum + progress.frames_done, 0);
+  document.title = total > 0 ? `${number((done / total) * 100)} % · seedvr2-ray` : "seedvr2-ray";
+}
+
+feed.addEventListener("job", ({ detail }) => {
+  tell(detail);
+  showJob(detail);
+});
+feed.addEventListener("removed", ({ detail: id }) => {
+  const card = cards.get(id);
+  const next = card?.node.nextElementSibling ?? card?.node.previousElementSibling;
+  const hadFocus = card?.node.contains(document.activeElement);
+  card?.close();
+  cards.delete(id);
+  byId("empty").hidden = cards.size > 0;
+  if (hadFocus) (next?.querySelector("button:not([hidden])") ?? byId("jobs-title")).focus();
+});
+feed.addEventListener("reach", () => (byId("offline").hidden = feed.isReachable));
+composer.addEventListener("started", ({ detail: { job, file } }) => {
+  started.set(job.id, file);
+  feed.take(job);
+});
+
+function showLanguage() {
+  const [other] = Object.keys(LANGUAGES).filter((name) => name !== language());
+  const button = byId("language");
+  button.textContent = LANGUAGES[other];
+  button.lang = other;
+  button.onclick = () => speak(other, { keep: true });
+  for (const card of cards.values()) card.update();
+  showTheme();
+  showSession();
+}
+
+const prefersDark = matchMedia("(prefers-color-scheme: dark)");
+const isDark = () => (document.documentElement.dataset.theme ?? (prefersDark.matches ? "dark" : "light")) === "dark";
+
+function showTheme() {
+  byId("theme").setAttribute("aria-label", t(isDark() ? "theme.light" : "theme.dark"));
+}
+
+byId("theme").addEventListener("click", () => {
+  const theme = isDark() ? "light" : "dark";
+  document.documentElement.dataset.theme = theme;
+  try {
+    localStorage.setItem("seedvr2.theme", theme);
+  } catch {
+    // It lasts as long as the page.
+  }
+  showTheme();
+});
+prefersDark.addEventListener("change", showTheme);
+
+let isAsked = false;
+
+function showSession() {
+  const sign = byId("sign");
+  sign.hidden = !isAsked && !session.isSignedIn;
+  sign.querySelector("span").textContent = t(session.isSignedIn ? "sign.out" : "sign.in");
+  sign.onclick = () => {
+    if (!session.isSignedIn) return void begin();
+    session.signOut();
+    location.reload();
+  };
+}
+session.addEventListener("change", showSession);
+
+byId("older").addEventListener("click", async () => {
+  await feed.older().catch(note);
+  byId("older").hidden = feed.cursor === null;
+});
+
+const note = (problem) => (byId("jobs-note").textContent = inOneLine(problem));
+
+/** Read what is there; asks for a key where one is needed, and tries again while the service does not answer. */
+async function begin() {
+  try {
+    await feed.begin();
+  } catch (problem) {
+    isAsked ||= problem.status === 401;
+    showSession();
+    note(problem);
+    if (problem.isPassing) setTimeout(begin, PATIENCE_MS);
+    return;
+  }
+  byId("jobs-note").textContent = "";
+  byId("empty").hidden = cards.size > 0;
+  byId("older").hidden = feed.cursor === null;
+  void composer.resume();
+  const [{ models }] = await Promise.all([api.models().catch(() => ({ models: [] })), readLimits()]);
+  composer.form.offer(models);
+  void pruneFiles({ ...ORIGINALS, spare: (name) => !name.startsWith(keptAs.job("")) });
+}
+
+async function readLimits() {
+  const answer = await fetch(resolve("v1/uploads"), { method: "OPTIONS", headers: session.headers }).catch(() => null);
+  const most = Number(answer?.headers.get("Tus-Max-Size"));
+  if (most > 0) composer.maxBytes = most;
+}
+
+document.addEventListener("language", showLanguage);
+showLanguage();
+await begin();
