@@ -58,7 +58,6 @@ class RestoreAction:
     choice: ModelChoice
     media: str
     """As it stands in the document: base64, or what stands for it."""
-    media_type: str
     res_h: int
     res_w: int
     settings: Mapping[str, Any]
@@ -151,6 +150,7 @@ def parse_restore(given: Mapping[str, Any], config: ServiceConfig) -> RestoreAct
         raise ActionError("No video data provided")
     if not isinstance(media, str):
         raise ActionError(f"Invalid base64 video data: it is no string but {type(media).__name__}")
+    # What the media are is seen from their bytes; the field is checked only so that a misspelling is not swallowed.
     media_type = given.get("media_type", "auto")
     if media_type not in MEDIA_TYPES:
         raise ActionError(f"media_type must be one of {', '.join(MEDIA_TYPES)}; got {media_type!r}")
@@ -160,7 +160,6 @@ def parse_restore(given: Mapping[str, Any], config: ServiceConfig) -> RestoreAct
     return RestoreAction(
         choice=choice,
         media=media,
-        media_type=media_type,
         res_h=res_h,
         res_w=res_w,
         settings={

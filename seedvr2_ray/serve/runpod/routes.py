@@ -130,8 +130,7 @@ async def read_stream(
     if output is not None:
         return JSONResponse({"id": request_id, "status": answered_at_once(output)["status"], "stream": []})
     job = await service.get(caller, usable_id(request_id))
-    items = [stream_item(job)] if _told_by(request).is_news(job.id, job.version) else []
-    return JSONResponse({"id": job.id, "status": stream_status(job), "stream": items})
+    return JSONResponse({"id": job.id, "status": stream_status(job), "stream": _told_by(request).news(job)})
 
 
 @router.post("/cancel/{request_id}")
@@ -276,21 +275,22 @@ async def _waiting(
 
 
 class _Told:
-    """What this process has streamed of each job: as with RunPod, every item is given once.
+    """What this process has streamed of each job last: as with RunPod, every item is given once.
 
     Another ingress replica may give an item again; the job itself says when the stream ends.
     """
 
     def __init__(self) -> None:
-        self._versions: OrderedDict[str, int] = OrderedDict()
+        self._items: OrderedDict[str, dict[str, Any]] = OrderedDict()
 
-    def is_news(self, job_id: str, version: int) -> bool:
-        """Say whether a version has not been told, and count it as told."""
-        is_news = self._versions.pop(job_id, None) != version
-        self._versions[job_id] = version
-        if len(self._versions) > _MOST_STREAMS:
-            self._versions.popitem(last=False)
-        return is_news
+    def news(self, job: Job) -> list[dict[str, Any]]:
+        """Return the item that says how far a job is, if it says something else than the last one."""
+        item = stream_item(job)
+        is_news = self._items.pop(job.id, None) != item
+        self._items[job.id] = item
+        if len(self._items) > _MOST_STREAMS:
+            self._items.popitem(last=False)
+        return [item] if is_news else []
 
 
 def _told_by(request: Request) -> _Told:
