@@ -96,13 +96,16 @@ class Database:
         if not self.is_sqlite:
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(purpose)))
 
-    def insert_unless_there(self, connection: sa.Connection, table: sa.Table, values: Mapping[str, Any]) -> bool:
-        """Insert a row, unless one with the same unique columns is there; say whether it was inserted.
+    def insert_unless_there(
+        self, connection: sa.Connection, table: sa.Table, values: Mapping[str, Any]
+    ) -> sa.RowMapping | None:
+        """Insert a row and return it; return ``None`` if one with the same unique columns is there.
 
         Another transaction that inserts the same row is waited for.
         """
         insert = sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
-        return connection.execute(insert.values(**values).on_conflict_do_nothing()).rowcount == 1
+        insert = insert.values(**values).on_conflict_do_nothing()
+        return connection.execute(insert.returning(table)).mappings().first()
 
     def close(self) -> None:
         """Close every connection that is not in use."""

@@ -75,8 +75,9 @@ class JobStore:
                 if (known := _made_before(connection, new)) is not None:
                     return known, False
                 admit(load_of(connection, new.owner))
-            if self._database.insert_unless_there(connection, jobs, new_row(new, job_id, now)):
-                return _read(connection, job_id), True
+            row = self._database.insert_unless_there(connection, jobs, new_row(new, job_id, now))
+            if row is not None:
+                return to_job(row), True
             known = _made_before(connection, new)
             assert known is not None, "only the key can have been in the way"
             return known, False
@@ -162,6 +163,14 @@ class JobStore:
         """Say how much there is to do, and how many unfinished jobs ``owner`` has."""
         with self._database.reading() as connection:
             return load_of(connection, owner)
+
+    def count(self, owner: str | None) -> dict[JobState, int]:
+        """Count an owner's jobs by state, or with ``None`` everybody's; deleted ones are left out."""
+        query = sa.select(jobs.c.state, sa.func.count().label("num")).where(sa.not_(_HAS_LEFT)).group_by(jobs.c.state)
+        if owner is not None:
+            query = query.where(jobs.c.owner == owner)
+        with self._database.reading() as connection:
+            return {JobState(row.state): row.num for row in connection.execute(query)}
 
     def claim(self, runner: str, *, lease_seconds: float, limit: int) -> Sequence[Job]:
         """Take jobs that nobody works on, in their order: priority, then fair among owners, then age.
@@ -254,7 +263,7 @@ class JobStore:
         """
         with self._database.writing() as connection:
             job = _locked(connection, job_id)
-            if job is None or job.fence != fence or job.state.is_final:
+            if job is None or job.fence != fence or job.runner is None:
                 raise _lost(job_id, fence)
             require_transition(job_id, job.state, after)
             columns = changed_columns(changes)
@@ -270,7 +279,7 @@ class JobStore:
         """
         update = (
             sa.update(jobs)
-            .where(jobs.c.id == job_id, jobs.c.fence == fence, is_unfinished)
+            .where(jobs.c.id == job_id, jobs.c.fence == fence, jobs.c.runner.is_not(None))
             .values(version=jobs.c.version + 1, **changed_columns(changes))
         )
         with self._database.writing() as connection:

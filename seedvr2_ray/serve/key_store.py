@@ -107,7 +107,7 @@ class KeyStore:
             "expires_at": key.expires_at,
             "revoked_at": key.revoked_at,
         }
-        if not self._database.insert_unless_there(connection, api_keys, values):
+        if self._database.insert_unless_there(connection, api_keys, values) is None:
             raise ConflictRefusal(f"there is a key {key.prefix} already; make another one")
 
 

@@ -79,9 +79,10 @@ class UploadStore:
             "changed_at": now,
         }
         with self._database.writing() as connection:
-            if not self._database.insert_unless_there(connection, uploads, values):
-                raise ConflictRefusal(f"there is an upload {values['id']!r} already; use another id")
-            return _locked(connection, str(values["id"]), owner)
+            row = self._database.insert_unless_there(connection, uploads, values)
+        if row is None:
+            raise ConflictRefusal(f"there is an upload {values['id']!r} already; use another id")
+        return _to_upload(row)
 
     def get(self, upload_id: str, *, owner: str | None = None) -> Upload:
         """Return an upload.

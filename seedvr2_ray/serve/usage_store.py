@@ -54,7 +54,7 @@ class UsageStore:
         at = (use.at or self._database.clock()).astimezone(UTC)
         values = {**asdict(use), "at": at, "day": at.date().isoformat()}
         with self._database.writing() as connection:
-            return self._database.insert_unless_there(connection, usage, values)
+            return self._database.insert_unless_there(connection, usage, values) is not None
 
     def by_day(
         self, *, owner: str | None = None, since: datetime, until: datetime | None = None
