@@ -18,7 +18,7 @@ from seedvr2_ray.serve.secrets import Secrets
 
 @pytest.fixture(autouse=True)
 def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    url = f"sqlite:///{tmp_path / 'data' / 'jobs.sqlite'}"
+    url = f"sqlite:///{tmp_path / 'data' / 'service.db'}"
     monkeypatch.setenv("SEEDVR2_DATABASE_URL", url)
     return url
 
@@ -88,7 +88,7 @@ def test_the_services_configuration_names_its_database(
     made = _run(capsys, "create", "ada", "--config", str(config))
     url = database_url_of(ServiceConfig(data=str(tmp_path / "here")), {})
     assert _sign_in(url, made["token"]).owner == "ada"
-    assert (tmp_path / "here" / "jobs.sqlite").is_file()
+    assert (tmp_path / "here" / "service.db").is_file()
 
 
 @pytest.mark.parametrize(

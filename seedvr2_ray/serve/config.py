@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from seedvr2_ray.errors import DeploymentError
 from seedvr2_ray.storage.location import is_local, printable
@@ -149,6 +149,8 @@ class ServiceConfig(_Section):
     """For clients of the RunPod API: which of ``models`` serves those that they name and that are not deployed here,
     such as ``{"seedvr2_3b": "nano", "seedvr2_7b_sharp": "nano"}``. None unless the operator says so."""
     upscale: UpscaleApi = Field(default_factory=UpscaleApi)
+    rate_limits_url: str = "memory://"
+    """Where requests are counted; ``redis://...`` (with the package redis) counts for all ingress replicas together."""
     cors_origins: tuple[str, ...] = ()
     public_url: str | None = None
     """Where callers reach the service, for absolute links in webhooks; by default links are relative."""
@@ -161,6 +163,17 @@ class ServiceConfig(_Section):
     """Folder on every machine for copies of remote sources; by default below the system's temporary folder."""
     weights_dir: str | None = None
     weights_mirror: str | None = None
+
+    @model_validator(mode="after")
+    def _names_deployed_models(self) -> Self:
+        """Refuse rules for clients of the compatible APIs that lead to models which are not here."""
+        named = {f"model_aliases.{alias}": model for alias, model in self.model_aliases.items()}
+        named |= {"upscale.standard_model": self.upscale.standard_model, "upscale.large_model": self.upscale.large_model}
+        for place, model in named.items():
+            if model is not None and model not in self.models:
+                raise ValueError(f"{place} is {model}, which is not among models: {', '.join(sorted(self.models))}")
+        return self
+
 
 
 def database_url_of(config: ServiceConfig, environ: Mapping[str, str]) -> str:
@@ -180,4 +193,4 @@ def database_url_of(config: ServiceConfig, environ: Mapping[str, str]) -> str:
             f"data is {printable(config.data)}, where SQLite cannot lie; set database_url or SEEDVR2_DATABASE_URL"
         )
     folder = Path(config.data.removeprefix("file://").removeprefix("local://")).absolute()
-    return f"sqlite:///{folder / 'jobs.sqlite'}"
+    return f"sqlite:///{folder / 'service.db'}"
