@@ -14,7 +14,7 @@ CODE := seedvr2_ray tests $(wildcard examples training benchmarks jobs)
 TYPED := $(filter-out tests,$(CODE))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint format bench clean
+.PHONY: system-packages help setup demo serve test test-fast lint format bench clean
 
 help: ## List these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,7 +28,12 @@ demo: $(VENV)/.user ## Restore the example clip into demo/ and say where the rep
 	@$(BIN)/seedvr2-ray restore examples/demo.mp4 $(DEMO)/demo.mp4 --resolution x2 --overwrite
 	@$(BIN)/python examples/before_and_after.py examples/demo.mp4 $(DEMO)/demo.mp4 $(DEMO)/before_and_after.png --frame 140
 
-test: lint ## Check style and types, then run every test
+serve: $(VENV)/.user ## Start the service of serve_config.yaml on this machine; open http://127.0.0.1:8000
+	@echo "Starting the service; Ctrl-C ends it. Its page: http://127.0.0.1:8000"
+	@RAY_AUTH_MODE=disabled RAY_USAGE_STATS_ENABLED=0 SEEDVR2_AUTH=$${SEEDVR2_AUTH:-none} \
+		$(BIN)/serve run serve_config.yaml
+
+test: lint system-packages ## Check style and types, then run every test
 	$(BIN)/python -m pytest
 
 test-fast: $(VENV)/.developer ## Run only the tests that take no time: under a minute
@@ -47,6 +52,22 @@ bench: $(VENV)/.developer ## Run every benchmark; results go to benchmarks/resul
 	@for script in $(basename $(notdir $(shell grep -l '__main__' benchmarks/*.py))); do \
 		echo "== benchmarks.$$script"; $(BIN)/python -m benchmarks.$$script || exit 1; \
 	done
+
+# Some tests run against a PostgreSQL server, drive a browser, or follow the API's documentation with curl and jq.
+system-packages: ## Install the Debian packages that some tests need (as root; else only name them)
+	@missing=; \
+	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$$missing postgresql"; \
+	command -v chromium chromium-browser google-chrome >/dev/null || missing="$$missing chromium"; \
+	command -v jq >/dev/null || missing="$$missing jq"; \
+	command -v curl >/dev/null || missing="$$missing curl"; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "Installing$$missing with apt-get, for the tests ..."; \
+		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing </dev/null; } \
+			|| echo "Could not install$$missing; the tests that need them are skipped." >&2; \
+	else \
+		echo "Not installed:$$missing; the tests that need them are skipped. On Debian or Ubuntu: sudo apt-get install$$missing" >&2; \
+	fi
 
 clean: ## Remove .venv, caches and the demo's output
 	rm -rf $(VENV) $(DEMO) build dist .mypy_cache .ruff_cache .pytest_cache

@@ -28,8 +28,11 @@ _INGRESS_CPUS = 0.1
 _RUNNER_CPUS = 0.1
 _FINISHER_CPUS = 0.25
 """Reserved, not used up: two cores must be enough to try everything."""
-_HEALTH = {"health_check_period_s": 5.0, "health_check_timeout_s": 30.0}
-_QUICK_LOOPS = {"graceful_shutdown_wait_loop_s": 0.2}
+_PATIENCE: dict[str, Any] = {
+    "health_check_period_s": 5.0,
+    "health_check_timeout_s": 30.0,
+    "graceful_shutdown_wait_loop_s": 0.2,
+}
 
 
 def build(args: ServiceConfig) -> Application:
@@ -73,29 +76,22 @@ def build_with(
     wiring = Wiring(config=config, secrets=read_secrets(environ), database_url=config.database_url, site=site)
     finisher = _finisher(config, site)
     pools = {model: _restorer(model, pool, config, site) for model, pool in config.models.items()}
-    runner = (
-        serve.deployment(RunnerReplica)
-        .options(
-            name="runner",
-            ray_actor_options={"num_cpus": _RUNNER_CPUS},
-            max_ongoing_requests=100,
-            graceful_shutdown_timeout_s=3 * DRAIN_SECONDS,
-            **_HEALTH,
-            **_QUICK_LOOPS,
-        )
-        .bind(wiring, finisher, pools)
-    )
-    ingress = serve.deployment(Ingress).options(
+    runner = serve.deployment(
+        name="runner",
+        ray_actor_options={"num_cpus": _RUNNER_CPUS},
+        max_ongoing_requests=100,
+        graceful_shutdown_timeout_s=3 * DRAIN_SECONDS,
+        **_PATIENCE,
+    )(RunnerReplica)
+    ingress = serve.deployment(
         name="api",
         num_replicas=config.num_ingress_replicas,
         ray_actor_options={"num_cpus": _INGRESS_CPUS},
         # Event streams and uploads stay open for long; what is too much is refused with a reason by the service.
         max_ongoing_requests=1000,
-        **_HEALTH,
-        **_QUICK_LOOPS,
-    )
-    application: Application = ingress.bind(wiring, runner)
-    return application
+        **_PATIENCE,
+    )(Ingress)
+    return ingress.bind(wiring, runner.bind(wiring, finisher, pools))
 
 
 def settle(config: ServiceConfig, environ: Mapping[str, str]) -> ServiceConfig:
@@ -146,53 +142,43 @@ def _require_models(config: ServiceConfig) -> None:
 
 
 def _finisher(config: ServiceConfig, site: Site) -> Application:
-    application: Application = (
-        serve.deployment(Finisher)
-        .options(
-            name="finisher",
-            ray_actor_options={"num_cpus": _FINISHER_CPUS},
-            max_ongoing_requests=2,
-            autoscaling_config={
-                "min_replicas": 1,
-                "max_replicas": max(1, config.num_finishers),
-                "target_ongoing_requests": 1,
-                "upscale_delay_s": 2.0,
-                "downscale_delay_s": 60.0,
-            },
-            graceful_shutdown_timeout_s=config.limits.stall_seconds,
-            **_HEALTH,
-            **_QUICK_LOOPS,
-        )
-        .bind(site)
-    )
-    return application
+    deployment = serve.deployment(
+        name="finisher",
+        ray_actor_options={"num_cpus": _FINISHER_CPUS},
+        max_ongoing_requests=2,
+        autoscaling_config={
+            "min_replicas": 1,
+            "max_replicas": max(1, config.num_finishers),
+            "target_ongoing_requests": 1,
+            "upscale_delay_s": 2.0,
+            "downscale_delay_s": 60.0,
+        },
+        graceful_shutdown_timeout_s=config.limits.stall_seconds,
+        **_PATIENCE,
+    )(Finisher)
+    return deployment.bind(site)
 
 
 def _restorer(model: str, pool: ModelPool, config: ServiceConfig, site: Site) -> Application:
-    application: Application = (
-        serve.deployment(RestorerReplica)
-        .options(
-            name=f"restorer-{model}",
-            ray_actor_options={"num_cpus": pool.num_cpus, "num_gpus": pool.num_gpus},
-            # A model works on one segment at a time; what waits, waits where the runner can still take it back.
-            max_ongoing_requests=1,
-            autoscaling_config={
-                "min_replicas": pool.min_replicas,
-                "max_replicas": pool.max_replicas,
-                "target_ongoing_requests": 1,
-                "metrics_interval_s": 1.0,
-                "look_back_period_s": 2.0,
-                "upscale_delay_s": 1.0,
-                "downscale_delay_s": min(60.0, pool.downscale_to_zero_seconds),
-                "downscale_to_zero_delay_s": pool.downscale_to_zero_seconds,
-            },
-            # A replica that is to go finishes its segment first, however long that is planned to take.
-            graceful_shutdown_timeout_s=config.limits.stall_seconds + 60.0,
-            # The old replica goes before the new one comes: there may be no second device.
-            max_surge_percent=0,
-            **_HEALTH,
-            **_QUICK_LOOPS,
-        )
-        .bind(site, model, config.limits.stall_seconds)
-    )
-    return application
+    deployment = serve.deployment(
+        name=f"restorer-{model}",
+        ray_actor_options={"num_cpus": pool.num_cpus, "num_gpus": pool.num_gpus},
+        # A model works on one segment at a time; what waits, waits where the runner can still take it back.
+        max_ongoing_requests=1,
+        autoscaling_config={
+            "min_replicas": pool.min_replicas,
+            "max_replicas": pool.max_replicas,
+            "target_ongoing_requests": 1,
+            "metrics_interval_s": 1.0,
+            "look_back_period_s": 2.0,
+            "upscale_delay_s": 1.0,
+            "downscale_delay_s": min(60.0, pool.downscale_to_zero_seconds),
+            "downscale_to_zero_delay_s": pool.downscale_to_zero_seconds,
+        },
+        # A replica that is to go finishes its segment first, however long that is planned to take.
+        graceful_shutdown_timeout_s=config.limits.stall_seconds + 60.0,
+        # The old replica goes before the new one comes: there may be no second device.
+        max_surge_percent=0,
+        **_PATIENCE,
+    )(RestorerReplica)
+    return deployment.bind(site, model, config.limits.stall_seconds)

@@ -15,25 +15,32 @@ from fastapi import FastAPI
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
+from seedvr2_ray.errors import StorageError
 from seedvr2_ray.serve import upscale
 from seedvr2_ray.serve.api.application import create_api
 from seedvr2_ray.serve.config import Limits, ServiceConfig
-from seedvr2_ray.serve.database import open_database
+from seedvr2_ray.serve.database import open_database, utc_now
 from seedvr2_ray.serve.job_store import JobStore
 from seedvr2_ray.serve.page import page_router
+from seedvr2_ray.serve.rate_limits import RequestLimiter
 from seedvr2_ray.serve.ray_workers import RayWorkers
+from seedvr2_ray.serve.retention import Sweeper
 from seedvr2_ray.serve.runner import JobRunner
 from seedvr2_ray.serve.runpod import routes as runpod
 from seedvr2_ray.serve.secrets import Secrets
 from seedvr2_ray.serve.service import Service
+from seedvr2_ray.serve.upload_store import UploadStore
 from seedvr2_ray.serve.usage_store import UsageStore
+from seedvr2_ray.serve.webhook_store import WebhookStore
 from seedvr2_ray.serve.work import Site
+from seedvr2_ray.telemetry.metrics import show
 
 _log = logging.getLogger(__name__)
 
 DRAIN_SECONDS = 20.0
 """How long a runner that is replaced lets replicas finish the segments they are at."""
 _MOST_MISSED_LEASES = 4
+_SWEEP_SECONDS = 5.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,7 +62,7 @@ def changed_limits(limits: Limits, user_config: Mapping[str, Any]) -> Limits:
 class Ingress:
     """The HTTP application in a replica."""
 
-    async def __init__(self, wiring: Wiring, runner: DeploymentHandle[Any]) -> None:
+    async def __init__(self, wiring: Wiring, runner: DeploymentHandle[Any]) -> None:  # type: ignore[misc]  # Serve awaits it.
         """Connect to the database; bring it up to date if this is the first to see it."""
         database = await asyncio.to_thread(open_database, wiring.database_url)
 
@@ -65,7 +72,7 @@ class Ingress:
                 runner.wake.remote()
 
         self._limits = wiring.config.limits
-        self._service = Service(wiring.config, wiring.secrets, database, wake=wake)
+        self._service = Service(wiring.config, wiring.secrets, database, wake=wake, rates=RequestLimiter())
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Build the application after the constructor."""
@@ -79,21 +86,26 @@ class Ingress:
 class RunnerReplica:
     """A :class:`JobRunner` at work for as long as the replica lives."""
 
-    async def __init__(
+    async def __init__(  # type: ignore[misc]  # Serve awaits it.
         self, wiring: Wiring, finisher: DeploymentHandle[Any], restorers: Mapping[str, DeploymentHandle[Any]]
     ) -> None:
         """Connect to the database and begin to claim jobs."""
         database = await asyncio.to_thread(open_database, wiring.database_url)
         self._config = wiring.config
+        self._jobs = JobStore(database)
         self._runner = JobRunner(
             f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}",
             wiring.config,
-            JobStore(database),
+            self._jobs,
             UsageStore(database),
             wiring.site.results,
             RayWorkers(wiring.site.data, finisher, restorers),
         )
+        self._sweeper = Sweeper(
+            wiring.site, wiring.config.retention, self._jobs, UploadStore(database), WebhookStore(database)
+        )
         self._work = asyncio.create_task(self._runner.run(), name="runner")
+        self._sweeping = asyncio.create_task(self._sweep_and_wait(), name="retention")
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take new limits while jobs run."""
@@ -102,6 +114,31 @@ class RunnerReplica:
     async def wake(self) -> None:
         """Look for jobs at once."""
         self._runner.wake()
+
+    async def _sweep_and_wait(self) -> None:
+        """Delete what has expired, every few seconds: a caller who deletes a job is not to wait long for it."""
+        while True:
+            try:
+                await asyncio.to_thread(self._sweeper.sweep)
+            except Exception as error:  # noqa: BLE001  # Storage that is away now is asked again.
+                _log.warning("what has expired cannot be deleted now: %s", error)
+            await self._show_gauges()
+            await asyncio.sleep(_SWEEP_SECONDS)
+
+    async def _show_gauges(self) -> None:
+        try:
+            load = await asyncio.to_thread(self._jobs.load)
+        except StorageError:
+            return  # The sweep has said so.
+        oldest = load.oldest_queued_at
+        age = 0.0 if oldest is None else max(0.0, (utc_now() - oldest).total_seconds())
+        # Every runner sees the same queue.
+        show("seedvr2_queue_depth", load.num_queued)
+        show("seedvr2_queue_age_seconds", age)
+        dispatcher = self._runner.dispatcher
+        show("seedvr2_active_jobs", self._runner.num_active, source=self._runner.name)
+        show("seedvr2_segments_waiting", dispatcher.num_waiting, source=self._runner.name)
+        show("seedvr2_segments_in_flight", dispatcher.num_in_flight, source=self._runner.name)
 
     async def check_health(self) -> None:
         """Fail when only a new process helps.
@@ -120,5 +157,6 @@ class RunnerReplica:
         runner = getattr(self, "_runner", None)
         if runner is None:
             return
+        self._sweeping.cancel()
         await runner.drain(grace_seconds=DRAIN_SECONDS)
         await asyncio.wait([self._work], timeout=DRAIN_SECONDS)

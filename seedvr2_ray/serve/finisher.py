@@ -20,6 +20,7 @@ class Finisher:
     def __init__(self, site: Site) -> None:
         """Start the process that looks at files, so that the first job need not wait for it."""
         self._site = site
+        site.remove_abandoned()
         shared_inspector().start()
 
     async def prepare(self, order: PrepareOrder) -> PreparedJob:

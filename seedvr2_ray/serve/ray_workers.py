@@ -57,7 +57,7 @@ class RayWorkers:
     async def restore(self, order: SegmentOrder) -> AsyncGenerator[SegmentNews, None]:
         """Have a replica restore a segment; closing the generator cancels its request."""
         handle = self._restorers[order.recipe.restorer.name]
-        response = handle.options(stream=True).restore.remote(order)
+        response: Any = handle.options(stream=True).restore.remote(order)
         try:
             with _translated():
                 async for item in response:

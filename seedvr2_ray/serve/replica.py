@@ -31,6 +31,7 @@ class RestorerReplica:
             stall_seconds: a segment that shows no sign of life for so long makes the replica unhealthy.
         """
         self._site = site
+        site.remove_abandoned()
         self._model = model
         self._stall_seconds = stall_seconds
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="restorer")

@@ -79,6 +79,11 @@ class JobRunner:
         """When this runner last looked at its claims, whether the database answered or not."""
 
     @property
+    def name(self) -> str:
+        """Of this runner, among all there ever were."""
+        return self._name
+
+    @property
     def num_active(self) -> int:
         """Jobs that this runner works on."""
         return len(self._runs)

@@ -5,6 +5,7 @@ is committed is found and not done twice.
 """
 
 import shutil
+import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -40,6 +41,9 @@ from seedvr2_ray.storage.sources import Pinned, SourceCopies, default_scratch, p
 _USUAL_CONTAINER = "mp4"
 _KEPT_CONTAINERS = frozenset({"mp4", "mov", "mkv", "webm"})
 """Those in which a source's container is kept; AVI and others become MP4."""
+
+_PREPARE_DEATHS = "deaths/prepare"
+_ABANDONED_SECONDS = 24 * 3600.0
 
 
 class StalePlanError(RetryableError):
@@ -83,6 +87,10 @@ class Site:
         """Return where the work on one content lies. Jobs with the same source share it."""
         return f"{self.data}/work/{content[-2:]}/{content}"
 
+    def deaths_folder(self, job_id: str) -> str:
+        """Return where it is noted which processes died while they prepared a job."""
+        return f"{self.data}/log/{_PREPARE_DEATHS}/attempts/{job_id}"
+
     def store_of(self, content: str) -> CommitStore:
         """Return where the work on one content is committed."""
         return CommitStore(self.work_folder(content))
@@ -99,6 +107,14 @@ class Site:
         ) as path:
             require_unchanged(source)
             yield path
+
+    def remove_abandoned(self) -> None:
+        """Delete what processes of this machine left half-written that were killed long ago."""
+        limit = time.time() - _ABANDONED_SECONDS
+        for folder in (Path(self.scratch) / "writing").glob("*"):
+            with suppress(OSError):
+                if folder.stat().st_mtime < limit:
+                    shutil.rmtree(folder, ignore_errors=True)
 
     @contextmanager
     def workspace(self) -> Iterator[Path]:
@@ -118,9 +134,8 @@ def prepare(site: Site, order: PrepareOrder) -> PreparedJob:
         InputError: the source or the settings are refused.
         RetryableError: a server or a store did not answer.
     """
-    kind = "deaths/prepare"
     # Noted before it is read: a file that kills whoever reads it would kill one after the other.
-    deaths = site.log.record_attempt(kind, order.job_id) - 1
+    deaths = site.log.record_attempt(_PREPARE_DEATHS, order.job_id) - 1
     try:
         if deaths >= order.limits.max_segment_tries:
             raise MediaError(
@@ -130,7 +145,7 @@ def prepare(site: Site, order: PrepareOrder) -> PreparedJob:
     finally:
         # Whoever gets here did not die of it.
         with suppress(RetryableError):
-            site.log.clear_attempts(kind, order.job_id)
+            site.log.clear_attempts(_PREPARE_DEATHS, order.job_id)
 
 
 def _prepare(site: Site, order: PrepareOrder) -> PreparedJob:
