@@ -14,10 +14,10 @@ CODE := seedvr2_ray tests $(wildcard examples training benchmarks jobs)
 TYPED := $(filter-out tests,$(CODE))
 
 .DEFAULT_GOAL := help
-.PHONY: system-packages help setup demo serve test test-fast lint format bench clean
+.PHONY: help setup system-packages demo serve test test-fast lint format bench clean
 
 help: ## List these targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 setup: $(VENV)/.developer ## Install everything that demo, test and lint need into .venv
 	@echo "$(VENV) is ready."
