@@ -44,6 +44,9 @@ VIDEO_SUFFIXES = frozenset(
 )
 IMAGE_SUFFIXES = frozenset([".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"])
 
+_PAGE = 1000
+"""Names that S3 lists at a time; it allows no more."""
+
 
 def list_sources(folder: str, patterns: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
     """Find videos and images below a folder or prefix.
@@ -55,8 +58,8 @@ def list_sources(folder: str, patterns: Sequence[str] = ()) -> Iterator[tuple[st
             default every known ending is taken.
 
     Yields:
-        URL and path relative to ``folder``, folder by folder, each in alphabetical order. One folder's
-        names are in memory at a time.
+        URL and path relative to ``folder`` in an order that stays the same. At most one folder's names are in
+        memory at a time, and of an S3 prefix one page.
 
     Raises:
         InputError: the folder is not there or may not be read.
@@ -114,20 +117,40 @@ def _walk_remote(folder: str) -> Iterator[tuple[str, str]]:
     with translated(folder, "source"):
         filesystem, root = url_to_fs(folder)
         root = root.rstrip("/")
-        if not filesystem.isdir(root):
+        is_s3 = "s3" in ((filesystem.protocol,) if isinstance(filesystem.protocol, str) else filesystem.protocol)
+        is_empty = True
+        try:
+            for path in _walk_s3(filesystem, root) if is_s3 else _walk_prefix(filesystem, root):
+                is_empty = False
+                yield filesystem.unstrip_protocol(path), path[len(root) + 1 :]
+        except FileNotFoundError:
+            is_empty = True
+        if is_empty:
             raise InputError(f"{printable(folder)} holds nothing, or does not exist; check the name of the bucket")
-        yield from _walk_prefix(filesystem, root, root)
 
 
-def _walk_prefix(filesystem: Any, root: str, current: str) -> Iterator[tuple[str, str]]:
+def _walk_s3(filesystem: Any, root: str) -> Iterator[str]:
+    """Yield all names below a prefix, a page at a time: millions of them may lie side by side."""
+    bucket, _, prefix = root.partition("/")
+    request = {"Bucket": bucket, "Prefix": f"{prefix}/" if prefix else "", "MaxKeys": _PAGE}
+    while True:
+        page = filesystem.call_s3("list_objects_v2", **request)
+        for entry in page.get("Contents", ()):
+            if not entry["Key"].endswith("/"):  # What some tools leave to mark an empty folder.
+                yield f"{bucket}/{entry['Key']}"
+        if not page.get("IsTruncated"):
+            return
+        request["ContinuationToken"] = page["NextContinuationToken"]
+
+
+def _walk_prefix(filesystem: Any, current: str) -> Iterator[str]:
     entries = filesystem.ls(current, detail=True, refresh=True)
     filesystem.invalidate_cache()  # It would keep every listing of the archive.
     for entry in sorted(entries, key=lambda entry: str(entry["name"])):
         path = str(entry["name"]).rstrip("/")
-        name = path.rpartition("/")[2]
-        if name.startswith(".") or path == current:
+        if path.rpartition("/")[2].startswith(".") or path == current:
             continue
         if entry["type"] == "directory":
-            yield from _walk_prefix(filesystem, root, path)
+            yield from _walk_prefix(filesystem, path)
         else:
-            yield filesystem.unstrip_protocol(path), path[len(root) + 1 :]
+            yield path

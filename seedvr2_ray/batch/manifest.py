@@ -5,17 +5,17 @@ import json
 import os
 import tempfile
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pyarrow
 import pyarrow.parquet
 
-from seedvr2_ray.batch.listing import list_sources, target_name
+from seedvr2_ray.batch.listing import IMAGE_SUFFIXES, list_sources, target_name
 from seedvr2_ray.errors import InputError, SettingsError
-from seedvr2_ray.media.codecs import CODECS
+from seedvr2_ray.media.codecs import CODECS, IMAGE_CONTAINERS
 from seedvr2_ray.settings import RestoreSettings
 from seedvr2_ray.storage.faults import printable
 from seedvr2_ray.storage.location import fetch, is_local
@@ -78,12 +78,13 @@ def read_manifest(manifest: ManifestSource) -> Generator[ManifestRow, None, None
 
 def _rows_of_folder(manifest: ManifestSource) -> Iterator[ManifestRow]:
     for number, (url, relative) in enumerate(list_sources(manifest.url, manifest.patterns)):
+        settings = _defaults_for(relative, manifest.defaults)
         yield ManifestRow(
             number=number,
             where=relative,
             source=url,
-            target=_target_in_output(manifest, relative, manifest.defaults, relative),
-            settings=manifest.defaults,
+            target=_target_in_output(manifest, relative, settings, relative),
+            settings=settings,
         )
 
 
@@ -95,7 +96,8 @@ def _row_of_table(manifest: ManifestSource, number: int, where: str, values: Map
     if target is not None and not isinstance(target, str):
         raise InputError(f"{where}: the target must be a path or URL, got {target!r}")
     try:
-        settings = _settings_of(manifest.defaults, tuple((key, _typed(key, value)) for key, value in given.items()))
+        defaults = _defaults_for(printable(source), manifest.defaults)
+        settings = _settings_of(defaults, tuple((key, _typed(key, value)) for key, value in given.items()))
     except SettingsError as error:
         raise SettingsError(f"{where}: {error}") from error
     source = _beside_manifest(manifest.url, source)
@@ -105,6 +107,23 @@ def _row_of_table(manifest: ManifestSource, number: int, where: str, values: Map
     else:
         target = _beside_manifest(manifest.url, target)
     return ManifestRow(number=number, where=where, source=source, target=target, settings=settings)
+
+
+def _defaults_for(name: str, defaults: RestoreSettings) -> RestoreSettings:
+    """Leave what encodes films out of an image's settings: in an archive of both the command means the films.
+
+    A command that names an image format means the images, and a row's own settings are taken at their word.
+    """
+    names_images = defaults.codec in IMAGE_CONTAINERS or defaults.container in IMAGE_CONTAINERS
+    if names_images or PurePosixPath(name).suffix.lower() not in IMAGE_SUFFIXES:
+        return defaults
+    return _for_images(defaults)
+
+
+@lru_cache(maxsize=16)
+def _for_images(defaults: RestoreSettings) -> RestoreSettings:
+    depth = defaults.bit_depth if defaults.bit_depth in (8, 16) else 0
+    return replace(defaults, codec="auto", container="auto", preset="auto", crf=-1, bit_depth=depth)
 
 
 def _settings_of(defaults: RestoreSettings, given: tuple[tuple[str, Any], ...]) -> RestoreSettings:

@@ -16,6 +16,7 @@ import fsspec
 import pytest
 import ray
 
+from seedvr2_ray.batch import listing
 from seedvr2_ray.batch.bulk import run_bulk
 from seedvr2_ray.batch.manifest import ManifestSource
 from seedvr2_ray.batch.normalise import normalise, require_source
@@ -154,6 +155,19 @@ def test_missing_buckets_are_refused_before_work_with_the_row_named(bucket: str,
         )
     with pytest.raises(TargetError, match="lies inside the input"):
         normalise(ManifestSource(url=f"{bucket}/in", output=f"{bucket}/in/out", defaults=SETTINGS), f"{bucket}/job")
+
+
+def test_a_prefix_is_listed_page_by_page(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["a.mp4", "b/1.mp4", "b/2.png", "c.mov", "d/e/f.mp4"]
+    for name in [*names, ".hidden/x.mp4", "b/.part.mp4", "notes.txt"]:
+        publish_bytes(b"x", f"{bucket}/in/{name}", overwrite=True)
+    publish_bytes(b"x", f"{bucket}/in-other/x.mp4", overwrite=True)
+    monkeypatch.setattr(listing, "_PAGE", 2)
+    assert list(listing.list_sources(f"{bucket}/in")) == [(f"{bucket}/in/{name}", name) for name in names]
+    assert list(listing.list_sources(f"{bucket}/in/", ["*.png"])) == [(f"{bucket}/in/b/2.png", "b/2.png")]
+    for empty in (f"{bucket}/nothing", "s3://no-such-bucket"):
+        with pytest.raises(InputError, match="holds nothing, or does not exist"):
+            list(listing.list_sources(empty))
 
 
 @pytest.fixture

@@ -127,3 +127,34 @@ def test_patterns_do_not_go_with_a_table(tmp_path):
     (tmp_path / "m.csv").write_text("source\na.mp4\n")
     with pytest.raises(InputError, match="patterns choose files of a folder"):
         read(tmp_path / "m.csv", patterns=("*.mp4",))
+
+
+ENCODING = {"codec": "hevc", "preset": "slow", "crf": 18, "bit_depth": 10}
+
+
+def test_in_a_folder_of_films_and_images_what_encodes_films_is_not_meant_for_images(tmp_path: Path) -> None:
+    for name in ("in/a.mp4", "in/b.png", "in/c.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    defaults = RestoreSettings(model="lanczos", container="mkv", **ENCODING)
+    film, still, photo = read(tmp_path / "in", defaults=defaults)
+    assert film.settings == defaults and film.target.endswith("a.mp4.mkv")
+    assert still.settings == photo.settings == RestoreSettings(model="lanczos")
+    assert (still.target, photo.target) == (str(tmp_path / "out/b.png"), str(tmp_path / "out/c.jpg"))
+
+
+def test_an_image_format_that_is_asked_for_is_meant_for_images(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/b.png").touch()
+    defaults = RestoreSettings(model="lanczos", codec="jpeg", crf=4)
+    (row,) = read(tmp_path / "in", defaults=defaults)
+    assert row.settings == defaults
+    assert row.target == str(tmp_path / "out/b.png.jpeg")
+
+
+def test_a_row_of_a_table_is_taken_at_its_word_even_for_an_image(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("source,crf\na.png,4\nb.png,\n")
+    defaults = RestoreSettings(model="lanczos", **ENCODING)
+    first, second = read(tmp_path / "m.csv", defaults=defaults)
+    assert (first.settings.crf, first.settings.preset) == (4, "auto")
+    assert second.settings == RestoreSettings(model="lanczos")
