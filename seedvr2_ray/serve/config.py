@@ -5,7 +5,7 @@ Secrets do not belong here: they are read from the environment in the entry poin
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -167,13 +167,15 @@ class ServiceConfig(_Section):
     @model_validator(mode="after")
     def _names_deployed_models(self) -> Self:
         """Refuse rules for clients of the compatible APIs that lead to models which are not here."""
-        named = {f"model_aliases.{alias}": model for alias, model in self.model_aliases.items()}
-        named |= {"upscale.standard_model": self.upscale.standard_model, "upscale.large_model": self.upscale.large_model}
+        named = {
+            **{f"model_aliases.{alias}": model for alias, model in self.model_aliases.items()},
+            "upscale.standard_model": self.upscale.standard_model,
+            "upscale.large_model": self.upscale.large_model,
+        }
         for place, model in named.items():
             if model is not None and model not in self.models:
                 raise ValueError(f"{place} is {model}, which is not among models: {', '.join(sorted(self.models))}")
         return self
-
 
 
 def database_url_of(config: ServiceConfig, environ: Mapping[str, str]) -> str:

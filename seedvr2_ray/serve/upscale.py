@@ -176,11 +176,6 @@ def _pool(resolution: str, config: ServiceConfig) -> tuple[str, str]:
         model, gpu_type = rules.large_model or standard, rules.large_gpu_type
     else:
         model, gpu_type = standard, rules.standard_gpu_type
-    if model not in config.models:
-        raise InputError(
-            f"resolution {resolution} is set to use {model}, which is not deployed here; this deployment has "
-            f"{', '.join(sorted(config.models))}; ask the operator"
-        )
     return model, gpu_type or _devices(config.models[model])
 
 

@@ -101,10 +101,12 @@ def test_what_cannot_be_upscaled_is_refused_in_one_sentence(given, reason):
         parse_upscale(given, FLEET)
 
 
-def test_a_model_that_is_set_and_not_deployed_is_refused_with_those_that_are():
-    config = ServiceConfig(upscale=UpscaleApi(large_model="seedvr2-7b"))
-    with pytest.raises(InputError, match="2k is set to use seedvr2-7b, which is not deployed here"):
-        parse_upscale({"video_base64": "AAAA", "resolution": "2k"}, config)
+@pytest.mark.parametrize(
+    "rules", [{"upscale": UpscaleApi(large_model="seedvr2-7b")}, {"model_aliases": {"seedvr2_3b": "seedvr2-7b"}}]
+)
+def test_rules_that_lead_to_a_model_that_is_not_deployed_are_refused_before_anybody_calls(rules):
+    with pytest.raises(ValueError, match="is seedvr2-7b, which is not among models: lanczos, nano"):
+        ServiceConfig(**rules)
 
 
 def test_unknown_fields_are_noted():

@@ -1,0 +1,129 @@
+"""Clients that were written for other services, against the real thing: Ray Serve, replicas, HTTP, nothing replaced."""
+
+import base64
+import json
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+import runpod
+
+from seedvr2_ray.media.probe import probe
+from seedvr2_ray.serve.config import FetchRules
+from tests.media import clips
+from tests.serve.running import RunningService, start_service
+from tests.serve.servers import saying, serving
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+ENDPOINT = "seedvr2"
+SMALL = {"action": "restore", "res_h": 64, "res_w": 48, "model_type": "seedvr2_3b"}
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    rules = FetchRules(allow_private=("127.0.0.0/8",))
+    folder = tmp_path_factory.mktemp("clients")
+    with start_service(folder, model_aliases={"seedvr2_3b": "lanczos"}, fetch=rules) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("clip") / "clip.mp4"
+    clips.make_clip(path, num_frames=6, audio_tracks=1)
+    return path
+
+
+@pytest.fixture
+def endpoint(service: RunningService, monkeypatch: pytest.MonkeyPatch) -> runpod.Endpoint:
+    monkeypatch.setattr(runpod, "endpoint_url_base", f"{service.base_url}/v2")
+    monkeypatch.setattr(runpod, "api_key", "any key: this deployment asks for none")
+    return runpod.Endpoint(ENDPOINT)
+
+
+def encoded(path: Path) -> str:
+    return base64.b64encode(path.read_bytes()).decode()
+
+
+def require_restored(media: str, folder: Path) -> None:
+    path = folder / "restored.mp4"
+    path.write_bytes(base64.b64decode(media))
+    found = probe(path)
+    assert (found.video.width, found.video.height, found.video.num_frames) == (68, 44, 6)
+
+
+def test_the_sdk_runs_waits_streams_cancels_purges_and_asks_for_health(endpoint, clip, tmp_path):
+    given = {**SMALL, "media": encoded(clip), "seed": 1}
+    require_restored(endpoint.run_sync({"input": given}, timeout=120)["media"][0], tmp_path)
+
+    job = endpoint.run({**given, "seed": 2})
+    items = list(job.stream())
+    assert items[-1]["state"] == "completed"
+    assert job.status() == "COMPLETED"
+    require_restored(job.output()["videos"][0], tmp_path)
+
+    assert endpoint.run({**given, "seed": 3}).output(timeout=120)["success"] is True
+    assert endpoint.run({"action": "health"}).output(timeout=10)["status"] == "healthy"
+
+    job = endpoint.run({**given, "seed": 4})
+    assert job.cancel(timeout=30)["status"] in ("CANCELLED", "COMPLETED")
+    assert endpoint.purge_queue(timeout=30)["status"] == "completed"
+    jobs = endpoint.health(timeout=30)["jobs"]
+    assert jobs["completed"] >= 3
+    assert jobs["inQueue"] == 0
+
+
+def test_the_documented_python_and_curl_examples_work(service, clip, tmp_path):
+    url = f"{service.base_url}/v2/{ENDPOINT}/runsync"
+    response = requests.post(
+        url,
+        headers={"Authorization": "Bearer YOUR_API_KEY"},
+        json={"input": {**SMALL, "media": encoded(clip), "media_type": "video", "seed": 42}},
+        timeout=120,
+    )
+    result = response.json()
+    assert result.get("success"), result.get("error")
+    require_restored(result["media"][0], tmp_path)
+
+    command = ["curl", "-sS", "-X", "POST", url, "-H", "Authorization: Bearer YOUR_API_KEY"]
+    command += ["-H", "Content-Type: application/json", "-d"]
+    data = json.dumps({"input": {"action": "restore", "video": encoded(clip), "res_h": 64, "res_w": 48}})
+    answers = [
+        json.loads(subprocess.run([*command, each], check=True, capture_output=True, timeout=120).stdout)
+        for each in ('{"input": {"action": "health"}}', data)
+    ]
+    assert answers[0]["model_initialized"] is True
+    require_restored(answers[1]["videos"][0], tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["file", "url"])
+def test_a_shell_script_submits_polls_and_downloads(service, clip, tmp_path, kind):
+    client, target = Path(__file__).parent / "upscale_client.sh", tmp_path / "upscaled.mp4"
+    with serving() as server:
+        server.answers["/clip.mp4"] = saying(clip.read_bytes())
+        video = str(clip) if kind == "file" else server.url("/clip.mp4")
+        done = subprocess.run(
+            ["bash", str(client), service.base_url, video, str(target)], capture_output=True, text=True, timeout=180
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (probe(target).video.height, probe(target).video.num_frames) == (720, 6)
+
+
+def test_many_clients_wait_at_the_same_time(service, clip):
+    answers: list[dict] = []
+
+    def ask(seed: int) -> None:
+        given = {**SMALL, "media": encoded(clip), "seed": seed}
+        url = f"{service.base_url}/v2/{ENDPOINT}/runsync"
+        answers.append(requests.post(url, json={"input": given}, timeout=120).json())
+
+    threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(100, 106)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(answer["processing_info"]["seed"] for answer in answers) == list(range(100, 106))
