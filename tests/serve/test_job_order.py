@@ -28,7 +28,7 @@ def test_arefused_job_leaves_nothing(store: JobStore) -> None:
     assert store.list(owner=None).jobs == ()
 
 
-def test_no_more_jobs_are_admitted_than_allowed_however_many_comeat_once(store: JobStore) -> None:
+def test_no_more_jobs_are_admitted_than_allowed_however_many_come_at_once(store: JobStore) -> None:
     def admit(load: Load) -> None:
         if load.num_queued >= 3:
             refuse(load)
