@@ -133,10 +133,10 @@ class _ArchiveRun:
         with _Tasks(self._job, self._pool) as tasks, Feed(dataset) as feed:
             while not (feed.is_over and tasks.num_waiting == 0):
                 for item in feed.take(_POLL_SECONDS):
-                    self._watch.came(item)
+                    self._watch.came("plan" if isinstance(item, FilmsRow) else "restore")
                     tasks.order(self._take(item))
                 for order, done in tasks.take_done(patience_seconds=_POLL_SECONDS if feed.is_over else 0.0):
-                    self._watch.finished()
+                    self._watch.came("finish")
                     tasks.order(self._take_done(order, done))
                 _report(self._in_flight, self._progress)
                 self._progress.beat()

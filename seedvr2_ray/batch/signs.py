@@ -3,6 +3,8 @@
 A segment may take hours, so a clock alone proves nothing. Whoever is at work says so every few seconds; when nobody
 has for long while something is outstanding, nobody will: the pool's processes hold what the tasks wait for, or the
 cluster lost something that Ray does not make again.
+
+Imports nothing of the project: the process that keeps the signs is to be small.
 """
 
 import time
@@ -14,8 +16,6 @@ from typing import Any, Literal
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-from seedvr2_ray.batch.rows import FilmsRow, SegmentResult
 
 Kind = Literal["plan", "restore", "finish"]
 
@@ -109,13 +109,9 @@ class Watch:
         self._asked = now
         self._nothing_to_finish = now
 
-    def came(self, item: SegmentResult | FilmsRow) -> None:
-        """Note that something was planned, and perhaps restored."""
-        self._seen["plan" if isinstance(item, FilmsRow) else "restore"] = self._clock()
-
-    def finished(self) -> None:
-        """Note that a task which finishes or publishes has ended."""
-        self._seen["finish"] = self._clock()
+    def came(self, kind: Kind) -> None:
+        """Note that somebody's work came in."""
+        self._seen[kind] = self._clock()
 
     def is_stuck(self, times: int = 1) -> bool:
         """Say whether nobody at all has been at work for so many times the patience."""
