@@ -2,6 +2,7 @@
 
 import base64
 import json
+import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -17,7 +18,13 @@ from tests.media import clips
 from tests.serve.running import RunningService, start_service
 from tests.serve.servers import saying, serving
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (shutil.which("curl") and shutil.which("jq")), reason="curl or jq is missing; see `make system-packages`"
+    ),
+]
 
 ENDPOINT = "seedvr2"
 SMALL = {"action": "restore", "res_h": 64, "res_w": 48, "model_type": "seedvr2_3b"}
