@@ -93,13 +93,14 @@ def test_a_reader_that_was_taken_over_reaches_nothing_but_its_file(inspector: In
     assert sorted(path.name for path in tmp_path.iterdir()) == ["break_out.bin", "neighbour.txt"]
 
 
+@pytest.mark.slow
 def test_several_files_are_looked_at_side_by_side(inspector: Inspector, tmp_path: Path) -> None:
     slow = tmp_path / "sleep.mp4"
     shutil.copy(DEMO, slow)
 
     def look(path: Path) -> str:
         try:
-            return inspector.inspect(path, Limits(probe_seconds=1)).kind
+            return inspector.inspect(path, Limits(probe_seconds=3 if path == slow else 30)).kind
         except MediaError:
             return "refused"
 
