@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import pyarrow
 from ray.data import Dataset
+from ray.data.exceptions import ExecutionTimeoutError
 
 from seedvr2_ray.batch.rows import FilmsRow, SegmentResult, from_payload
 from seedvr2_ray.errors import DeploymentError
@@ -20,8 +21,8 @@ _unwanted: set[str] = set()
 name what they listen to and not hold it."""
 
 
-class _Unwanted(Exception):
-    """Ends an execution from inside."""
+class _Unwanted(ExecutionTimeoutError):
+    """Ends an execution from inside. As a time limit it is no news to Ray, which would print a bug report otherwise."""
 
 
 class _EndsWhenUnwanted:
@@ -34,7 +35,7 @@ class _EndsWhenUnwanted:
 
     def on_execution_step(self, executor: object) -> None:
         if self._name in _unwanted:
-            raise _Unwanted
+            raise _Unwanted("its results are no longer wanted")
 
     def after_execution_succeeds(self, executor: object) -> None: ...
 
@@ -63,11 +64,10 @@ class Feed:
     def __exit__(self, kind: object, *_: object) -> None:
         """End the execution, so that what it holds of the cluster is free for the next one."""
         _unwanted.add(self._name)
-        try:
-            self._drop_until_drained()
-        finally:
+        self._drop_until_drained()
+        if not self._thread.is_alive():
             _unwanted.discard(self._name)
-        if self._thread.is_alive() and kind is None:
+        elif kind is None:
             raise DeploymentError(
                 f"Ray Data did not end within {_END_SECONDS:.0f} s of being told to; run the same command again: "
                 "it goes on from what is committed"

@@ -14,6 +14,8 @@ from seedvr2_ray.restoration.restorer import Restorer, RestorerIdentity, Segment
 from seedvr2_ray.settings import RestoreSettings
 from tests.media.clips import read_frame_number
 
+_LONGEST_WAIT_SECONDS = 120.0
+
 
 @dataclass(frozen=True)
 class Trace:
@@ -37,6 +39,8 @@ class TracingRestorers:
     pause_seconds: float = 0.0
     deadly_number: int = -1
     """A segment whose first picture has this number kills its process."""
+    num_together: int = 1
+    """Segments wait until so many processes are at work, so that none of them comes too late for a test."""
 
     def identify(self, settings: RestoreSettings) -> RestorerIdentity:
         return LANCZOS
@@ -63,5 +67,11 @@ class _Tracing(LanczosRestorer):
         (Path(self._options.folder) / name).touch()
         if number == self._options.deadly_number:
             os.kill(os.getpid(), 9)
+        limit = time.monotonic() + _LONGEST_WAIT_SECONDS
+        while time.monotonic() < limit and self._num_processes() < self._options.num_together:
+            time.sleep(0.05)
         time.sleep(self._options.pause_seconds)
         yield from super().restore(chain([first], stream), task)
+
+    def _num_processes(self) -> int:
+        return len({trace.pid for trace in self._options.traces()})

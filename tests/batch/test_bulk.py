@@ -14,10 +14,15 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 import ray
+import torch
 from ray.cluster_utils import Cluster
 
 from seedvr2_ray.batch.bulk import BulkRequest, estimate_bulk, run_bulk
 from seedvr2_ray.batch.cluster import Pool
+from seedvr2_ray.batch.manifest import ManifestSource
+from seedvr2_ray.restoration.load import LoadOptions, load_restorer
+from seedvr2_ray.restoration.run import restore_video
+from seedvr2_ray.settings import RestoreSettings
 from tests.batch.archives import (
     Archive,
     Quiet,
@@ -30,11 +35,12 @@ from tests.batch.archives import (
     restore_one_by_one,
 )
 from tests.batch.restorers import TracingRestorers
+from tests.media.clips import make_clip, make_image
 
 pytestmark = [
     pytest.mark.ray,
     # Half a minute each on an idle machine. What hangs is to be known as such, and soon.
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(400),
     # Ray leaves its log files and sockets to the garbage collector.
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -194,7 +200,7 @@ def test_a_lost_machine_is_made_up_for_by_the_others(
     archive: Archive, undisturbed: dict[str, str], tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
-    restorers = tracing(tmp_path, pause_seconds=0.5)
+    restorers = tracing(tmp_path, pause_seconds=0.5, num_together=2)
     quick = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 500, "health_check_timeout_ms": 2000}
     node = {"object_store_memory": 100 << 20}
     cluster = Cluster(
@@ -210,13 +216,13 @@ def test_a_lost_machine_is_made_up_for_by_the_others(
             str(output),
             restorers,
             tmp_path / "scratch",
-            pool=Pool(num_gpus=0, max_size=3),
+            pool=Pool(num_gpus=0, min_size=2, max_size=3),
             patience_seconds=PATIENCE_SECONDS,
         )
         at_loss: list[int] = []
 
         def lose_machine() -> None:
-            wait_for(lambda: len({trace.pid for trace in restorers.traces()}) >= 2, "restorers on both machines")
+            wait_for(lambda: len({trace.pid for trace in restorers.traces()}) >= 2, "two restorers at work")
             at_loss.append(len(restorers.traces()))
             cluster.remove_node(lost, allow_graceful=False)
 
@@ -224,6 +230,7 @@ def test_a_lost_machine_is_made_up_for_by_the_others(
         killer.start()
         run_bulk(request, Quiet())
         killer.join()
+        assert at_loss, "the archive was done before a second restorer was at work"
         assert at_loss[0] < len(restorers.traces())
         require_whole(archive, output, undisturbed)
         assert sum(begun_more_than_once(restorers.traces()).values()) <= 2 * 3
@@ -245,6 +252,35 @@ def test_restorers_that_leave_no_core_for_tasks_are_made_fewer_instead_of_waitin
     )
     summary = run_bulk(request, Quiet())
     assert summary["files"] == {"published": 4, "skipped": 0, "quarantined": 5}
+
+
+@pytest.mark.usefixtures("small_ray")
+def test_a_network_makes_of_an_archive_what_it_makes_of_each_file_alone(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    make_clip(tmp_path / "in/a.mp4", num_frames=6)
+    make_image(tmp_path / "in/b.png", pixel_format="rgb24", codec="png", number=7)
+    settings = RestoreSettings(model="nano", resolution="x2", detect_shots=False)
+    request = BulkRequest(
+        manifest=ManifestSource(url=str(tmp_path / "in"), output=str(tmp_path / "out"), defaults=settings),
+        pool=Pool(num_gpus=0),
+        scratch=str(tmp_path / "scratch"),
+    )
+    summary = run_bulk(request, Quiet())
+    assert summary["files"] == {"published": 2, "skipped": 0, "quarantined": 0}
+    assert json.loads((tmp_path / "out/a.mp4.json").read_text())["settings"]["model"] == "nano"
+
+    (tmp_path / "alone").mkdir()
+    options, names = LoadOptions(), ("a.mp4", "b.png")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # As the workers: sums of floats depend on how they are split.
+    try:
+        restorer = load_restorer(settings, options)
+        for name in names:
+            source, target = str(tmp_path / "in" / name), str(tmp_path / "alone" / name)
+            restore_video(source, target, settings, restorer.identity, lambda: restorer, report=False)
+    finally:
+        torch.set_num_threads(threads)
+    assert digests(tmp_path / "out", names) == digests(tmp_path / "alone", names)
 
 
 @pytest.mark.usefixtures("small_ray")
