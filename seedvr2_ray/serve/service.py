@@ -11,8 +11,7 @@ from dataclasses import replace
 from datetime import UTC, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
-from urllib.parse import urlsplit
+from typing import Any, Literal, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -32,6 +31,7 @@ from seedvr2_ray.serve.jobs import Job, JobState, ResultInfo, Source
 from seedvr2_ray.serve.key_store import KeyStore
 from seedvr2_ray.serve.links import SignedLinks
 from seedvr2_ray.serve.problems import ConflictRefusal, FetchRefusal, GoneRefusal, MissingRefusal, RateRefusal
+from seedvr2_ray.serve.rate_limits import RequestLimiter, counted_as
 from seedvr2_ray.serve.remote_sources import borrowed
 from seedvr2_ray.serve.results import Results, StoredFile
 from seedvr2_ray.serve.secrets import Secrets
@@ -41,6 +41,7 @@ from seedvr2_ray.serve.upload_files import UploadFiles
 from seedvr2_ray.serve.upload_store import Upload, UploadStore
 from seedvr2_ray.serve.uploads import Uploads
 from seedvr2_ray.serve.usage_store import UsageOfDay, UsageStore
+from seedvr2_ray.serve.webhooks import require_webhook_url
 from seedvr2_ray.settings import RestoreSettings
 from seedvr2_ray.storage.location import require_writable
 from seedvr2_ray.storage.sources import default_scratch
@@ -58,13 +59,6 @@ async def _nobody() -> None:
     """Wake nobody: a runner that polls finds the job too."""
 
 
-class RequestRates(Protocol):
-    """Counts requests."""
-
-    def require(self, who: str, per_minute: int) -> None:
-        """Count one; RateRefusal when there were too many."""
-
-
 class Service:
     """One deployment as its ingress sees it."""
 
@@ -75,7 +69,7 @@ class Service:
         database: Database,
         *,
         wake: Callable[[], Awaitable[None]] = _nobody,
-        rates: RequestRates | None = None,
+        rates: RequestLimiter | None = None,
         inspector: Inspector | None = None,
     ) -> None:
         """Bundle what an ingress needs.
@@ -83,7 +77,7 @@ class Service:
         Args:
             database: migrated.
             wake: hints to a runner that there is something to do; may fail without harm.
-            rates: counts requests; without one they are not limited.
+            rates: counts requests; by default those of this process.
             inspector: by default the one that this process shares.
         """
         self.config = config
@@ -106,7 +100,7 @@ class Service:
         )
         self._inspector = inspector or shared_inspector()
         self._wake = wake
-        self._rates = rates
+        self._rates = rates or RequestLimiter()
         self._clock = database.clock
         self._limits = config.limits
         self._looks = anyio.CapacityLimiter(_MOST_INSPECTIONS)
@@ -279,15 +273,13 @@ class Service:
         names = sorted(self.config.models, key=lambda name: (name != self.config.default_model, name))
         return [(CATALOGUE[name], self.config.models[name]) for name in names]
 
-    async def count_request(self, caller: Caller, host: str | None) -> None:
-        """Count a request towards the limit of its key, or of its address without one.
+    async def count_request(self, caller: Caller | None, host: str | None) -> None:
+        """Count a request towards the limit of its key, or of its address while nobody has signed in.
 
         Raises:
             RateRefusal: there were too many in the last minute.
         """
-        if self._rates is not None:
-            who = caller.key_id or f"{caller.owner}@{host}"
-            await _in_thread(self._rates.require, who, self.limits.requests_per_minute)
+        await _in_thread(self._rates.require, counted_as(caller, host), self.limits.requests_per_minute)
 
     async def gauges(self) -> Sequence[Gauge]:
         """Say how much there is to do, for a monitoring system."""
@@ -303,24 +295,13 @@ class Service:
         await _in_thread(self.jobs.load)
         await _in_thread(require_writable, f"{self.config.data.rstrip('/')}/uploads/ready")
 
-    def require_webhook(self, url: str) -> None:
-        """Refuse a webhook that could not be delivered.
-
-        Raises:
-            InputError: the deployment signs none, or the URL cannot be called.
-        """
-        if self.secrets.webhook_secret is None:
-            raise InputError(
-                "webhook_url is given and this deployment has no secret to sign webhooks with; poll the job"
-            )
-        parts = urlsplit(url)
-        if not url.isprintable() or parts.scheme not in ("https", "http") or not parts.hostname or parts.username:
-            raise InputError("webhook_url must be an http or https URL without a user or password in it")
-
     def _checked(self, submission: Submission) -> RestoreSettings:
         require_sane(submission)
         if submission.webhook_url is not None:
-            self.require_webhook(submission.webhook_url)
+            try:
+                require_webhook_url(submission.webhook_url, self.secrets.webhook_secret)
+            except FetchRefusal as refusal:
+                raise FetchRefusal(f"webhook_url: {refusal}") from None
         return settle_settings(submission.settings, self.config)
 
     async def _look_at_source(

@@ -9,7 +9,7 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.requests import HTTPConnection
 
 from seedvr2_ray.serve.auth import Caller
-from seedvr2_ray.serve.problems import MissingRefusal
+from seedvr2_ray.serve.problems import AuthenticationRefusal, MissingRefusal
 from seedvr2_ray.serve.service import Service
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -33,9 +33,13 @@ async def signed_in(connection: HTTPConnection) -> Caller:
     """
     service = service_of(connection)
     host = connection.client.host if connection.client else None
-    caller = await anyio.to_thread.run_sync(
-        service.authenticator.authenticate, connection.headers, connection.query_params, host
-    )
+    try:
+        caller = await anyio.to_thread.run_sync(
+            service.authenticator.authenticate, connection.headers, connection.query_params, host
+        )
+    except AuthenticationRefusal:
+        await service.count_request(None, host)  # Whoever guesses keys does not do so for long.
+        raise
     await service.count_request(caller, host)
     return caller
 
@@ -49,6 +53,7 @@ async def may_read_job(connection: HTTPConnection, job_id: str) -> Caller:
     if "signature" not in connection.query_params:
         return await signed_in(connection)
     service = service_of(connection)
+    await service.count_request(None, connection.client.host if connection.client else None)
     path = connection.scope["path"].removeprefix(connection.scope.get("root_path", ""))
     service.links.require_valid(connection.scope.get("method", "GET"), path, connection.query_params)
     job = await anyio.to_thread.run_sync(service.jobs.get, job_id)

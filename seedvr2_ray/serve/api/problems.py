@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
 
 from seedvr2_ray.errors import DeploymentError, InputError, SeedVR2Error, StorageError
 from seedvr2_ray.serve.problems import PROBLEMS, ProblemKind, Refusal, kind_of
@@ -33,6 +34,7 @@ PROTOCOL_PROBLEMS: dict[int, ProblemKind] = {
 }
 """What is wrong with a request as HTTP, before it means anything to the service."""
 
+_METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 _OURS = (StorageError, DeploymentError)
 """Their messages name places and machines of the deployment: for its log, and not for callers."""
 
@@ -103,6 +105,8 @@ def install(app: FastAPI) -> None:
     """Answer every error that a route raises with a problem; what is left is answered by the middleware."""
 
     async def answer(request: Request, error: Exception) -> Response:
+        if isinstance(error, HTTPException) and error.status_code in (404, 405):
+            error = _explained(request, error.status_code)
         return respond(error, request_id_of(request))
 
     for kind in (SeedVR2Error, HTTPException, RequestValidationError, ValidationError, ClientDisconnect):
@@ -128,6 +132,21 @@ def validation_detail(errors: list[Any]) -> str:
     return f"{place or 'the body'}: {first['msg']}{more}"
 
 
+def _explained(request: Request, status: int) -> "ProtocolRefusal":
+    """Say which address was asked for and what it answers; the router itself says neither."""
+    where = f"{request.method} {request.url.path[:200]}"
+    if status == 404:
+        return ProtocolRefusal(f"there is nothing at {where}", 404)
+    allowed = {method for method in _METHODS if _answers(request, method)}
+    methods = ", ".join(sorted(allowed))
+    return ProtocolRefusal(f"{where} is not possible; this address answers {methods}", 405, {"Allow": methods})
+
+
+def _answers(request: Request, method: str) -> bool:
+    scope = {**request.scope, "method": method}
+    return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+
+
 def _classified(error: BaseException) -> tuple[ProblemKind, str, dict[str, str]]:
     if isinstance(error, ProtocolRefusal):
         return PROTOCOL_PROBLEMS[error.status], str(error), dict(error.headers or {})
@@ -140,7 +159,8 @@ def _classified(error: BaseException) -> tuple[ProblemKind, str, dict[str, str]]
         return PROTOCOL_PROBLEMS[400], "the connection broke off before the request was complete", {}
     kind = kind_of(type(error))
     if isinstance(error, _OURS):
-        return kind, "the service could not do this for a reason of its own, which its log names", {}
+        detail = "the service could not do this for a reason of its own, which its log names"
+        return kind, detail, {"Retry-After": "5"}
     if kind.status == 500:
         return kind, "something went wrong here; the log names the request's id", {}
     headers = {"WWW-Authenticate": "Bearer"} if kind.status == 401 else {}
