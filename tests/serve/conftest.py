@@ -186,9 +186,26 @@ def clock() -> HandClock:
     return HandClock()
 
 
-@pytest.fixture
-def database(database_url: str, clock: HandClock) -> Iterator[Database]:
-    """A migrated database of each kind, whose time a test sets."""
-    opened = open_database(database_url, clock=clock)
+@pytest.fixture(scope="session")
+def _shared_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    opened = open_database(f"sqlite:///{tmp_path_factory.mktemp('sqlite') / 'shared.db'}")
     yield opened
     opened.close()
+
+
+@pytest.fixture(scope="session")
+def _shared_postgres(postgres_server: PostgresServer) -> Iterator[Database]:
+    opened = open_database(postgres_server.new_database())
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(params=["_shared_sqlite", "_shared_postgres"], ids=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, clock: HandClock) -> Database:
+    """An empty database of each kind, whose time a test sets. Only emptied between tests: SQL is compiled once."""
+    opened: Database = request.getfixturevalue(request.param)
+    with opened.writing() as connection:
+        for table in METADATA.tables.values():
+            connection.execute(table.delete())
+    opened.clock = clock
+    return opened

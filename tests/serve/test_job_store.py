@@ -52,6 +52,7 @@ def test_runners_that_claim_at_once_never_get_the_same_job(store: JobStore) -> N
     assert sorted(taken) == sorted(waiting)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_whatever_runners_do_only_the_last_who_got_a_job_can_write(
     store: JobStore, clock: HandClock, seed: int
