@@ -22,7 +22,7 @@ _SECRET_NAMES = (
     r"x-amz-[a-z-]+|awsaccesskeyid|aws_[a-z_]+|dsn|sig"
 )
 _NAME = re.compile(rf"(?:{_SECRET_NAMES})", re.IGNORECASE)
-_URL = re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]*)://([^\s\"'<>]*)")
+_URL = re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]{0,30})://([^\s\"'<>]*)")
 _RULES = (
     # A header that signs in: up to the end of its line, for its value may hold anything.
     (re.compile(r"(?i)\b((?:proxy-)?authorization|(?:set-)?cookie|x-api-key)(\s*[:=]\s*)[^\r\n]+"), rf"\1\2{HIDDEN}"),

@@ -2,6 +2,7 @@
 
 import json
 import string
+import time
 from urllib.parse import quote
 
 import jwt
@@ -108,6 +109,13 @@ def test_a_deployments_secrets_include_the_passwords_of_its_stores() -> None:
     redactor = redactor_of(secrets, "postgresql://u:data-base-word@host/x", "redis://:redis-word@host", None)
     for word in ("sign-sign-sign", "jwt-jwt-jwt", "hook-hook-hook", "data-base-word", "redis-word"):
         assert redactor.text(f"it said {word}!") == f"it said {HIDDEN}!"
+
+
+@pytest.mark.parametrize("piece", ["a-", "a", "secret", "'", "authorization ", "http://", "eyJa.", "@", "password='"])
+def test_no_line_takes_long_to_clean(piece: str) -> None:
+    started = time.process_time()
+    PLAIN.text(piece * (40_000 // len(piece)))
+    assert time.process_time() - started < 2
 
 
 @pytest.mark.parametrize(
