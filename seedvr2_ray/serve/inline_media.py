@@ -5,6 +5,7 @@ long strings are decoded into files as they come, and answers are written piece 
 """
 
 import binascii
+import errno
 import json
 import re
 import secrets
@@ -18,7 +19,7 @@ from typing import IO, Any, Self
 
 import anyio.to_thread
 
-from seedvr2_ray.errors import InputError
+from seedvr2_ray.errors import CapacityError, InputError
 from seedvr2_ray.serve.problems import SizeRefusal
 
 LONGEST_TEXT = 64 * 1024
@@ -281,6 +282,7 @@ async def read_json_body(chunks: AsyncIterable[bytes], *, scratch: Path, max_byt
         MalformedJson: it is not a JSON object.
         Base64Error: a string longer than ``LONGEST_TEXT`` is not base64.
         SizeRefusal: the media, or what is around it, is too large.
+        CapacityError: there is no room for it here.
     """
     await anyio.to_thread.run_sync(lambda: scratch.mkdir(parents=True, exist_ok=True))
     folder = Path(tempfile.mkdtemp(prefix="body-", dir=scratch))
@@ -291,9 +293,11 @@ async def read_json_body(chunks: AsyncIterable[bytes], *, scratch: Path, max_byt
         if not isinstance(document, dict):
             raise MalformedJson("the body must be a JSON object")
         return JsonBody(document, folder, max_bytes, {name: file.path for name, file in scanner.files.items()})
-    except BaseException:
+    except BaseException as error:
         scanner.abandon()
         shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise CapacityError("there is no room for more media here; try again later") from error
         raise
 
 

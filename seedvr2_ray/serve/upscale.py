@@ -83,7 +83,7 @@ _BODY = {
 async def upscale(request: Request, service: TheService, caller: TheCaller) -> dict[str, Any]:
     """Make a job of a video."""
     try:
-        with await read_inline(request, service) as body:
+        with await read_inline(request, service, caller) as body:
             asked = parse_upscale(body.document, service.config)
             submission = Submission(url=asked.video_url, settings=asked.settings, metadata=asked.metadata())
             if asked.video_base64 is None:
@@ -116,7 +116,7 @@ def parse_upscale(document: Mapping[str, Any], config: ServiceConfig) -> Upscale
         raise InputError("the body must have exactly one of video_url and video_base64")
     resolution = str(document.get("resolution", "1080p")).lower()
     if resolution not in RESOLUTIONS:
-        raise InputError(f"resolution must be one of {', '.join(RESOLUTIONS)}; got {document['resolution']!r}")
+        raise InputError(f"resolution must be one of {', '.join(RESOLUTIONS)}; got {document['resolution']!r:.80}")
     model, gpu_type = _pool(resolution, config)
     chunks, note = chunk_settings(document.get("batch_size"), largest=config.upscale.largest_batch)
     notes += [note] if note else []
@@ -138,7 +138,7 @@ def chunk_settings(batch_size: object, *, largest: int) -> tuple[dict[str, int],
     if batch_size is None:
         return {}, None
     if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
-        raise InputError(f"batch_size must be a whole number above 0, got {batch_size!r}")
+        raise InputError(f"batch_size must be a whole number above 0, got {batch_size!r:.80}")
     if batch_size % 4 != 1:
         return {}, f"batch_size {batch_size} is not 4n + 1 (1, 5, 9, ...) and was not followed"
     if batch_size > largest:

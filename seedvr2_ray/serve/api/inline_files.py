@@ -10,26 +10,32 @@ from starlette.requests import Request
 from seedvr2_ray.serve.api.bodies import body_of
 from seedvr2_ray.serve.api.problems import ProtocolRefusal
 from seedvr2_ray.serve.auth import Caller
-from seedvr2_ray.serve.inline_media import JsonBody, read_json_body
+from seedvr2_ray.serve.inline_media import LONGEST_TEXT, JsonBody, read_json_body
 from seedvr2_ray.serve.jobs import Job
 from seedvr2_ray.serve.service import Service
 from seedvr2_ray.serve.submission import Submission
 from seedvr2_ray.storage.sources import default_scratch
 
 _BLOCK_BYTES = 1 << 20
+_IDLE_SECONDS = 60.0
 
 
-async def read_inline(request: Request, service: Service) -> JsonBody:
+async def read_inline(request: Request, service: Service, caller: Caller) -> JsonBody:
     """Read a JSON body that may carry files.
 
     Raises:
-        ProtocolRefusal: it breaks off.
+        ProtocolRefusal: it breaks off, or stops coming.
         InputError: it is no JSON object, or its files are not base64.
         SizeRefusal: it is too large.
+        PermissionRefusal: it is long enough to carry a file, and the caller may not make jobs.
+        RateRefusal: likewise, and there is too much to do already.
     """
+    length = request.headers.get("content-length", "")
+    if not (length.isascii() and length.isdecimal() and int(length[:20]) <= LONGEST_TEXT):
+        await service.require_room(caller)
     try:
         return await read_json_body(
-            body_of(request),
+            _in_time(body_of(request)),
             scratch=Path(service.config.scratch or default_scratch()) / "bodies",
             max_bytes=service.limits.max_upload_bytes,
         )
@@ -47,7 +53,6 @@ async def submit_file(service: Service, caller: Caller, path: Path, name: str, s
         name: what the file is called.
         submission: the rest of it.
     """
-    await service.require_room(caller)
     upload = await service.uploads.receive(caller, name, _blocks(path))
     try:
         job, _ = await service.submit(caller, replace(submission, upload_id=upload.id))
@@ -56,6 +61,18 @@ async def submit_file(service: Service, caller: Caller, path: Path, name: str, s
             await service.uploads.delete(caller, upload.id)
         raise
     return job
+
+
+async def _in_time(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    while True:
+        try:
+            with anyio.fail_after(_IDLE_SECONDS):
+                chunk = await anext(chunks)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            raise ProtocolRefusal(f"nothing of the body came for {_IDLE_SECONDS:g} s; send it again", 408) from None
+        yield chunk
 
 
 async def _blocks(path: Path) -> AsyncIterator[bytes]:

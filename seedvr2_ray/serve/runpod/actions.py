@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
@@ -214,6 +215,6 @@ def _whole(given: Mapping[str, Any], field: str, default: int, *, least: int = 1
 
 def _number(given: Mapping[str, Any], field: str, default: float) -> float:
     value = given.get(field, default)
-    if not isinstance(value, int | float) or isinstance(value, bool):
+    if not isinstance(value, int | float) or isinstance(value, bool) or not isfinite(value):
         raise ActionError(f"{field} must be a number, got {value!r}")
     return float(value)

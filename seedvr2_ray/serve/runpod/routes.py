@@ -15,7 +15,7 @@ from seedvr2_ray.errors import InputError, SeedVR2Error
 from seedvr2_ray.serve.api.addresses import download_address
 from seedvr2_ray.serve.api.callers import SIGNED_IN, TheCaller, TheService, usable_id
 from seedvr2_ray.serve.api.inline_files import read_inline, submit_file
-from seedvr2_ray.serve.api.problems import problem_of, request_id_of
+from seedvr2_ray.serve.api.problems import ProblemResponse, documented, problem_of, request_id_of
 from seedvr2_ray.serve.auth import Caller
 from seedvr2_ray.serve.inline_media import Base64Error, JsonBody, MalformedJson, json_with_media
 from seedvr2_ray.serve.jobs import Job, JobState
@@ -59,7 +59,7 @@ class _Route(APIRoute):
             except (SeedVR2Error, RequestValidationError) as error:
                 problem, headers = problem_of(error, request_id_of(request))
                 content = {"error": problem.detail, **problem.model_dump()}
-                return JSONResponse(content, problem.status, headers)
+                return ProblemResponse(content, problem.status, {**headers, "Cache-Control": "no-store"})
 
         return serve_or_explain
 
@@ -68,8 +68,11 @@ router = APIRouter(prefix="/v2/{endpoint_id}", tags=["RunPod"], route_class=_Rou
 
 EndpointId = Annotated[str, Path(pattern=r"^[A-Za-z0-9_.-]{1,100}$", description="Anything; jobs remember it.")]
 RequestId = Annotated[str, Path(max_length=8000, description="As `run` or `runsync` answered it.")]
-Wait = Annotated[int | None, Query(ge=1, description="Milliseconds to wait; the deployment has a limit of its own.")]
+Wait = Annotated[
+    int | None, Query(ge=1, le=10**9, description="Milliseconds to wait; the deployment has a limit of its own.")
+]
 
+_REFUSALS = documented(400, 401, 403, 404, 409, 410, 413, 422, 429)
 _BODY = {
     "requestBody": {
         "required": True,
@@ -82,7 +85,7 @@ _BODY = {
 }
 
 
-@router.post("/run", openapi_extra=_BODY)
+@router.post("/run", openapi_extra=_BODY, responses=_REFUSALS)
 async def run(request: Request, service: TheService, caller: TheCaller, endpoint_id: EndpointId) -> Response:
     """Do what ``input`` asks for; answers at once, and ``status`` has the rest."""
     begun = await _begin(request, service, caller, endpoint_id)
@@ -92,11 +95,12 @@ async def run(request: Request, service: TheService, caller: TheCaller, endpoint
     return JSONResponse({"id": begun.id, "status": "IN_QUEUE"})
 
 
-@router.post("/runsync", openapi_extra=_BODY)
+@router.post("/runsync", openapi_extra=_BODY, responses=_REFUSALS)
 async def run_and_wait(
     request: Request, service: TheService, caller: TheCaller, endpoint_id: EndpointId, wait: Wait = None
 ) -> Response:
     """Do what ``input`` asks for, and wait for it; what takes longer is answered IN_PROGRESS and goes on."""
+    caller.require("jobs:read")
     begun = await _begin(request, service, caller, endpoint_id)
     if isinstance(begun, dict):
         return JSONResponse(with_output(answered_at_once(begun), begun, on_top=True))
@@ -109,7 +113,7 @@ async def run_and_wait(
     return await _about(request, service, caller, begun, on_top=True)
 
 
-@router.get("/status/{request_id}")
+@router.get("/status/{request_id}", responses=_REFUSALS)
 async def read_status(
     request: Request, service: TheService, caller: TheCaller, endpoint_id: EndpointId, request_id: RequestId
 ) -> Response:
@@ -121,7 +125,7 @@ async def read_status(
     return await _about(request, service, caller, job, on_top=False)
 
 
-@router.get("/stream/{request_id}")
+@router.get("/stream/{request_id}", responses=_REFUSALS)
 async def read_stream(
     request: Request, service: TheService, caller: TheCaller, endpoint_id: EndpointId, request_id: RequestId
 ) -> Response:
@@ -133,7 +137,7 @@ async def read_stream(
     return JSONResponse({"id": job.id, "status": stream_status(job), "stream": _told_by(request).news(job)})
 
 
-@router.post("/cancel/{request_id}")
+@router.post("/cancel/{request_id}", responses=_REFUSALS)
 async def cancel(service: TheService, caller: TheCaller, endpoint_id: EndpointId, request_id: RequestId) -> Response:
     """Stop a job; one that has ended stays as it is."""
     output = carried_output(request_id)
@@ -148,7 +152,7 @@ async def cancel(service: TheService, caller: TheCaller, endpoint_id: EndpointId
     return JSONResponse({"id": job_id, "status": "CANCELLED"})
 
 
-@router.post("/purge-queue")
+@router.post("/purge-queue", responses=_REFUSALS)
 async def purge_queue(service: TheService, caller: TheCaller, endpoint_id: EndpointId) -> Response:
     """Cancel the caller's jobs of this endpoint that wait; those that are restored go on."""
     waiting, cursor = await _waiting(service, caller, endpoint_id, None)
@@ -165,7 +169,7 @@ async def purge_queue(service: TheService, caller: TheCaller, endpoint_id: Endpo
     return JSONResponse({"removed": num_removed, "status": "completed"})
 
 
-@router.get("/health")
+@router.get("/health", responses=_REFUSALS)
 async def read_health(service: TheService, caller: TheCaller, endpoint_id: EndpointId) -> Response:
     """Count the caller's jobs, and the workers that they keep busy."""
     caller.require("jobs:read")
@@ -181,7 +185,7 @@ async def read_health(service: TheService, caller: TheCaller, endpoint_id: Endpo
                 "failed": num.get(JobState.FAILED, 0),
                 "inProgress": num_running,
                 "inQueue": num.get(JobState.QUEUED, 0),
-                "retried": 0,
+                "retried": 0,  # There is no ``retry`` here.
             },
             "workers": {"idle": max(0, least - busy), "running": busy},
         }
@@ -191,7 +195,7 @@ async def read_health(service: TheService, caller: TheCaller, endpoint_id: Endpo
 async def _begin(request: Request, service: Service, caller: Caller, endpoint_id: str) -> Job | dict[str, Any]:
     """Do what a body asks for; what could not be begun, or was done at once, is its output."""
     try:
-        with await read_inline(request, service) as body:
+        with await read_inline(request, service, caller) as body:
             return await _act(service, caller, body, endpoint_id)
     except ActionError as error:
         return failure(str(error))

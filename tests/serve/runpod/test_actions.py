@@ -117,6 +117,8 @@ def test_settings_pass_through():
         ({"media": "AAAA", "res_h": "tall"}, "res_h must be a whole number in 1..16384, got 'tall'"),
         ({"media": "AAAA", "seed": -1}, f"seed must be a whole number in 0..{2**63 - 1}, got -1"),
         ({"media": "AAAA", "cfg_scale": "high"}, "cfg_scale must be a number, got 'high'"),
+        ({"media": "AAAA", "cfg_scale": float("inf")}, "cfg_scale must be a number, got inf"),
+        ({"media": "AAAA", "res_w": float("nan")}, "res_w must be a whole number in 1..16384, got nan"),
     ],
 )
 def test_what_cannot_be_restored_is_refused_in_the_documented_words(given, message):

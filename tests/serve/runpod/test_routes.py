@@ -1,5 +1,6 @@
 """The RunPod API as its clients use it: plain scripts, curl, and the official SDK, over a real HTTP connection."""
 
+import asyncio
 import base64
 import json
 import subprocess
@@ -10,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 
+import aiohttp
 import pytest
 import requests
 import runpod
@@ -218,6 +220,20 @@ def test_the_sdk_runs_a_job_and_reads_its_status_and_output(endpoint, clip):
     job = endpoint.run({"action": "restore", "media": encoded(clip), **SMALL})
     assert job.output(timeout=60)["success"] is True
     assert job.status() == "COMPLETED"
+
+
+def test_the_asynchronous_sdk_runs_a_job_and_reads_its_output(service, clip, monkeypatch):
+    monkeypatch.setattr(runpod, "endpoint_url_base", f"{service.url}/v2")
+
+    async def work():
+        async with aiohttp.ClientSession() as session:
+            endpoint = runpod.AsyncioEndpoint("any-endpoint", session, api_key="any key")
+            job = await endpoint.run({"action": "restore", "media": encoded(clip), **SMALL})
+            assert [item async for item in job.stream()][-1]["state"] == "completed"
+            assert (await endpoint.health())["jobs"]["completed"] >= 1
+            return await job.output(timeout=60)
+
+    assert asyncio.run(work())["success"] is True
 
 
 def test_the_sdk_streams_progress_until_the_end(tmp_path, clip, monkeypatch):
