@@ -8,6 +8,7 @@ latent per group. Encoding or decoding a clip in slices gives the numbers of the
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Self
 
 import torch
@@ -163,6 +164,15 @@ class Decoder(nn.Module):
             x_BCTHW = block(x_BCTHW, run)
         return run.in_steps(x_BCTHW, run.options.frames_in_flight, at_full_rate)
 
+    def merge_shortcuts(self) -> None:
+        """Let upsamplers that smooth nothing do the next block's shortcut, where that is all the block does."""
+        for block, next_block in pairwise(self.up_blocks):
+            assert isinstance(block, UpBlock) and isinstance(next_block, UpBlock)
+            upsampler, resnet = block.upsamplers[0], next_block.resnets[0]
+            assert isinstance(upsampler, Upsampler) and isinstance(resnet, ResnetBlock)
+            if upsampler.has_idle_conv and resnet.is_idle and resnet.has_shortcut:
+                upsampler.merged, resnet.has_merged_shortcut = (resnet.conv_shortcut,), True
+
 
 class VideoVAE(nn.Module):
     """Encoder and decoder of one checkpoint; names and shapes of its state dict are the checkpoint's."""
@@ -194,12 +204,34 @@ class VideoVAE(nn.Module):
                 with torch.no_grad():
                     module.fuse()
         self.decoder.conv_out.fp32_output = options.fp32_output
+        if options.leave_out_zeros:
+            self.leave_out_zeros()
         self.options = options
+        return self
+
+    def leave_out_zeros(self) -> Self:
+        """Compute from now on without the parts whose weights are such that they add nothing, and return the model.
+
+        Those are taps in time, the convolutions of residual blocks, and the smoothing after an upsampler. The numbers
+        stay the same up to rounding. What is left out gets no gradient, so it stays as it is in training.
+        Loading other weights, or forgetting the options, ends it.
+        """
+        for module in self.modules():
+            if isinstance(module, CausalConv3d | ResnetBlock | Upsampler):
+                module.leave_out_zeros()
+        self.decoder.merge_shortcuts()
         return self
 
     def forget_options(self) -> None:
         """Compute by the equations again, from the weights alone."""
         self.options = PLAIN
+        for module in self.modules():
+            if isinstance(module, CausalConv3d):
+                module.compute_zeros()
+            elif isinstance(module, ResnetBlock):
+                module.is_idle = module.has_merged_shortcut = False
+            elif isinstance(module, Upsampler):
+                module.has_idle_conv, module.merged = False, ()
         self.decoder.conv_out.fp32_output = False
         for module in self.modules():
             if isinstance(module, Upsampler):

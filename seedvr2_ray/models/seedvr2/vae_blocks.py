@@ -24,8 +24,19 @@ class ResnetBlock(nn.Module):
         self.has_shortcut = channels_in != channels_out
         if self.has_shortcut:
             self.conv_shortcut = CausalConv3d(channels_in, channels_out, (1, 1, 1), padding="none")
+        self.is_idle = False
+        """Whether the convolutions are known to add nothing and are not computed."""
+        self.has_merged_shortcut = False
+        """Whether an upsampler before this block does the shortcut's work."""
+
+    def leave_out_zeros(self) -> None:
+        """Pass over both convolutions from now on if the second one's weights are all zero now."""
+        self.is_idle = not (self.conv2.weight.any() or self.conv2.bias.any())
 
     def forward(self, x_BCTHW: Tensor, run: SlicePass) -> Tensor:
+        if self.is_idle:
+            has_own_shortcut = self.has_shortcut and not self.has_merged_shortcut
+            return self.conv_shortcut.convolve(x_BCTHW) if has_own_shortcut else x_BCTHW
         hidden_BCTHW = causal_step(self.conv1, x_BCTHW, run, self.norm1)
         hidden_BCTHW = causal_step(self.conv2, hidden_BCTHW, run, self.norm2)
         # In place: a convolution's output is its own, and its gradient does not need it.

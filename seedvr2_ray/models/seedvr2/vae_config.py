@@ -86,6 +86,8 @@ class VAEOptions:
     """Fold the three equal frames that a single image is convolved with into one 2-D convolution."""
     fp32_output: bool = False
     """Compute the last convolution in fp32; bf16 steps are half an 8-bit code near white."""
+    leave_out_zeros: bool = False
+    """Do not compute what the weights make add nothing; see ``VideoVAE.leave_out_zeros``."""
     attention_scores: int | None = None
     """Most query-key products at once per frame; None leaves it to the attention kernel."""
     frames_in_flight: int | None = None
@@ -110,9 +112,8 @@ FAST = VAEOptions(
     attention_scores=2**27,
 )
 """What to run on a GPU when memory is no concern; add ``frames_in_flight`` and ``bands`` when it is."""
-FAST_ON_CPU = VAEOptions(direct_norm=True, image_conv2d=True)
-"""What to run on a CPU. Its transposed convolutions are slower than the two that a fused upsampler saves,
-and channels-last helps some widths and hurts others; see ``docs/performance.md``."""
+FAST_ON_CPU = VAEOptions(channels_last=True, direct_norm=True, image_conv2d=True, leave_out_zeros=True)
+"""What to run on a CPU. Its transposed convolutions are slower than the two that a fused upsampler saves."""
 
 
 def fastest_options(device_type: str) -> VAEOptions:

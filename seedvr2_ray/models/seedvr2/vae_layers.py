@@ -46,6 +46,10 @@ class CausalConv3d(nn.Module):
         """Input frames that the next slice must be given."""
         self.fp32_output = False
         """Compute and return fp32 whatever the input's type; set by ``VideoVAE.prepare``."""
+        self.num_idle_taps = 0
+        """First taps in time that are known to be zero and not computed; see :meth:`leave_out_zeros`."""
+        self.is_pointwise = False
+        """Whether only the tap at the position itself is computed."""
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -53,6 +57,25 @@ class CausalConv3d(nn.Module):
         bound = math.sqrt(3 / self.weight[0].numel())
         nn.init.uniform_(self.weight, -bound, bound)
         nn.init.zeros_(self.bias)
+
+    def leave_out_zeros(self) -> None:
+        """Compute from now on without the taps that are zero now. Exact, and training leaves them zero."""
+        # Channels and positions do not matter here, only which of the taps have any weight.
+        used_THW = (self.weight.detach() != 0).flatten(0, 1).any(dim=0)
+        used_T, taps = used_THW.flatten(1).any(dim=1), len(used_THW)
+        strided = self.stride != (1, 1, 1)
+        self.num_idle_taps = 0 if strided else int(used_T.int().argmax()) if used_T.any() else taps - 1
+        used_THW[-1, used_THW.shape[1] // 2, used_THW.shape[2] // 2] = False
+        self.is_pointwise = self.padding == "both" and not strided and not used_THW.any()
+
+    def compute_zeros(self) -> None:
+        """Compute every tap again, whatever its weights."""
+        self.num_idle_taps, self.is_pointwise = 0, False
+
+    @property
+    def is_framewise(self) -> bool:
+        """Whether only the current frame is read, although the kernel has taps for others."""
+        return 0 < self.num_idle_taps == self.weight.shape[2] - 1
 
     def extra_repr(self) -> str:
         channels_out, channels_in, *kernel = self.weight.shape
@@ -81,8 +104,19 @@ class CausalConv3d(nn.Module):
             extended_BCTHW = F.pad(extended_BCTHW, (0, 1, 0, 0 if rows_given else 1))
         if self.fp32_output and extended_BCTHW.dtype in (torch.bfloat16, torch.float16):
             return self._convolve_in_fp32(F.pad(extended_BCTHW, (0, 0, pad_rows, pad_rows)), pad_columns)
-        padding = (0, pad_rows, pad_columns)
-        return F.conv3d(extended_BCTHW, self.weight, self.bias, self.stride, padding)
+        if self.is_pointwise and rows_given:
+            extended_BCTHW = extended_BCTHW[:, :, :, 1:-1]
+        extended_BCTHW = extended_BCTHW[:, :, self.num_idle_taps :]
+        if self.is_pointwise:
+            weight, pad_rows, pad_columns = self.weight[:, :, -1:, 1:2, 1:2], 0, 0
+        else:
+            weight = self.weight[:, :, self.num_idle_taps :]
+        return F.conv3d(extended_BCTHW, weight, self.bias, self.stride, (0, pad_rows, pad_columns))
+
+    def convolve_frames(self, frames_NCHW: Tensor) -> Tensor:
+        """Convolve frames that do not see each other, where :attr:`is_framewise` holds."""
+        weight, padding = (self.weight[:, :, -1, 1:2, 1:2], 0) if self.is_pointwise else (self.weight[:, :, -1], 1)
+        return F.conv2d(frames_NCHW, weight, self.bias, padding=padding)
 
     def _convolve_in_fp32(self, extended_BCTHW: Tensor, pad_columns: int) -> Tensor:
         # A frame and some rows at a time, so that the fp32 copies stay small.
@@ -134,15 +168,8 @@ class FrameNorm(nn.Module):
         # and is several times faster. CUDA's would copy to another layout and round the statistics.
         factor_dtype = torch.promote_types(x_BCTHW.dtype, torch.float32)
         weight, bias = self.weight.to(factor_dtype), self.bias.to(factor_dtype)
-        # Joining dimensions of length one would leave strides that no kernel takes for a known layout.
-        if x_BCTHW.shape[2] == 1:
-            frames_NCHW = x_BCTHW[:, :, 0]
-        elif x_BCTHW.shape[0] == 1:
-            frames_NCHW = x_BCTHW[0].transpose(0, 1)
-        else:
-            frames_NCHW = x_BCTHW.transpose(1, 2).flatten(0, 1)
-        normed_NCHW = F.group_norm(frames_NCHW, self.groups, weight, bias, self.eps)
-        return torch.unflatten(normed_NCHW, 0, (-1, x_BCTHW.shape[2])).transpose(1, 2)
+        normed_NCHW = F.group_norm(as_frames(x_BCTHW), self.groups, weight, bias, self.eps)
+        return from_frames(normed_NCHW, x_BCTHW.shape[2])
 
     def affine(self, x_BCTHW: Tensor) -> tuple[Tensor, Tensor]:
         """Statistics and learned factors as one multiplication and one addition per channel and frame."""
@@ -153,6 +180,21 @@ class FrameNorm(nn.Module):
         scale_BGCT = rstd_BGT[:, :, None] * weight_GC[:, :, None]
         shift_BGCT = bias_GC[:, :, None] - mean_BGT[:, :, None] * scale_BGCT
         return scale_BGCT.flatten(1, 2)[..., None, None], shift_BGCT.flatten(1, 2)[..., None, None]
+
+
+def as_frames(x_BCTHW: Tensor) -> Tensor:
+    """The frames of all clips, one after the other, [B T, C, H, W]; shares memory where the layout allows it."""
+    # Joining dimensions of length one would leave strides that no kernel takes for a known layout.
+    if x_BCTHW.shape[2] == 1:
+        return x_BCTHW[:, :, 0]
+    if x_BCTHW.shape[0] == 1:
+        return x_BCTHW[0].transpose(0, 1)
+    return x_BCTHW.transpose(1, 2).flatten(0, 1)
+
+
+def from_frames(frames_NCHW: Tensor, num_frames: int) -> Tensor:
+    """The opposite of :func:`as_frames`, for clips of so many frames."""
+    return torch.unflatten(frames_NCHW, 0, (-1, num_frames)).transpose(1, 2)
 
 
 def frame_statistics(x_BCTHW: Tensor, groups: int) -> tuple[Tensor, Tensor]:

@@ -11,13 +11,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from seedvr2_ray.models.seedvr2.vae_layers import CausalConv3d, FrameNorm
+from seedvr2_ray.models.seedvr2.vae_layers import CausalConv3d, FrameNorm, as_frames, from_frames
 from seedvr2_ray.models.seedvr2.vae_layout import layout_of
 from seedvr2_ray.models.seedvr2.vae_state import SlicePass
 
 
 def causal_step(conv: CausalConv3d, x_BCTHW: Tensor, run: SlicePass, norm: FrameNorm | None = None) -> Tensor:
     """Norm and SiLU, where there is a norm, then a causal convolution, in the form the pass asks for."""
+    if conv.is_framewise and run.options.bands == 1 and not conv.fp32_output:
+        return _framewise_step(conv, x_BCTHW, norm)
     if run.options.image_conv2d and x_BCTHW.shape[2] == 1 and run.load() is None:
         return _image_step(conv, x_BCTHW, run, norm)
     if run.options.bands > 1:
@@ -31,6 +33,13 @@ def causal_step(conv: CausalConv3d, x_BCTHW: Tensor, run: SlicePass, norm: Frame
 
 def _silu(fresh: Tensor) -> Tensor:
     return F.silu(fresh, inplace=not torch.is_grad_enabled())
+
+
+def _framewise_step(conv: CausalConv3d, x_BCTHW: Tensor, norm: FrameNorm | None) -> Tensor:
+    """Frames that do not see each other, as a batch of pictures: nothing before them to remember or to join."""
+    if norm is not None:
+        x_BCTHW = _silu(norm.forward(x_BCTHW))
+    return from_frames(conv.convolve_frames(as_frames(x_BCTHW)), x_BCTHW.shape[2])
 
 
 def _image_step(conv: CausalConv3d, x_BCTHW: Tensor, run: SlicePass, norm: FrameNorm | None) -> Tensor:

@@ -30,11 +30,18 @@ class Upsampler(nn.Module):
         self.time_factor = 2 if time else 1
         self.upscale_conv = CausalConv3d(channels, 4 * self.time_factor * channels, (1, 1, 1), padding="none")
         self.conv = CausalConv3d(channels, channels)
+        self.has_idle_conv = False
+        """Whether the smoothing convolution is known to change nothing and is not computed."""
+        self.merged: tuple[CausalConv3d, ...] = ()
+        """At most one convolution of single positions, which follows and which the expansion does as well."""
         # Derived by fuse(), never part of the checkpoint.
         for name in ("fused_kernel", "fused_bias", "image_kernel", "image_bias"):
             self.register_buffer(name, None, persistent=False)
 
     def forward(self, x_BCTHW: Tensor, run: SlicePass) -> Tensor:
+        if self.has_idle_conv:
+            # Nothing is remembered here.
+            return self._expand_merged(x_BCTHW, starts_clip=run.num_seen == 0)
         if run.options.fused_upsampler and self.fused_kernel is not None:
             return self._forward_fused(x_BCTHW, run)
         starts_clip = run.load() is None
@@ -51,6 +58,28 @@ class Upsampler(nn.Module):
         if drops_copy:
             return torch.cat([upsampled_BCTHW[:, :, :1], upsampled_BCTHW[:, :, 2:]], dim=2)
         return upsampled_BCTHW
+
+    def _expand_merged(self, x_BCTHW: Tensor, *, starts_clip: bool) -> Tensor:
+        """The upsampled frames where nothing smooths them, and at once what ``merged`` makes of them."""
+        weight: Tensor = self.upscale_conv.weight[..., 0, 0, 0]
+        bias: Tensor = self.upscale_conv.bias
+        for conv in self.merged:
+            kernel_OI = conv.weight[..., 0, 0, 0]
+            parts_ZMI = torch.unflatten(weight, 0, (4 * self.time_factor, -1))
+            weight = (kernel_OI @ parts_ZMI).flatten(0, 1)
+            bias = (torch.unflatten(bias, 0, (4 * self.time_factor, -1)) @ kernel_OI.T + conv.bias).flatten()
+        expanded_BCTHW = F.conv3d(x_BCTHW, weight[..., None, None, None], bias)
+        upsampled_BCTHW = shuffle_pixels(expanded_BCTHW, self.time_factor)
+        if starts_clip and self.time_factor == 2:
+            return torch.cat([upsampled_BCTHW[:, :, :1], upsampled_BCTHW[:, :, 2:]], dim=2)
+        return upsampled_BCTHW
+
+    def leave_out_zeros(self) -> None:
+        """Pass over the smoothing convolution from now on if it returns its input."""
+        self.conv.leave_out_zeros()
+        kernel_OI = self.conv.weight[:, :, -1, 1, 1]
+        returns_input = torch.equal(kernel_OI, torch.eye(len(kernel_OI)).to(kernel_OI)) and not self.conv.bias.any()
+        self.has_idle_conv = self.conv.is_pointwise and returns_input
 
     def fuse(self) -> None:
         """Multiply both convolutions into one, in fp32; to be repeated when the weights change."""
