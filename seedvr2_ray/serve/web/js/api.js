@@ -66,7 +66,10 @@ export class Api {
 
   /** @param {{upload: string, settings: object, once: string}} wish `once` makes a repeated submission harmless */
   submit({ upload, settings, once }) {
-    return this.#ask("POST", "v1/jobs", { body: { source: { upload }, settings }, headers: { "Idempotency-Key": once } });
+    return this.#ask("POST", "v1/jobs", {
+      body: { source: { upload }, settings },
+      headers: { "Idempotency-Key": once },
+    });
   }
 
   /** @param {string} id */

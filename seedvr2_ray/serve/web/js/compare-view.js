@@ -11,7 +11,19 @@ const FAR_SECONDS = 0.25;
 export class CompareView extends HTMLElement {
   #split = 50;
   #stage = element("div", { class: "stage" });
-  #grip = element("div", { class: "grip", role: "slider", tabindex: "0", "aria-valuemin": 0, "aria-valuemax": 100, "aria-orientation": "horizontal" }, icon("chevron"), icon("chevron"));
+  #grip = element(
+    "div",
+    {
+      class: "grip",
+      role: "slider",
+      tabindex: "0",
+      "aria-valuemin": 0,
+      "aria-valuemax": 100,
+      "aria-orientation": "horizontal",
+    },
+    icon("chevron"),
+    icon("chevron"),
+  );
   #labels = { before: element("span", { class: "side left" }), after: element("span", { class: "side right" }) };
   #controls = {};
   /** @type {HTMLElement | null} */
@@ -93,7 +105,16 @@ export class CompareView extends HTMLElement {
     };
     this.#stage.onpointerup = this.#stage.onpointercancel = () => (this.#stage.onpointermove = null);
     this.#grip.onkeydown = (event) => {
-      const moves = { ArrowLeft: -STEP, ArrowDown: -STEP, ArrowRight: STEP, ArrowUp: STEP, PageDown: -BIG_STEP, PageUp: BIG_STEP, Home: -100, End: 100 };
+      const moves = {
+        ArrowLeft: -STEP,
+        ArrowDown: -STEP,
+        ArrowRight: STEP,
+        ArrowUp: STEP,
+        PageDown: -BIG_STEP,
+        PageUp: BIG_STEP,
+        Home: -100,
+        End: 100,
+      };
       if (event.key === " " && this.after instanceof HTMLVideoElement) this.#toggle();
       else if (event.key in moves) this.#move(this.#split + moves[event.key]);
       else return;
@@ -102,7 +123,11 @@ export class CompareView extends HTMLElement {
   }
 
   #fullButton() {
-    const full = element("button", { type: "button", class: "quiet small square", on: { click: () => this.#toggleFull() } }, icon("full"));
+    const full = element(
+      "button",
+      { type: "button", class: "quiet small square", on: { click: () => this.#toggleFull() } },
+      icon("full"),
+    );
     full.hidden = !document.fullscreenEnabled;
     return full;
   }
@@ -110,19 +135,36 @@ export class CompareView extends HTMLElement {
   #plainFoot() {
     const full = this.#fullButton();
     this.#controls = { full };
-    return element("div", { class: "compare-foot" }, element("p", { class: "hint", "data-t": "compare.hint", text: t("compare.hint") }), full);
+    return element(
+      "div",
+      { class: "compare-foot" },
+      element("p", { class: "hint", "data-t": "compare.hint", text: t("compare.hint") }),
+      full,
+    );
   }
 
   #player() {
     const after = /** @type {HTMLVideoElement} */ (this.after);
-    const play = element("button", { type: "button", class: "secondary small square", on: { click: () => this.#toggle() } });
-    const seek = /** @type {HTMLInputElement} */ (element("input", { type: "range", min: 0, max: 1000, value: 0, step: 1 }));
+    const play = element("button", {
+      type: "button",
+      class: "secondary small square",
+      on: { click: () => this.#toggle() },
+    });
+    const seek = /** @type {HTMLInputElement} */ (
+      element("input", { type: "range", min: 0, max: 1000, value: 0, step: 1 })
+    );
     const time = element("span", { class: "time" });
-    const sound = element("button", { type: "button", class: "quiet small square", on: { click: () => (after.muted = !after.muted) } });
+    const sound = element("button", {
+      type: "button",
+      class: "quiet small square",
+      on: { click: () => (after.muted = !after.muted) },
+    });
     this.#controls = { play, seek, time, sound, full: this.#fullButton() };
     seek.oninput = () => this.seek((Number(seek.value) / 1000) * after.duration);
-    for (const event of ["play", "pause", "ended", "volumechange"]) after.addEventListener(event, () => this.#sayState());
-    for (const event of ["timeupdate", "loadedmetadata", "seeked", "ended"]) after.addEventListener(event, () => this.#tick());
+    for (const event of ["play", "pause", "ended", "volumechange"])
+      after.addEventListener(event, () => this.#sayState());
+    for (const event of ["timeupdate", "loadedmetadata", "seeked", "ended"])
+      after.addEventListener(event, () => this.#tick());
     return element("div", { class: "player" }, play, seek, time, sound, this.#controls.full);
   }
 
@@ -132,7 +174,9 @@ export class CompareView extends HTMLElement {
   }
 
   #films() {
-    return /** @type {HTMLVideoElement[]} */ ([this.before, this.after].filter((side) => side instanceof HTMLVideoElement));
+    return /** @type {HTMLVideoElement[]} */ (
+      [this.before, this.after].filter((side) => side instanceof HTMLVideoElement)
+    );
   }
 
   async #toggle() {
@@ -193,7 +237,9 @@ export class CompareView extends HTMLElement {
 
 function media(kind, source, side) {
   if (kind === "image") return element("img", { class: side, src: source, draggable: "false" });
-  const film = /** @type {HTMLVideoElement} */ (element("video", { class: side, src: source, playsinline: true, preload: "auto", tabindex: "-1" }));
+  const film = /** @type {HTMLVideoElement} */ (
+    element("video", { class: side, src: source, playsinline: true, preload: "auto", tabindex: "-1" })
+  );
   film.muted = true;
   film.disablePictureInPicture = true;
   if (side === "before") film.setAttribute("aria-hidden", "true");
@@ -204,7 +250,9 @@ function ready(shown) {
   if (shown instanceof HTMLImageElement) return shown.decode();
   if (shown.readyState >= HTMLMediaElement.HAVE_CURRENT_DATA) return Promise.resolve();
   return new Promise((resolve, reject) => {
-    shown.addEventListener("loadeddata", () => (shown.videoWidth ? resolve() : reject(new Error("no picture"))), { once: true });
+    shown.addEventListener("loadeddata", () => (shown.videoWidth ? resolve() : reject(new Error("no picture"))), {
+      once: true,
+    });
     shown.addEventListener("error", () => reject(new Error("not playable")), { once: true });
   });
 }

@@ -71,7 +71,12 @@ export class Composer extends EventTarget {
       void waiting.begin(file);
       return true;
     }
-    const pending = new PendingFile(this.#api, { name: file.name, size: file.size, modified: file.lastModified, settings: this.form.value });
+    const pending = new PendingFile(this.#api, {
+      name: file.name,
+      size: file.size,
+      modified: file.lastModified,
+      settings: this.form.value,
+    });
     this.#show(pending);
     void pending.begin(file);
     return true;
@@ -103,8 +108,18 @@ export class Composer extends EventTarget {
     const limit = { size: bytes(file.size), limit: bytes(this.maxBytes) };
     const problem = () => new Problem(`file-${why}`, { detail: t(`refused.${why}`, limit) });
     const words = element("p", { class: "problem" });
-    const close = element("button", { type: "button", class: "quiet small square", on: { click: () => this.#unrefuse(node) } }, icon("close"));
-    const node = element("li", { class: "pending-row" }, element("span", { class: "thumb" }, icon("close")), element("div", { class: "pending-words" }, element("p", { class: "pending-name", text: file.name }), words), element("div", { class: "pending-actions" }, close));
+    const close = element(
+      "button",
+      { type: "button", class: "quiet small square", on: { click: () => this.#unrefuse(node) } },
+      icon("close"),
+    );
+    const node = element(
+      "li",
+      { class: "pending-row" },
+      element("span", { class: "thumb" }, icon("close")),
+      element("div", { class: "pending-words" }, element("p", { class: "pending-name", text: file.name }), words),
+      element("div", { class: "pending-actions" }, close),
+    );
     this.#refused.set(node, () => {
       setText(words, explain(problem()).detail);
       close.setAttribute("aria-label", t("pending.remove", { name: file.name }));
@@ -142,7 +157,9 @@ export class Composer extends EventTarget {
   }
 
   #startable() {
-    return [...this.#rows.keys()].filter(({ step, isWanted }) => !isWanted && ["uploading", "estimating", "ready"].includes(step));
+    return [...this.#rows.keys()].filter(
+      ({ step, isWanted }) => !isWanted && ["uploading", "estimating", "ready"].includes(step),
+    );
   }
 
   #renderSend() {
@@ -206,9 +223,27 @@ function row(pending, acts) {
   const bar = /** @type {HTMLProgressElement} */ (element("progress", { max: 100, value: 0 }));
   const again = element("button", { type: "button", class: "secondary small", on: { click: acts.again } });
   const choose = element("button", { type: "button", class: "secondary small", on: { click: acts.choose } });
-  const remove = element("button", { type: "button", class: "quiet small square", on: { click: acts.remove } }, icon("close"));
-  const words = element("div", { class: "pending-words" }, element("p", { class: "pending-name", text: pending.name, title: pending.name }), facts, notices, problem, bar);
-  const node = element("li", { class: "pending-row" }, thumb, words, element("div", { class: "pending-actions" }, again, choose, remove));
+  const remove = element(
+    "button",
+    { type: "button", class: "quiet small square", on: { click: acts.remove } },
+    icon("close"),
+  );
+  const words = element(
+    "div",
+    { class: "pending-words" },
+    element("p", { class: "pending-name", text: pending.name, title: pending.name }),
+    facts,
+    notices,
+    problem,
+    bar,
+  );
+  const node = element(
+    "li",
+    { class: "pending-row" },
+    thumb,
+    words,
+    element("div", { class: "pending-actions" }, again, choose, remove),
+  );
   let address = "";
 
   function update() {
@@ -227,7 +262,7 @@ function row(pending, acts) {
     bar.hidden = pending.step !== "uploading";
     bar.value = percent;
     bar.setAttribute("aria-label", t("pending.progress", { name: pending.name }));
-    again.hidden = pending.step !== "failed";
+    again.hidden = !pending.problem?.isPassing;
     setText(again, t("pending.again"));
     choose.hidden = pending.step !== "lost";
     setText(choose, t("pending.choose"));
@@ -247,7 +282,12 @@ function factsOf({ step, size, sent, upload, estimate, isWanted }, percent) {
     return isWanted ? `${words} · ${t("pending.wanted")}` : words;
   }
   const { width, height, frames, seconds } = estimate;
-  return [`${width} × ${height}`, ...(frames > 1 ? [plural("frames", frames)] : []), t("time.about", { time: duration(seconds) }), cost(estimate.cost)].join(" · ");
+  return [
+    `${width} × ${height}`,
+    ...(frames > 1 ? [plural("frames", frames)] : []),
+    t("time.about", { time: duration(seconds) }),
+    cost(estimate.cost),
+  ].join(" · ");
 }
 
 /** What of the file will be changed or left out. */
@@ -258,7 +298,13 @@ function changesOf({ notices }) {
 /** A small picture of a local file; stays empty where the browser cannot read it. */
 function glimpse(file, address) {
   const tag = kindOf(file.name) === "video" ? "video" : "img";
-  const shown = element(tag, { src: tag === "video" ? `${address}#t=0.1` : address, "aria-hidden": "true", alt: tag === "img" ? "" : undefined, preload: "metadata", tabindex: "-1" });
+  const shown = element(tag, {
+    src: tag === "video" ? `${address}#t=0.1` : address,
+    "aria-hidden": "true",
+    alt: tag === "img" ? "" : undefined,
+    preload: "metadata",
+    tabindex: "-1",
+  });
   if (shown instanceof HTMLVideoElement) shown.muted = true;
   shown.addEventListener("error", () => shown.remove());
   return shown;

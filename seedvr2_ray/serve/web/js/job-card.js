@@ -115,7 +115,11 @@ export class JobCard {
     problem.hidden = !told;
     if (!told) return;
     const { title, detail, remedy } = explain(told);
-    problem.replaceChildren(element("b", { text: title }), ...(detail ? [element("p", { text: detail })] : []), element("p", { text: remedy }));
+    problem.replaceChildren(
+      element("b", { text: title }),
+      ...(detail ? [element("p", { text: detail })] : []),
+      element("p", { text: remedy }),
+    );
   }
 
   #showActions(isBusy) {
@@ -149,7 +153,13 @@ export class JobCard {
     if (!source || this.#picture === "result") return;
     this.#picture = wanted;
     const isFilm = !link && kindOf(this.#job.name) === "video";
-    const shown = element(isFilm ? "video" : "img", { src: source, alt: isFilm ? undefined : "", "aria-hidden": isFilm ? "true" : undefined, preload: "metadata", tabindex: isFilm ? "-1" : undefined });
+    const shown = element(isFilm ? "video" : "img", {
+      src: source,
+      alt: isFilm ? undefined : "",
+      "aria-hidden": isFilm ? "true" : undefined,
+      preload: "metadata",
+      tabindex: isFilm ? "-1" : undefined,
+    });
     shown.addEventListener("error", () => shown.remove());
     this.#parts.thumb.querySelector("img, video")?.remove();
     this.#parts.thumb.append(shown);
@@ -166,9 +176,12 @@ export class JobCard {
     const { links, result } = this.#job;
     const original = await this.#originalPicture();
     const offers = [];
-    if (links.result && original && result.media_type.startsWith("video/")) offers.push({ kind: "video", before: original, after: resolve(links.result) });
-    if (links.result && original && SHOWN_IMAGES.has(result.media_type)) offers.push({ kind: "image", before: original, after: resolve(links.result) });
-    if (links.before && links.after) offers.push({ kind: "image", before: resolve(links.before), after: resolve(links.after) });
+    if (links.result && original && result.media_type.startsWith("video/"))
+      offers.push({ kind: "video", before: original, after: resolve(links.result) });
+    if (links.result && original && SHOWN_IMAGES.has(result.media_type))
+      offers.push({ kind: "image", before: original, after: resolve(links.result) });
+    if (links.before && links.after)
+      offers.push({ kind: "image", before: resolve(links.before), after: resolve(links.after) });
     const best = offers.map(({ kind, after }) => `${kind} ${new URL(after).pathname}`).join();
     if (best === this.#compared) return;
     this.#compared = best;
@@ -200,7 +213,10 @@ export class JobCard {
 }
 
 function parts() {
-  const button = (kind, name) => /** @type {HTMLButtonElement} */ (element("button", { type: "button", class: `${kind} small` }, icon(name), element("span")));
+  const button = (kind, name) =>
+    /** @type {HTMLButtonElement} */ (
+      element("button", { type: "button", class: `${kind} small` }, icon(name), element("span"))
+    );
   const thumb = element("div", { class: "thumb" }, icon("film"));
   const name = element("h3", { class: "job-name" });
   const state = element("span", { class: "state" });
@@ -209,33 +225,63 @@ function parts() {
   const bar = /** @type {HTMLProgressElement} */ (element("progress", { max: 100 }));
   const problem = element("div", { class: "job-problem", hidden: true });
   const compare = button("secondary", "compare");
-  const download = /** @type {HTMLAnchorElement} */ (element("a", { class: "button primary small" }, icon("download"), element("span")));
+  const download = /** @type {HTMLAnchorElement} */ (
+    element("a", { class: "button primary small" }, icon("download"), element("span"))
+  );
   const cancel = button("quiet", "close");
-  const remove = /** @type {HTMLButtonElement} */ (element("button", { type: "button", class: "quiet small square" }, icon("trash")));
-  const words = element("div", { class: "job-words" }, element("div", { class: "job-head" }, name, state), meta, bar, live);
+  const remove = /** @type {HTMLButtonElement} */ (
+    element("button", { type: "button", class: "quiet small square" }, icon("trash"))
+  );
+  const words = element(
+    "div",
+    { class: "job-words" },
+    element("div", { class: "job-head" }, name, state),
+    meta,
+    bar,
+    live,
+  );
   const actions = element("div", { class: "job-actions" }, download, compare, cancel, remove);
-  const node = element("li", { class: "job card" }, thumb, element("div", { class: "job-main" }, words, problem, actions));
+  const node = element(
+    "li",
+    { class: "job card" },
+    thumb,
+    element("div", { class: "job-main" }, words, problem, actions),
+  );
   return { node, thumb, name, state, meta, live, bar, problem, compare, download, cancel, remove };
 }
 
 function metaOf({ settings, model, result, usage, created_at }) {
   const { resolution = "" } = settings;
-  const size = result ? `${result.width} × ${result.height}` : PRESETS[resolution] ?? resolution.replace(/^x/, "×");
-  const parts = [size, model, ...(result ? [bytes(result.num_bytes)] : []), ...(usage?.cost > 0 ? [cost(usage.cost)] : []), moment(created_at)];
+  const size = result ? `${result.width} × ${result.height}` : (PRESETS[resolution] ?? resolution.replace(/^x/, "×"));
+  const parts = [
+    size,
+    model,
+    ...(result ? [bytes(result.num_bytes)] : []),
+    ...(usage?.cost > 0 ? [cost(usage.cost)] : []),
+    moment(created_at),
+  ];
   return parts.filter(Boolean).join(" · ");
 }
 
 function liveOf({ state, progress, cancel_requested }) {
   if (cancel_requested) return t("live.cancelling");
   if (state === "queued") {
-    return progress.queue_position > 0 ? t("live.position", { position: number(progress.queue_position) }) : t("live.queued");
+    return progress.queue_position > 0
+      ? t("live.position", { position: number(progress.queue_position) })
+      : t("live.queued");
   }
   if (state === "planning") return t("live.planning");
   if (state === "assembling") return t("live.assembling");
   const { frames_done, frames_total, frames_per_second, seconds_left } = progress;
   const parts = [];
   if (frames_total > 1) parts.push(t("live.frames", { done: number(frames_done), total: number(frames_total) }));
-  if (frames_per_second > 0) parts.push(plural("live.speed", frames_per_second >= 1 ? Math.round(frames_per_second * 10) / 10 : Math.round(frames_per_second * 100) / 100));
+  if (frames_per_second > 0)
+    parts.push(
+      plural(
+        "live.speed",
+        frames_per_second >= 1 ? Math.round(frames_per_second * 10) / 10 : Math.round(frames_per_second * 100) / 100,
+      ),
+    );
   if (seconds_left !== null && seconds_left !== undefined) parts.push(t("live.left", { time: duration(seconds_left) }));
   return parts.join(" · ") || t("live.restoring");
 }

@@ -74,7 +74,12 @@ export function number(value, digits = 0) {
 export function bytes(count) {
   const units = ["byte", "kilobyte", "megabyte", "gigabyte", "terabyte"];
   const power = Math.min(Math.floor(Math.log10(Math.max(count, 1)) / 3), units.length - 1);
-  const format = { style: "unit", unit: units[power], unitDisplay: power ? "short" : "long", maximumFractionDigits: power > 1 ? 1 : 0 };
+  const format = {
+    style: "unit",
+    unit: units[power],
+    unitDisplay: power ? "short" : "long",
+    maximumFractionDigits: power > 1 ? 1 : 0,
+  };
   return new Intl.NumberFormat(LOCALES[current], format).format(count / 1000 ** power);
 }
 
@@ -84,7 +89,9 @@ export function duration(seconds) {
   if (seconds < 3570) return t("time.minutes", { count: number(Math.round(seconds / 60)) });
   const hours = Math.floor(seconds / 3600 + 1 / 120);
   const minutes = Math.round(seconds / 60) - hours * 60;
-  return minutes > 0 ? t("time.hours", { count: number(hours), minutes: number(minutes) }) : t("time.full_hours", { count: number(hours) });
+  return minutes > 0
+    ? t("time.hours", { count: number(hours), minutes: number(minutes) })
+    : t("time.full_hours", { count: number(hours) });
 }
 
 /** A price. The service counts in a currency of the operator's choice, so none is named. @param {number} amount */

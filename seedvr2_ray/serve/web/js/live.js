@@ -14,7 +14,8 @@ export const isFinal = (job) => FINAL.has(job.state);
 
 // A place in the queue changes without the job itself.
 const isNews = (job, known) =>
-  job.version > known.version || (job.version === known.version && job.progress.queue_position !== known.progress.queue_position);
+  job.version > known.version ||
+  (job.version === known.version && job.progress.queue_position !== known.progress.queue_position);
 
 /** Events: `job` with a job that is new or has changed, `removed` with an id, `reach` when the service is lost or found. */
 export class JobFeed extends EventTarget {
@@ -125,7 +126,8 @@ export class JobFeed extends EventTarget {
 
   async #look() {
     clearTimeout(this.#timer);
-    const isFollowedWhole = this.#unfinished().length > 0 && this.#unfinished().every((job) => this.#streams.has(job.id));
+    const isFollowedWhole =
+      this.#unfinished().length > 0 && this.#unfinished().every((job) => this.#streams.has(job.id));
     if (!document.hidden && !isFollowedWhole) {
       try {
         const page = await this.#api.jobs({ limit: PAGE_JOBS });

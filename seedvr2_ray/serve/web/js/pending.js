@@ -58,12 +58,14 @@ export class PendingFile extends EventTarget {
 
   /** Bytes that the service has. */
   get sent() {
-    return this.#uploadId ? this.size : this.upload?.sent ?? 0;
+    return this.#uploadId ? this.size : (this.upload?.sent ?? 0);
   }
 
   /** Whether a file that was chosen is the one this waits for. @param {File} file */
   matches(file) {
-    return this.step === "lost" && file.name === this.name && file.size === this.size && file.lastModified === this.modified;
+    return (
+      this.step === "lost" && file.name === this.name && file.size === this.size && file.lastModified === this.modified
+    );
   }
 
   /** Upload the file, then ask what it will take. @param {File | null} file null: the one this browser kept */
@@ -210,7 +212,10 @@ async function patiently(ask) {
 
 function forget(id) {
   remember(`pending.${id}`, null);
-  remember("pending", recall("pending", []).filter((other) => other !== id));
+  remember(
+    "pending",
+    recall("pending", []).filter((other) => other !== id),
+  );
 }
 
 function newId() {

@@ -32,7 +32,10 @@ export function problemOf(status, body, retryAfter = null) {
   } catch {
     // A proxy in between answers with a page of its own.
   }
-  const kind = typeof told.type === "string" ? told.type.split("/").pop() : KINDS[status] ?? (status >= 500 ? "unavailable" : "refused");
+  const kind =
+    typeof told.type === "string"
+      ? told.type.split("/").pop()
+      : (KINDS[status] ?? (status >= 500 ? "unavailable" : "refused"));
   return new Problem(kind, {
     status,
     title: text(told.title),
@@ -42,7 +45,16 @@ export function problemOf(status, body, retryAfter = null) {
   });
 }
 
-const KINDS = { 401: "unauthenticated", 403: "forbidden", 404: "not-found", 409: "conflict", 410: "gone", 413: "too-large", 422: "input", 429: "too-many" };
+const KINDS = {
+  401: "unauthenticated",
+  403: "forbidden",
+  404: "not-found",
+  409: "conflict",
+  410: "gone",
+  413: "too-large",
+  422: "input",
+  429: "too-many",
+};
 const text = (value) => (typeof value === "string" ? value : "");
 
 /**

@@ -57,7 +57,11 @@ export class SettingsForm extends EventTarget {
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => {
       if (!this.#form.checkValidity()) return;
-      remember("settings", { ...this.value, exact: this.#exact.value.trim(), size: new FormData(this.#form).get("size") });
+      remember("settings", {
+        ...this.value,
+        exact: this.#exact.value.trim(),
+        size: new FormData(this.#form).get("size"),
+      });
       this.dispatchEvent(new Event("change"));
     }, 350);
   }
@@ -66,18 +70,22 @@ export class SettingsForm extends EventTarget {
     const exact = this.#exact.value.trim();
     this.#exact.setCustomValidity(exact && !EXACT.test(exact) ? t("exact.invalid") : "");
     this.#form.querySelector(".segmented").classList.toggle("off", exact !== "");
-    for (const option of this.#model.options) if (this.#models.some(({ name }) => name === option.value)) option.textContent = this.#nameOf(option.value);
+    for (const option of this.#model.options)
+      if (this.#models.some(({ name }) => name === option.value)) option.textContent = this.#nameOf(option.value);
   }
 
   #restore(before) {
     if (!before) return;
-    const size = [...this.#form.querySelectorAll('[name="size"]')].find((radio) => /** @type {HTMLInputElement} */ (radio).value === before.size);
+    const size = [...this.#form.querySelectorAll('[name="size"]')].find(
+      (radio) => /** @type {HTMLInputElement} */ (radio).value === before.size,
+    );
     if (size) /** @type {HTMLInputElement} */ (size).checked = true;
     const colour = /** @type {HTMLSelectElement} */ (byId("colour"));
     if ([...colour.options].some(({ value }) => value === before.colour_match)) colour.value = before.colour_match;
     this.#exact.value = before.exact ?? "";
     this.#seed.value = String(before.seed ?? 666);
-    const isUsual = !this.#exact.value && before.seed === 666 && before.colour_match === "wavelet" && before.model === "auto";
+    const isUsual =
+      !this.#exact.value && before.seed === 666 && before.colour_match === "wavelet" && before.model === "auto";
     /** @type {HTMLDetailsElement} */ (byId("more")).open = !isUsual;
   }
 }

@@ -100,5 +100,7 @@ function problemIn(error) {
     const { originalResponse: answer } = error;
     return problemOf(answer.getStatus(), answer.getBody() ?? "", answer.getHeader("Retry-After"));
   }
-  return new Problem(error.originalRequest ? "offline" : "internal", { detail: error.originalRequest ? "" : error.message });
+  return new Problem(error.originalRequest ? "offline" : "internal", {
+    detail: error.originalRequest ? "" : error.message,
+  });
 }
