@@ -79,7 +79,7 @@ _BODY = {
 }
 
 
-@router.post("/upscale", responses=documented(400, 401, 403, 413, 422, 429), openapi_extra=_BODY)
+@router.post("/upscale", responses=documented(400, 401, 403, 408, 413, 422, 429), openapi_extra=_BODY)
 async def upscale(request: Request, service: TheService, caller: TheCaller) -> dict[str, Any]:
     """Make a job of a video."""
     try:

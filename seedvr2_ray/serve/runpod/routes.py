@@ -72,7 +72,7 @@ Wait = Annotated[
     int | None, Query(ge=1, le=10**9, description="Milliseconds to wait; the deployment has a limit of its own.")
 ]
 
-_REFUSALS = documented(400, 401, 403, 404, 409, 410, 413, 422, 429)
+_REFUSALS = documented(400, 401, 403, 404, 408, 409, 410, 413, 422, 429)
 _BODY = {
     "requestBody": {
         "required": True,
