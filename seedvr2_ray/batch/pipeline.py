@@ -310,10 +310,9 @@ class _Tasks:
     def __enter__(self) -> "_Tasks":
         return self
 
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is not None:
-            for task in self._running:
-                ray.cancel(task)
+    def __exit__(self, *_: object) -> None:
+        for task in self._running:  # None is left of a pass that came to its end.
+            ray.cancel(task)
 
     @property
     def num_waiting(self) -> int:
