@@ -37,6 +37,7 @@ _ONE_ROW = 1
 """Bytes in a block: every row becomes a block of its own, and so a task of its own."""
 
 _POLL_SECONDS = 0.2
+_NEWS_SECONDS = 120.0
 
 _log = logging.getLogger(__name__)
 
@@ -211,9 +212,16 @@ def ask_worker(pool: SettledPool, question: Callable[..., Answer], *arguments: A
     def ask() -> Answer:
         return question(*arguments)
 
-    task = ray.remote(num_cpus=pool.num_cpus, num_gpus=pool.num_gpus)(ask)
+    asked = ray.remote(num_cpus=pool.num_cpus, num_gpus=pool.num_gpus)(ask).remote()
+    while not ray.wait([asked], timeout=_NEWS_SECONDS)[0]:
+        _log.warning(
+            "still waiting for a process with %g CPUs and %g GPUs to say what it can do: the cluster has no room for "
+            "it yet, or it brings a model's weights",
+            pool.num_cpus,
+            pool.num_gpus,
+        )
     try:
-        answer: Answer = ray.get(task.remote())
+        answer: Answer = ray.get(asked)
     except ray.exceptions.RayTaskError as error:
         raise error.cause from error
     return answer
