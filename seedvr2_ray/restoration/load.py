@@ -16,6 +16,7 @@ from seedvr2_ray.models.weights import (
 )
 from seedvr2_ray.restoration.device import default_dtype
 from seedvr2_ray.restoration.diffusion_load import identify_diffusion, load_diffusion
+from seedvr2_ray.restoration.heap import tune_heap
 from seedvr2_ray.restoration.lanczos import LANCZOS, LanczosRestorer
 from seedvr2_ray.restoration.restorer import Restorer, RestorerIdentity
 from seedvr2_ray.settings import RestoreSettings
@@ -68,11 +69,11 @@ def load_restorer(settings: RestoreSettings, options: LoadOptions) -> Restorer:
         DeploymentError: its weights cannot be had or are damaged, or the device cannot run it.
         CapacityError: its weights do not fit into the device's memory.
     """
-    entry = find_model(settings)
+    entry, device = find_model(settings), local_device()
+    tune_heap(reuse_buffers=bool(entry.components) and device.type == "cpu")
     if not entry.components:
         return LanczosRestorer()
     files = require_model(entry, options.weights, may_download=options.may_download)
-    device = local_device()
     return load_diffusion(
         entry,
         files,
