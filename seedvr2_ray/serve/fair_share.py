@@ -80,6 +80,7 @@ class FairShare:
 class _Clock:
     seconds: float
     num_in_flight: int = 0
+    num_sent: int = 0
 
 
 _MOST_REMEMBERED = 10_000
@@ -114,11 +115,12 @@ class _Clocks(Generic[Key]):
         clock = self._present[key]
         clock.seconds += seconds
         clock.num_in_flight += num_in_flight
+        clock.num_sent += max(0, num_in_flight)
 
-    def rank(self, key: Key) -> tuple[float, int]:
+    def rank(self, key: Key) -> tuple[float, int, int]:
         clock = self._present[key]
         # A newcomer starts level with whoever is furthest behind, and goes first.
-        return clock.seconds, clock.num_in_flight
+        return clock.seconds, clock.num_in_flight, clock.num_sent
 
     def _raise_floor(self) -> None:
         if self._present:

@@ -74,6 +74,7 @@ class JobRunner:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._has_news = asyncio.Event()
         self._is_draining = False
+        self._has_drained = asyncio.Event()
         self._renewed_at = time.monotonic()
         self.looked_at = time.monotonic()
         """When this runner last looked at its claims, whether the database answered or not."""
@@ -108,7 +109,7 @@ class JobRunner:
         renewing = asyncio.create_task(self._renew_and_wait(), name="renew")
         try:
             await claiming
-            await asyncio.gather(*self._tasks.values())
+            await self._has_drained.wait()
         finally:
             for task in (claiming, renewing, *self._tasks.values()):
                 task.cancel()
@@ -131,6 +132,7 @@ class JobRunner:
             await asyncio.gather(*(self._give_back(job_id) for job_id in given_back))
             if self._runs:
                 await asyncio.sleep(0.1)
+        self._has_drained.set()
 
     async def _give_back(self, job_id: str) -> None:
         run, task = self._runs.get(job_id), self._tasks.get(job_id)

@@ -31,10 +31,10 @@ class SegmentCall:
 
     async def news(self) -> AsyncGenerator[SegmentNews, None]:
         """Yield what happens, the record last. Closing the generator stops the thread, and does not wait for it."""
+        done = asyncio.wrap_future(self.thread)
+        done.add_done_callback(self._end)
         try:
             yield SegmentNews(started=True)
-            done = asyncio.wrap_future(self.thread)
-            done.add_done_callback(lambda _: self._has_news.set())
             while not done.done():
                 await self._has_news.wait()
                 self._has_news.clear()
@@ -58,6 +58,11 @@ class SegmentCall:
             self._loop.call_soon_threadsafe(self._has_news.set)
         except RuntimeError:
             self._stop.set()  # The loop is closed: nobody wants this any more.
+
+    def _end(self, done: asyncio.Future[dict[str, Any]]) -> None:
+        self._has_news.set()
+        if not done.cancelled():
+            done.exception()  # Looked at, for nobody else may do so any more.
 
     def _check(self) -> None:
         self.heard_at = time.monotonic()
