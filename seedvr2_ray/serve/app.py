@@ -8,18 +8,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import serve
 from ray.serve import Application
+from ray.serve.config import HTTPOptions
+from ray.serve.context import _get_global_client  # The only way to learn where Serve listens.
 
 from seedvr2_ray.errors import DeploymentError
 from seedvr2_ray.models.catalogue import find_entry
 from seedvr2_ray.models.weights import WeightsSource
 from seedvr2_ray.restoration.load import CatalogueRestorers, LoadOptions, RestorerSource
-from seedvr2_ray.serve.config import ModelPool, ServiceConfig
+from seedvr2_ray.serve.auth import auth_of, require_jwt_key, require_modes, require_safe_binding
+from seedvr2_ray.serve.config import ModelPool, ServiceConfig, database_url_of
 from seedvr2_ray.serve.deployments import DRAIN_SECONDS, Ingress, RunnerReplica, Wiring
 from seedvr2_ray.serve.finisher import Finisher
+from seedvr2_ray.serve.observing import Observing, observing_of
 from seedvr2_ray.serve.replica import RestorerReplica
 from seedvr2_ray.serve.secrets import read_secrets
+from seedvr2_ray.serve.webhooks import signer_of
 from seedvr2_ray.serve.work import Site
 from seedvr2_ray.storage.location import is_local
 from seedvr2_ray.storage.sources import default_scratch
@@ -47,6 +53,7 @@ def build(args: ServiceConfig) -> Application:
     Raises:
         DeploymentError: they do not go together.
     """
+    require_safe_binding(auth_of(args, os.environ), _http_host())
     return build_with(args, os.environ)
 
 
@@ -73,9 +80,15 @@ def build_with(
         restorers=restorers or CatalogueRestorers(options),
     )
     assert config.database_url is not None, "settled"
-    wiring = Wiring(config=config, secrets=read_secrets(environ), database_url=config.database_url, site=site)
-    finisher = _finisher(config, site)
-    pools = {model: _restorer(model, pool, config, site) for model, pool in config.models.items()}
+    secrets = read_secrets(environ)
+    if secrets.webhook_secret is not None:
+        signer_of(secrets.webhook_secret)
+    if "jwt" in config.auth:
+        require_jwt_key(config.jwt, secrets.jwt_key)
+    observing = observing_of(environ, secrets, config.database_url, config.rate_limits_url)
+    wiring = Wiring(config=config, secrets=secrets, database_url=config.database_url, site=site, observing=observing)
+    finisher = _finisher(config, site, observing)
+    pools = {model: _restorer(model, pool, config, site, observing) for model, pool in config.models.items()}
     runner = serve.deployment(
         name="runner",
         ray_actor_options={"num_cpus": _RUNNER_CPUS},
@@ -104,22 +117,19 @@ def settle(config: ServiceConfig, environ: Mapping[str, str]) -> ServiceConfig:
     if is_local(config.data):
         # Replicas run in folders of Ray's own.
         changes["data"] = str(Path(config.data.removeprefix("file://")).absolute())
-    database_url = environ.get("SEEDVR2_DATABASE_URL") or config.database_url
-    if database_url is None:
-        if not is_local(config.data):
-            raise DeploymentError(
-                f"data lies at {config.data}, where SQLite cannot keep its file; name a database in "
-                "SEEDVR2_DATABASE_URL, such as postgresql://user:password@host/name"
-            )
-        database_url = f"sqlite:///{changes['data']}/service.db"
-    changes["database_url"] = database_url
-    auth = environ.get("SEEDVR2_AUTH")
-    if auth:
-        changes["auth"] = tuple(part.strip() for part in auth.split(",") if part.strip())
+    changes["database_url"] = database_url_of(config, environ)
+    changes["auth"] = auth_of(config, environ).auth
     # Validated once more: what the environment says must be as right as what the file says.
     settled = ServiceConfig.model_validate({**config.model_dump(), **changes})
     _require_models(settled)
+    require_modes(settled.auth)
     return settled
+
+
+def _http_host() -> str:
+    """Where Serve listens; its own default while it is not running yet."""
+    client = _get_global_client(raise_if_no_controller_running=False) if ray.is_initialized() else None
+    return str(HTTPOptions().host if client is None else client.http_config.host)
 
 
 def _require_models(config: ServiceConfig) -> None:
@@ -141,7 +151,7 @@ def _require_models(config: ServiceConfig) -> None:
         )
 
 
-def _finisher(config: ServiceConfig, site: Site) -> Application:
+def _finisher(config: ServiceConfig, site: Site, observing: Observing) -> Application:
     deployment = serve.deployment(
         name="finisher",
         ray_actor_options={"num_cpus": _FINISHER_CPUS},
@@ -156,10 +166,10 @@ def _finisher(config: ServiceConfig, site: Site) -> Application:
         graceful_shutdown_timeout_s=config.limits.stall_seconds,
         **_PATIENCE,
     )(Finisher)
-    return deployment.bind(site)
+    return deployment.bind(site, observing)
 
 
-def _restorer(model: str, pool: ModelPool, config: ServiceConfig, site: Site) -> Application:
+def _restorer(model: str, pool: ModelPool, config: ServiceConfig, site: Site, observing: Observing) -> Application:
     deployment = serve.deployment(
         name=f"restorer-{model}",
         ray_actor_options={"num_cpus": pool.num_cpus, "num_gpus": pool.num_gpus},
@@ -181,4 +191,4 @@ def _restorer(model: str, pool: ModelPool, config: ServiceConfig, site: Site) ->
         max_surge_percent=0,
         **_PATIENCE,
     )(RestorerReplica)
-    return deployment.bind(site, model, config.limits.stall_seconds)
+    return deployment.bind(site, model, config.limits.stall_seconds, observing)

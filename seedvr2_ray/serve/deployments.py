@@ -21,6 +21,8 @@ from seedvr2_ray.serve.api.application import create_api
 from seedvr2_ray.serve.config import Limits, ServiceConfig
 from seedvr2_ray.serve.database import open_database, utc_now
 from seedvr2_ray.serve.job_store import JobStore
+from seedvr2_ray.serve.notifier import notifier_of
+from seedvr2_ray.serve.observing import Observing
 from seedvr2_ray.serve.page import page_router
 from seedvr2_ray.serve.rate_limits import RequestLimiter
 from seedvr2_ray.serve.ray_workers import RayWorkers
@@ -41,6 +43,7 @@ DRAIN_SECONDS = 20.0
 """How long a runner that is replaced lets replicas finish the segments they are at."""
 _MOST_MISSED_LEASES = 4
 _SWEEP_SECONDS = 5.0
+_NOTIFY_SECONDS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,6 +54,7 @@ class Wiring:
     secrets: Secrets
     database_url: str
     site: Site
+    observing: Observing
 
 
 def changed_limits(limits: Limits, user_config: Mapping[str, Any]) -> Limits:
@@ -64,6 +68,7 @@ class Ingress:
 
     async def __init__(self, wiring: Wiring, runner: DeploymentHandle[Any]) -> None:  # type: ignore[misc]  # Serve awaits it.
         """Connect to the database; bring it up to date if this is the first to see it."""
+        wiring.observing.start("api")
         database = await asyncio.to_thread(open_database, wiring.database_url)
 
         async def wake() -> None:
@@ -72,7 +77,9 @@ class Ingress:
                 runner.wake.remote()
 
         self._limits = wiring.config.limits
-        self._service = Service(wiring.config, wiring.secrets, database, wake=wake, rates=RequestLimiter())
+        self._service = Service(
+            wiring.config, wiring.secrets, database, wake=wake, rates=RequestLimiter(wiring.config.rate_limits_url)
+        )
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Build the application after the constructor."""
@@ -90,6 +97,7 @@ class RunnerReplica:
         self, wiring: Wiring, finisher: DeploymentHandle[Any], restorers: Mapping[str, DeploymentHandle[Any]]
     ) -> None:
         """Connect to the database and begin to claim jobs."""
+        wiring.observing.start("runner")
         database = await asyncio.to_thread(open_database, wiring.database_url)
         self._config = wiring.config
         self._jobs = JobStore(database)
@@ -104,7 +112,9 @@ class RunnerReplica:
         self._sweeper = Sweeper(
             wiring.site, wiring.config.retention, self._jobs, UploadStore(database), WebhookStore(database)
         )
+        self._notifier = notifier_of(wiring.config, wiring.secrets, database)
         self._work = asyncio.create_task(self._runner.run(), name="runner")
+        self._notifying = asyncio.create_task(self._notify_and_wait(), name="webhooks")
         self._sweeping = asyncio.create_task(self._sweep_and_wait(), name="retention")
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
@@ -124,6 +134,15 @@ class RunnerReplica:
                 _log.warning("what has expired cannot be deleted now: %s", error)
             await self._show_gauges()
             await asyncio.sleep(_SWEEP_SECONDS)
+
+    async def _notify_and_wait(self) -> None:
+        """Send the notifications that are due, every second or so."""
+        while self._notifier is not None:
+            try:
+                await asyncio.to_thread(self._notifier.deliver_due)
+            except Exception as error:  # noqa: BLE001  # The outbox keeps what was not sent.
+                _log.warning("notifications cannot be sent now: %s", error)
+            await asyncio.sleep(_NOTIFY_SECONDS)
 
     async def _show_gauges(self) -> None:
         try:
@@ -158,5 +177,6 @@ class RunnerReplica:
         if runner is None:
             return
         self._sweeping.cancel()
+        self._notifying.cancel()
         await runner.drain(grace_seconds=DRAIN_SECONDS)
         await asyncio.wait([self._work], timeout=DRAIN_SECONDS)

@@ -8,6 +8,7 @@ from typing import TypeVar
 from seedvr2_ray.serve import work
 from seedvr2_ray.serve.inspection import shared_inspector
 from seedvr2_ray.serve.jobs import ResultInfo
+from seedvr2_ray.serve.observing import Observing
 from seedvr2_ray.serve.work import Site
 from seedvr2_ray.serve.workers import PartOrder, PreparedJob, PrepareOrder, PreviewOrder, PublishOrder
 
@@ -17,8 +18,10 @@ Result = TypeVar("Result")
 class Finisher:
     """Does one or a few of these at a time in threads; holds nothing between them."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, observing: Observing | None = None) -> None:
         """Start the process that looks at files, so that the first job need not wait for it."""
+        if observing is not None:
+            observing.start("finisher")
         self._site = site
         site.remove_abandoned()
         shared_inspector().start()

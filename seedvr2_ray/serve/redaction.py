@@ -88,8 +88,8 @@ def is_secret_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
-def redactor_of(secrets: Secrets, *urls: str | None) -> Redactor:
-    """Make a redactor that knows the secrets of a deployment.
+def secrets_in(secrets: Secrets, *urls: str | None) -> tuple[str, ...]:
+    """List the secrets of a deployment, for a :class:`Redactor` to know.
 
     Args:
         urls: whose passwords are secrets too: of the database, of the store of rate limits.
@@ -99,7 +99,7 @@ def redactor_of(secrets: Secrets, *urls: str | None) -> Redactor:
         known.append(secrets.signing_key.decode(errors="replace"))
     for url in urls:
         known.append(urlsplit(url).password if url else None)
-    return Redactor(secret for secret in known if secret)
+    return tuple(secret for secret in known if secret)
 
 
 def _as_text(value: object) -> str:

@@ -11,6 +11,7 @@ from seedvr2_ray.errors import DeploymentError
 from seedvr2_ray.restoration.failures import leaves_device_unusable
 from seedvr2_ray.restoration.restorer import Restorer, RestorerIdentity
 from seedvr2_ray.serve.identities import remember_identity
+from seedvr2_ray.serve.observing import Observing
 from seedvr2_ray.serve.segment_stream import SegmentCall
 from seedvr2_ray.serve.work import Site
 from seedvr2_ray.serve.workers import SegmentNews, SegmentOrder
@@ -22,14 +23,17 @@ _log = logging.getLogger(__name__)
 class RestorerReplica:
     """Holds a model and restores what it is ordered. Everything that takes time happens in threads."""
 
-    def __init__(self, site: Site, model: str, stall_seconds: float) -> None:
+    def __init__(self, site: Site, model: str, stall_seconds: float, observing: Observing | None = None) -> None:
         """Load the model, so that a replica which is up is ready.
 
         A model that cannot be had is no reason to start again and again: those who order something are told.
 
         Args:
             stall_seconds: a segment that shows no sign of life for so long makes the replica unhealthy.
+            observing: how this process is watched; not at all when not given.
         """
+        if observing is not None:
+            observing.start(f"restorer-{model}")
         self._site = site
         site.remove_abandoned()
         self._model = model

@@ -85,7 +85,7 @@ class WebhookSender:
         Raises:
             DeploymentError: the secret is none.
         """
-        self._signer = _signer(secret)
+        self._signer = signer_of(secret)
         self._store = store
         self._rules = rules
         self._describe = describe
@@ -171,7 +171,12 @@ def _read_a_little(response: httpcore.Response) -> None:
             return
 
 
-def _signer(secret: str) -> Signer:
+def signer_of(secret: str) -> Signer:
+    """Read the secret that messages are signed with.
+
+    Raises:
+        DeploymentError: it is none.
+    """
     text = secret.removeprefix("whsec_").rstrip("=")
     try:
         key = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)

@@ -31,6 +31,7 @@ from seedvr2_ray.serve.fetch import fetch_url
 from seedvr2_ray.serve.inspection import inspect
 from seedvr2_ray.serve.jobs import ResultInfo, Source
 from seedvr2_ray.serve.results import MEDIA_TYPES, Results, renamed
+from seedvr2_ray.serve.tracing import traced
 from seedvr2_ray.serve.workers import PartOrder, PreparedJob, PrepareOrder, PreviewOrder, PublishOrder, SegmentOrder
 from seedvr2_ray.settings import RestoreSettings
 from seedvr2_ray.storage.address import digest_of, fingerprint
@@ -127,6 +128,7 @@ class Site:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+@traced("prepare")
 def prepare(site: Site, order: PrepareOrder) -> PreparedJob:
     """Fetch a source, look whether what is asked for is published, and if it is not, inspect and plan.
 
@@ -251,6 +253,7 @@ def _require_allowed(source: Source, prefixes: Sequence[str]) -> None:
         raise DeploymentError(f"{source.name} lies in an object store that this deployment may not read any more")
 
 
+@traced("restore")
 def restore(
     site: Site,
     order: SegmentOrder,
@@ -308,6 +311,7 @@ def _done_before(order: SegmentOrder, store: CommitStore) -> dict[str, Any] | No
     return found
 
 
+@traced("finish")
 def finish(site: Site, order: PartOrder) -> None:
     """Blend, encode and commit one part, and delete the intermediates that have served.
 
@@ -318,6 +322,7 @@ def finish(site: Site, order: PartOrder) -> None:
         finish_part(order.recipe, order.around, site.store_of(order.content), workspace=workspace)
 
 
+@traced("publish")
 def publish_result(site: Site, order: PublishOrder) -> ResultInfo:
     """Join a film's parts and publish the master with its sidecar, report page and stills."""
     results, plan, address = site.results, order.plan, order.result_address
@@ -382,6 +387,7 @@ def _describe(plan: Plan, joined: Assembly, master: Path, address: str) -> Resul
     )
 
 
+@traced("preview")
 def preview(site: Site, order: PreviewOrder) -> bool:
     """Publish before and after stills of a restored segment, while the rest of the film is still at work.
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from seedvr2_ray.serve.api_keys import make_key
 from seedvr2_ray.serve.database import utc_now
-from seedvr2_ray.serve.redaction import HIDDEN, Redactor, redactor_of
+from seedvr2_ray.serve.redaction import HIDDEN, Redactor, secrets_in
 from seedvr2_ray.serve.secrets import Secrets
 
 PLAIN = Redactor()
@@ -106,7 +106,7 @@ def test_a_deployments_secrets_include_the_passwords_of_its_stores() -> None:
         webhook_secret="hook-hook-hook",
         sentry_dsn="https://public@sentry.example.org/1",
     )
-    redactor = redactor_of(secrets, "postgresql://u:data-base-word@host/x", "redis://:redis-word@host", None)
+    redactor = Redactor(secrets_in(secrets, "postgresql://u:data-base-word@host/x", "redis://:redis-word@host", None))
     for word in ("sign-sign-sign", "jwt-jwt-jwt", "hook-hook-hook", "data-base-word", "redis-word"):
         assert redactor.text(f"it said {word}!") == f"it said {HIDDEN}!"
 
