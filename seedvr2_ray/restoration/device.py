@@ -1,6 +1,5 @@
 """The device a restorer runs on: what it is called, how much memory is free, and what running out looks like."""
 
-import ctypes
 import gc
 import os
 from pathlib import Path
@@ -12,9 +11,6 @@ _GROUP_LIMITS = (
     (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
     (Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"), Path("/sys/fs/cgroup/memory/memory.usage_in_bytes")),
 )
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
-"""Names of settings in the C library's malloc.h."""
-_KEPT_BYTES = 2**30
 
 
 def device_name(device: torch.device) -> str:
@@ -49,18 +45,6 @@ def release_memory(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
-
-
-def keep_freed_memory() -> None:
-    """Let this process keep up to a GiB of what it frees for the next allocation, where its C library can.
-
-    Every layer on a CPU allocates and frees tens of megabytes. Otherwise each of these goes back to the system, and
-    fetching fresh pages, one by one, takes a third of a small network's time.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_MAX, 0)
-        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
 def _host_free_bytes() -> int:

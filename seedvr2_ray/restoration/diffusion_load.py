@@ -18,7 +18,7 @@ from seedvr2_ray.models.seedvr2.rope import rope_frequencies
 from seedvr2_ray.models.seedvr2.vae import VideoVAE
 from seedvr2_ray.models.seedvr2.vae_config import VAEOptions, fastest_options
 from seedvr2_ray.models.weights import FoundFile
-from seedvr2_ray.restoration.device import free_bytes, is_out_of_memory, keep_freed_memory
+from seedvr2_ray.restoration.device import free_bytes, is_out_of_memory
 from seedvr2_ray.restoration.diffusion import DiffusionModel, DiffusionRestorer
 from seedvr2_ray.restoration.restorer import RestorerIdentity
 
@@ -69,8 +69,6 @@ def load_diffusion(
         CapacityError: the weights do not fit into memory.
     """
     require_backend(attention, device, dtype)
-    if device.type == "cpu":
-        keep_freed_memory()
     model = load_networks(entry, files, device=device, dtype=dtype)
     vae_options = vae_options or fastest_options(device.type)
     identity = identify_diffusion(entry, {role: found.sha256 for role, found in files.items()}, dtype)

@@ -2,8 +2,9 @@
 
 import ctypes
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_SMALL, _LARGE = 1 << 20, 32 << 20  # The second is the most that glibc takes.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
+_SMALL, _KEPT = 1 << 20, 1 << 30
+_USUAL_MAPS = 65536
 
 
 def tune_heap(*, reuse_buffers: bool) -> None:
@@ -18,10 +19,12 @@ def tune_heap(*, reuse_buffers: bool) -> None:
     Does nothing where the C library is not glibc.
 
     Args:
-        reuse_buffers: keep buffers of up to 32 MiB, for networks on the CPU.
+        reuse_buffers: keep up to a GiB of freed buffers of any size, for networks on the CPU.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return
-    mallopt(_M_MMAP_THRESHOLD, _LARGE if reuse_buffers else _SMALL)
-    mallopt(_M_TRIM_THRESHOLD, 16 * _LARGE if reuse_buffers else _SMALL)
+    # A threshold may be at most 32 MiB, and a layer's buffers are several times that: no buffer gets a map of its own.
+    mallopt(_M_MMAP_MAX, 0 if reuse_buffers else _USUAL_MAPS)
+    mallopt(_M_MMAP_THRESHOLD, _SMALL)
+    mallopt(_M_TRIM_THRESHOLD, _KEPT if reuse_buffers else _SMALL)
