@@ -20,6 +20,7 @@ from ray.cluster_utils import Cluster
 from seedvr2_ray.batch.bulk import BulkRequest, estimate_bulk, run_bulk
 from seedvr2_ray.batch.cluster import Pool
 from seedvr2_ray.batch.manifest import ManifestSource
+from seedvr2_ray.batch.signs import at_work, watch_run
 from seedvr2_ray.restoration.load import LoadOptions, load_restorer
 from seedvr2_ray.restoration.run import restore_video
 from seedvr2_ray.settings import RestoreSettings
@@ -64,18 +65,23 @@ def undisturbed(archive: Archive, tmp_path_factory: pytest.TempPathFactory) -> d
     return found
 
 
-@pytest.fixture(autouse=True)
-def ray_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+@pytest.fixture(scope="module", autouse=True)
+def ray_environment() -> Iterator[None]:
     """Let workers import the tests, and leave no Ray behind."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    yield
-    ray.shutdown()
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("PYTHONPATH", str(ROOT))
+        environment.setenv("OMP_NUM_THREADS", "1")
+        yield
+        ray.shutdown()
 
 
 @pytest.fixture
 def small_ray() -> None:
-    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=150 << 20, log_to_driver=False)
+    """Two cores; tests share them for as long as none of them needs other ones."""
+    if not ray.is_initialized():
+        ray.init(
+            address="local", num_cpus=2, include_dashboard=False, object_store_memory=150 << 20, log_to_driver=False
+        )
 
 
 def tracing(tmp_path: Path, **options: float) -> TracingRestorers:
@@ -171,74 +177,6 @@ def test_a_killed_restorer_costs_the_segment_it_was_at_and_a_deadly_segment_is_s
     assert repeated in ({}, {at_the_blow: 2})
 
 
-def test_a_killed_driver_loses_what_was_in_work_and_the_same_command_goes_on(
-    archive: Archive, undisturbed: dict[str, str], tmp_path: Path
-) -> None:
-    output = tmp_path / "out"
-    restorers = tracing(tmp_path)
-    command = [sys.executable, "-m", "tests.batch.drive", str(archive.folder), str(output), restorers.folder]
-    command.append(str(tmp_path / "scratch"))
-    driver = subprocess.Popen([*command, "0.3"], cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL)
-    wait_for(lambda: len(restorers.traces()) >= 8 or driver.poll() is not None, "eight segments")
-    assert driver.poll() is None
-    # The driver first, as a crash would take it; then what is left of its Ray, which is of no use to anybody.
-    os.kill(driver.pid, signal.SIGKILL)
-    driver.wait()
-    os.killpg(driver.pid, signal.SIGKILL)
-    time.sleep(1)  # A killed process may have one last rename in the kernel.
-
-    done = committed_keys(archive, job_folder(output))
-    begun = restorers.traces()
-    assert done
-    assert len(digests(output, archive.targets())) < len(archive.good)
-    subprocess.run([*command, "0"], cwd=ROOT, check=True, stderr=subprocess.DEVNULL, timeout=400)
-    require_whole(archive, output, undisturbed)
-    assert not done & {trace.key for trace in restorers.traces()[len(begun) :]}
-
-
-def test_a_lost_machine_is_made_up_for_by_the_others(
-    archive: Archive, undisturbed: dict[str, str], tmp_path: Path
-) -> None:
-    output = tmp_path / "out"
-    restorers = tracing(tmp_path, pause_seconds=0.5, num_together=2)
-    quick = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 500, "health_check_timeout_ms": 2000}
-    node = {"object_store_memory": 100 << 20}
-    cluster = Cluster(
-        initialize_head=True,
-        head_node_args={"num_cpus": 2, **node, "_system_config": {**quick, "health_check_failure_threshold": 5}},
-    )
-    try:
-        lost = cluster.add_node(num_cpus=2, resources={"elsewhere": 2}, **node)
-        ray.init(address=cluster.address, log_to_driver=False)
-        # More restorers than the remaining machine has room for beside the tasks that plan and finish.
-        request = request_for(
-            str(archive.folder),
-            str(output),
-            restorers,
-            tmp_path / "scratch",
-            pool=Pool(num_gpus=0, min_size=2, max_size=3),
-            patience_seconds=PATIENCE_SECONDS,
-        )
-        at_loss: list[int] = []
-
-        def lose_machine() -> None:
-            wait_for(lambda: len({trace.pid for trace in restorers.traces()}) >= 2, "two restorers at work")
-            at_loss.append(len(restorers.traces()))
-            cluster.remove_node(lost, allow_graceful=False)
-
-        killer = threading.Thread(target=lose_machine)
-        killer.start()
-        run_bulk(request, Quiet())
-        killer.join()
-        assert at_loss, "the archive was done before a second restorer was at work"
-        assert at_loss[0] < len(restorers.traces())
-        require_whole(archive, output, undisturbed)
-        assert sum(begun_more_than_once(restorers.traces()).values()) <= 2 * 3
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
-
-
 @pytest.mark.usefixtures("small_ray")
 def test_restorers_that_leave_no_core_for_tasks_are_made_fewer_instead_of_waiting_for_ever(tmp_path: Path) -> None:
     archive = make_archive(tmp_path / "in", num_good=4)
@@ -284,6 +222,22 @@ def test_a_network_makes_of_an_archive_what_it_makes_of_each_file_alone(tmp_path
 
 
 @pytest.mark.usefixtures("small_ray")
+def test_who_is_at_work_on_a_cluster_is_known_to_its_driver() -> None:
+    def toil_until_known(seconds: float) -> dict[str, float]:
+        limit = time.monotonic() + seconds
+        with at_work("a-run", "restore"):
+            while time.monotonic() < limit:
+                quiet: dict[str, float] = ray.get(ray.get_actor("seedvr2-ray-signs-a-run").quiet_seconds.remote())
+                if quiet:
+                    break
+                time.sleep(0.1)
+        return quiet
+
+    with watch_run("a-run", patience_seconds=60):
+        assert set(ray.get(ray.remote(num_cpus=1)(toil_until_known).remote(60))) == {"restore"}
+
+
+@pytest.mark.usefixtures("small_ray")
 def test_a_dry_run_says_what_would_be_done_and_restores_nothing(archive: Archive, tmp_path: Path) -> None:
     restorers = tracing(tmp_path)
     request: BulkRequest = request_for(str(archive.folder), str(tmp_path / "out"), restorers, tmp_path / "scratch")
@@ -297,3 +251,73 @@ def test_a_dry_run_says_what_would_be_done_and_restores_nothing(archive: Archive
     assert {line["path"] for line in estimate["refusals"]} == {str(archive.folder / name) for name in archive.bad}
     assert restorers.traces() == []
     assert digests(tmp_path / "out", archive.targets()) == {}
+
+
+def test_a_killed_driver_loses_what_was_in_work_and_the_same_command_goes_on(
+    archive: Archive, undisturbed: dict[str, str], tmp_path: Path
+) -> None:
+    ray.shutdown()  # The driver has a Ray of its own.
+    output = tmp_path / "out"
+    restorers = tracing(tmp_path)
+    command = [sys.executable, "-m", "tests.batch.drive", str(archive.folder), str(output), restorers.folder]
+    command.append(str(tmp_path / "scratch"))
+    driver = subprocess.Popen([*command, "0.3"], cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL)
+    wait_for(lambda: len(restorers.traces()) >= 8 or driver.poll() is not None, "eight segments")
+    assert driver.poll() is None
+    # The driver first, as a crash would take it; then what is left of its Ray, which is of no use to anybody.
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    os.killpg(driver.pid, signal.SIGKILL)
+    time.sleep(1)  # A killed process may have one last rename in the kernel.
+
+    done = committed_keys(archive, job_folder(output))
+    begun = restorers.traces()
+    assert done
+    assert len(digests(output, archive.targets())) < len(archive.good)
+    subprocess.run([*command, "0"], cwd=ROOT, check=True, stderr=subprocess.DEVNULL, timeout=400)
+    require_whole(archive, output, undisturbed)
+    assert not done & {trace.key for trace in restorers.traces()[len(begun) :]}
+
+
+def test_a_lost_machine_is_made_up_for_by_the_others(
+    archive: Archive, undisturbed: dict[str, str], tmp_path: Path
+) -> None:
+    ray.shutdown()
+    output = tmp_path / "out"
+    restorers = tracing(tmp_path, pause_seconds=0.5, num_together=2)
+    quick = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 500, "health_check_timeout_ms": 2000}
+    node = {"object_store_memory": 100 << 20}
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 2, **node, "_system_config": {**quick, "health_check_failure_threshold": 5}},
+    )
+    try:
+        lost = cluster.add_node(num_cpus=2, resources={"elsewhere": 2}, **node)
+        ray.init(address=cluster.address, log_to_driver=False)
+        # More restorers than the remaining machine has room for beside the tasks that plan and finish.
+        request = request_for(
+            str(archive.folder),
+            str(output),
+            restorers,
+            tmp_path / "scratch",
+            pool=Pool(num_gpus=0, min_size=2, max_size=3),
+            patience_seconds=PATIENCE_SECONDS,
+        )
+        at_loss: list[int] = []
+
+        def lose_machine() -> None:
+            wait_for(lambda: len({trace.pid for trace in restorers.traces()}) >= 2, "two restorers at work")
+            at_loss.append(len(restorers.traces()))
+            cluster.remove_node(lost, allow_graceful=False)
+
+        killer = threading.Thread(target=lose_machine)
+        killer.start()
+        run_bulk(request, Quiet())
+        killer.join()
+        assert at_loss, "the archive was done before a second restorer was at work"
+        assert at_loss[0] < len(restorers.traces())
+        require_whole(archive, output, undisturbed)
+        assert sum(begun_more_than_once(restorers.traces()).values()) <= 2 * 3
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
