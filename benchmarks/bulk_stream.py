@@ -211,8 +211,8 @@ def measure_dispatch(num_gpus: int, per_gpu: int, seconds: float) -> dict[str, A
 def main() -> int:
     """Measure, write; fail when the driver grows with the archive or leaves GPUs idle."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=20_000)
-    parser.add_argument("--sizes", default="1,16,64")
+    parser.add_argument("--rows", type=int, default=5_000)
+    parser.add_argument("--sizes", default="1,8")
     parser.add_argument("--seconds", type=float, default=20.0, help="a segment takes on a simulated GPU")
     parser.add_argument("--per-gpu", type=int, default=8, help="segments per GPU")
     arguments = parser.parse_args()
