@@ -18,6 +18,7 @@ from seedvr2_ray.serve.workers import SegmentNews, SegmentOrder, Workers
 from seedvr2_ray.telemetry.metrics import count
 
 _log = logging.getLogger(__name__)
+_CLOSE_SECONDS = 5.0
 _SPEED_MEMORY = 0.8
 """How much of the measured speed a new measurement leaves."""
 
@@ -122,15 +123,20 @@ class Dispatcher:
         self._fill(model)
         return line
 
-    def close_line(self, line: Line) -> None:
-        """Want nothing more of a job: waiting segments are forgotten, replicas stop within a batch of frames."""
+    async def close_line(self, line: Line) -> None:
+        """Want nothing more of a job: waiting segments are forgotten, replicas stop within a batch of frames.
+
+        Returns when what they have taken until now is counted.
+        """
         line.is_open = False
         line.waiting.clear()
         for timer in line.paused:
             timer.cancel()
-        for call in list(line.calls.values()):
-            if call.task is not None:
-                call.task.cancel()
+        tasks = [call.task for call in line.calls.values() if call.task is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=_CLOSE_SECONDS)
         if not line.calls:
             self._forget(line)
 
@@ -149,6 +155,7 @@ class Dispatcher:
 
     def _fill(self, model: str) -> None:
         """Send what there is room for, the fairest first."""
+        most_taken_back = self._pools[model].max_replicas
         while not self._is_draining:
             ready = [line for line in self._lines.values() if line.model == model and line.waiting]
             if not ready:
@@ -157,7 +164,9 @@ class Dispatcher:
             line = self._lines[ranked[0].job_id]
             if self._num_sent(model) < self._pools[model].max_replicas:
                 self._send(line)
-            elif not self._take_one_back(model, line):
+            elif most_taken_back > 0 and self._take_one_back(model, line):
+                most_taken_back -= 1
+            else:
                 return
 
     def _num_sent(self, model: str) -> int:
@@ -176,7 +185,8 @@ class Dispatcher:
             return False
         # The one that was sent last: those before it are nearer to a replica.
         call = [call for call in last.calls.values() if call.started_at is None][-1]
-        self._settle(call, 0.0)
+        del last.calls[call.order.segment.index]
+        self._shares[model].take_back(last.candidate.job_id, call.estimated_seconds)
         if self._shares[model].ranked([first.candidate, last.candidate])[0] is last.candidate:
             self._charge(call)  # Without what it is charged for this segment, it would be its turn again.
             return False

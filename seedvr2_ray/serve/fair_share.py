@@ -51,7 +51,11 @@ class FairShare:
 
     def send(self, job_id: str, seconds: float) -> None:
         """Charge a segment that is sent to a replica with what it will probably take."""
-        self._charge(job_id, seconds, 1)
+        self._charge(job_id, seconds, 1, num_sent=1)
+
+    def take_back(self, job_id: str, seconds: float) -> None:
+        """Undo :meth:`send`: no replica had taken the segment up."""
+        self._charge(job_id, -seconds, -1, num_sent=-1)
 
     def settle(self, job_id: str, estimated: float, actual: float) -> None:
         """Correct the charge when a segment came back, as a whole or in part."""
@@ -70,10 +74,10 @@ class FairShare:
             candidate.order,
         )
 
-    def _charge(self, job_id: str, seconds: float, num_in_flight: int) -> None:
+    def _charge(self, job_id: str, seconds: float, num_in_flight: int, num_sent: int = 0) -> None:
         owner = self._owner_of[job_id]
-        self._owners.charge(owner, seconds, num_in_flight)
-        self._jobs[owner].charge(job_id, seconds, num_in_flight)
+        self._owners.charge(owner, seconds, num_in_flight, num_sent)
+        self._jobs[owner].charge(job_id, seconds, num_in_flight, num_sent)
 
 
 @dataclass(slots=True)
@@ -111,11 +115,11 @@ class _Clocks(Generic[Key]):
             while len(self._left) > _MOST_REMEMBERED:
                 self._left.pop(next(iter(self._left)))
 
-    def charge(self, key: Key, seconds: float, num_in_flight: int) -> None:
+    def charge(self, key: Key, seconds: float, num_in_flight: int, num_sent: int) -> None:
         clock = self._present[key]
         clock.seconds += seconds
         clock.num_in_flight += num_in_flight
-        clock.num_sent += max(0, num_in_flight)
+        clock.num_sent += num_sent
 
     def rank(self, key: Key) -> tuple[float, int, int]:
         clock = self._present[key]

@@ -104,10 +104,10 @@ class FilmRun:
         try:
             await self._follow(line, noting)
         finally:
-            self._shared.dispatcher.close_line(line)
             tasks = [noting, *self._parts]
             for task in tasks:
                 task.cancel()
+            await self._shared.dispatcher.close_line(line)
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _follow(self, line: Line, noting: asyncio.Task[None]) -> None:
