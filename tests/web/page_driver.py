@@ -12,7 +12,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 
 ARTEFACTS = Path(__file__).parent / "artefacts"
-PATIENCE_MS = 90_000.0
+PATIENCE_MS = 60_000.0
 """The machine may be busy with everything else."""
 
 _WATCH_POLICY = """

@@ -275,13 +275,7 @@ function liveOf({ state, progress, cancel_requested }) {
   const { frames_done, frames_total, frames_per_second, seconds_left } = progress;
   const parts = [];
   if (frames_total > 1) parts.push(t("live.frames", { done: number(frames_done), total: number(frames_total) }));
-  if (frames_per_second > 0)
-    parts.push(
-      plural(
-        "live.speed",
-        frames_per_second >= 1 ? Math.round(frames_per_second * 10) / 10 : Math.round(frames_per_second * 100) / 100,
-      ),
-    );
+  if (frames_per_second > 0) parts.push(plural("live.speed", frames_per_second));
   if (seconds_left !== null && seconds_left !== undefined) parts.push(t("live.left", { time: duration(seconds_left) }));
   return parts.join(" · ") || t("live.restoring");
 }

@@ -61,8 +61,9 @@ export const hasWords = (key) => key in words;
 
 /** Words that depend on a count: keys `<key>.one` and `<key>.other`. @param {string} key @param {number} count */
 export function plural(key, count) {
-  const form = new Intl.PluralRules(LOCALES[current]).select(count) === "one" ? "one" : "other";
-  return t(`${key}.${form}`, { count: number(count) });
+  const digits = count < 1 ? 2 : 1;
+  const form = new Intl.PluralRules(LOCALES[current]).select(Number(count.toFixed(digits))) === "one" ? "one" : "other";
+  return t(`${key}.${form}`, { count: number(count, digits) });
 }
 
 /** @param {number} value @param {number} [digits] */
