@@ -4,11 +4,11 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from seedvr2_ray.errors import StorageError
+from seedvr2_ray.errors import RetryableError, StorageError
 from seedvr2_ray.restoration.failures import RetryPolicy
 from seedvr2_ray.serve.config import Limits, ModelPool, ServiceConfig
 from seedvr2_ray.serve.dispatch import Dispatcher, Line, Restored
@@ -28,6 +28,9 @@ _NOTE_SECONDS = 0.5
 """Progress is written at most so often."""
 _MOST_PARTS_AT_ONCE = 4
 """Of one job, so that a long film leaves finishers to others."""
+
+_STALLS_OF_A_PART = 2
+"""A finisher says nothing while it works, so it gets more time than the silence of a replica."""
 
 
 class InThread(Protocol):
@@ -52,6 +55,20 @@ class Shared:
     in_thread: InThread
     making: dict[str, asyncio.Event] = field(default_factory=dict)
     """Results that one of the jobs is making; others that ask for the same wait for it."""
+
+
+@contextlib.asynccontextmanager
+async def patience(seconds: float, what: str) -> AsyncIterator[None]:
+    """Give a call up that takes longer than anybody planned for: whoever is at work on it hangs.
+
+    Raises:
+        RetryableError: it took too long; somebody else may do it.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError as error:
+        raise RetryableError(f"{what} took longer than {seconds:g} s; its process may hang") from error
 
 
 @dataclass(slots=True)
@@ -178,7 +195,8 @@ class FilmRun:
 
     async def _finish_part(self, order: PartOrder) -> None:
         began = time.monotonic()
-        await self._shared.workers.finish(order)
+        async with patience(_STALLS_OF_A_PART * self._shared.limits().stall_seconds, "finishing a part"):
+            await self._shared.workers.finish(order)
         seconds = max(time.monotonic() - began, 1e-3)
         observe("seedvr2_stage_seconds", seconds, stage="finish")
         observe("seedvr2_frames_per_second", order.around.segment.part_frames / seconds, stage="finish")

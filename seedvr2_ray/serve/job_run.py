@@ -10,7 +10,7 @@ from seedvr2_ray.errors import DeploymentError, SeedVR2Error, StorageError
 from seedvr2_ray.restoration.failures import is_transient
 from seedvr2_ray.serve.dispatch import StalledError
 from seedvr2_ray.serve.film_progress import FilmProgress
-from seedvr2_ray.serve.film_run import FilmRun, Meter, Shared
+from seedvr2_ray.serve.film_run import FilmRun, Meter, Shared, patience
 from seedvr2_ray.serve.job_rows import Changes
 from seedvr2_ray.serve.job_store import LostClaim
 from seedvr2_ray.serve.jobs import ErrorInfo, Job, JobState, ResultInfo
@@ -21,6 +21,9 @@ from seedvr2_ray.serve.workers import PreparedJob, PrepareOrder
 from seedvr2_ray.telemetry.metrics import count, observe
 
 _log = logging.getLogger(__name__)
+
+_STALLS_OF_A_FILM = 6
+"""Looking for shots and joining go over a whole film, and say nothing meanwhile."""
 
 
 class JobRun:
@@ -136,7 +139,8 @@ class JobRun:
             identity=identity,
         )
         began = time.monotonic()
-        prepared = await shared.workers.prepare(order)
+        async with patience(limits.fetch_seconds + _STALLS_OF_A_FILM * limits.stall_seconds, "preparing the job"):
+            prepared = await shared.workers.prepare(order)
         observe("seedvr2_stage_seconds", time.monotonic() - began, stage="prepare")
         # The address is named before the result is used, so that nobody deletes it meanwhile.
         await shared.in_thread(
@@ -159,7 +163,8 @@ class JobRun:
         await FilmRun(self._job, film, self._meter, self._shared).run()
         await self._advance(JobState.ASSEMBLING, film)
         began = time.monotonic()
-        result = await self._shared.workers.publish(film.publish_order())
+        async with patience(_STALLS_OF_A_FILM * self._shared.limits().stall_seconds, "publishing the result"):
+            result = await self._shared.workers.publish(film.publish_order())
         observe("seedvr2_stage_seconds", time.monotonic() - began, stage="assemble")
         film.has_preview = True
         return result
