@@ -4,7 +4,9 @@ The dialects translate requests into these calls and values into answers; admiss
 live here, so that no dialect has logic of its own. Everything that waits for a database or a disk does so in a thread.
 """
 
+import logging
 import secrets as random_secrets
+import threading
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -16,7 +18,7 @@ from typing import Any, Literal, TypeVar
 import anyio
 import anyio.to_thread
 
-from seedvr2_ray.errors import InputError, MediaError
+from seedvr2_ray.errors import DeploymentError, InputError, MediaError
 from seedvr2_ray.models.catalogue import CATALOGUE, ModelEntry
 from seedvr2_ray.serve.admission import queue_seconds, require_quota, require_room
 from seedvr2_ray.serve.appraisal import Appraisal, appraise, refused
@@ -46,6 +48,7 @@ from seedvr2_ray.settings import RestoreSettings
 from seedvr2_ray.storage.location import require_writable
 from seedvr2_ray.storage.sources import default_scratch
 
+_log = logging.getLogger(__name__)
 Value = TypeVar("Value")
 
 _MOST_INSPECTIONS = 4
@@ -114,6 +117,16 @@ class Service:
     def replace_limits(self, limits: Limits) -> None:
         """Change the limits while the service runs; what was accepted stays accepted."""
         self._limits = limits
+
+    def warm_up(self) -> None:
+        """Begin to load what the first submission would otherwise wait for; returns at once."""
+        threading.Thread(target=self._start_inspector, name="inspector-start", daemon=True).start()
+
+    def _start_inspector(self) -> None:
+        try:
+            self._inspector.start()
+        except DeploymentError as error:
+            _log.error("%s", error)
 
     async def submit(self, caller: Caller, submission: Submission) -> tuple[Job, bool]:
         """Check a submission and queue it as a job.

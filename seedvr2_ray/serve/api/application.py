@@ -33,6 +33,7 @@ def create_api(service: Service, *, routers: Iterable[APIRouter] = ()) -> FastAP
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        service.warm_up()
         yield
         await service.watch.close()
 
