@@ -48,7 +48,7 @@ LAYERS = {
     "serve": _layer(
         f"{_BELOW_GANG} gang",
         "torch ray fastapi starlette pydantic sqlalchemy alembic fsspec httpx httpcore limits jwt standardwebhooks "
-        "sse_starlette python_multipart tuspyserver pythonjsonlogger opentelemetry sentry_sdk anyio",
+        "sse_starlette python_multipart pythonjsonlogger opentelemetry sentry_sdk anyio",
     ),
     "batch": _layer(f"{_BELOW_GANG} gang", "torch ray pyarrow fsspec"),
     "doctor": _layer(f"{_BELOW_GANG} gang", "torch av ray"),

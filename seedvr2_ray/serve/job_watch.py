@@ -114,7 +114,8 @@ class JobWatch:
             async with asyncio.timeout(seconds), contextlib.aclosing(self.snapshots(job_id)) as snapshots:
                 async for snapshot in snapshots:
                     latest = snapshot.job
-        return latest or await anyio.to_thread.run_sync(self._store.get, job_id)
+        # Read once more where not even the first look was over in time.
+        return latest if latest is not None else (await anyio.to_thread.run_sync(self.look, job_id)).job
 
     def look(self, job_id: str) -> Snapshot:
         """Read one job from the store."""

@@ -101,7 +101,7 @@ class UploadFiles:
         *,
         offset: int,
         num_bytes: int,
-        confirm: Callable[[int], None],
+        confirm: Callable[[int], object],
     ) -> None:
         """Receive more of a file; whatever arrives is kept, also when the sender goes away in the middle.
 
@@ -234,7 +234,7 @@ class UploadFiles:
                 pass  # Whoever was sending comes back and asks how much has arrived.
         return None
 
-    def _keep(self, upload_id: str, place: Path, offset: int, num_bytes: int, confirm: Callable[[int], None]) -> None:
+    def _keep(self, upload_id: str, place: Path, offset: int, num_bytes: int, confirm: Callable[[int], object]) -> None:
         """Make what arrived durable, then say so."""
         if not num_bytes:
             return
