@@ -26,34 +26,33 @@ export class CompareView extends HTMLElement {
   );
   #labels = { before: element("span", { class: "side left" }), after: element("span", { class: "side right" }) };
   #controls = {};
-  /** @type {HTMLElement | null} */
-  #foot = null;
   #pacing = 0;
+  #round = 0;
   /** @type {HTMLImageElement | HTMLVideoElement} */
   before;
   /** @type {HTMLImageElement | HTMLVideoElement} */
   after;
 
   /**
-   * Show two pictures or two films.
+   * Show two pictures or two films, once both can be seen; what was shown before stays until then.
    * @param {{kind: "image" | "video", before: string, after: string}} sides
-   * @returns {Promise<void>} rejected when one of them cannot be shown
+   * @throws when one of them cannot be shown
    */
   async show({ kind, before, after }) {
+    const round = ++this.#round;
+    const sides = [media(kind, before, "before"), media(kind, after, "after")];
+    await Promise.all(sides.map(ready));
+    if (round !== this.#round) return; // Something better has been asked for meanwhile.
     this.#pause();
-    this.before = media(kind, before, "before");
-    this.after = media(kind, after, "after");
+    [this.before, this.after] = sides;
     const divider = element("div", { class: "divider" }, this.#grip);
-    this.#stage.replaceChildren(this.before, this.after, this.#labels.before, this.#labels.after, divider);
-    this.#listen();
-    this.replaceChildren(this.#stage);
-    this.#foot = kind === "video" ? this.#player() : this.#plainFoot();
-    this.append(this.#foot);
-    this.speak();
-    this.#move(this.#split);
-    await Promise.all([ready(this.before), ready(this.after)]);
+    this.#stage.replaceChildren(...sides, this.#labels.before, this.#labels.after, divider);
     const { videoWidth, videoHeight, naturalWidth, naturalHeight } = /** @type {any} */ (this.after);
     this.#stage.style.aspectRatio = `${videoWidth ?? naturalWidth} / ${videoHeight ?? naturalHeight}`;
+    this.#listen();
+    this.replaceChildren(this.#stage, kind === "video" ? this.#player() : this.#plainFoot());
+    this.speak();
+    this.#move(this.#split);
     if (kind === "video") this.#tick();
   }
 

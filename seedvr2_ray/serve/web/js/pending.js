@@ -130,7 +130,8 @@ export class PendingFile extends EventTarget {
       const estimate = await patiently(() => this.#api.estimate(wish));
       if (round !== this.#round) return; // The settings have changed meanwhile, and another answer is on its way.
       const [refusal] = estimate.refusals ?? [];
-      if (refusal) throw new Problem("settings", { status: 422, detail: refusal });
+      // A file without frames is one that could not be read.
+      if (refusal) throw new Problem(estimate.frames > 0 ? "unusable" : "media", { status: 422, detail: refusal });
       this.estimate = estimate;
     } catch (problem) {
       if (round === this.#round) this.#fail(problem);

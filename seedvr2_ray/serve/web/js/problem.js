@@ -20,7 +20,7 @@ export class Problem extends Error {
 
   /** Whether the same request may succeed a little later. */
   get isPassing() {
-    return this.kind === "offline" || this.status === 429 || this.status >= 500;
+    return ["offline", "unusable"].includes(this.kind) || this.status === 429 || this.status >= 500;
   }
 }
 
