@@ -122,12 +122,16 @@ class UploadFiles:
             self._senders[upload_id] = scope
             try:
                 with self._place(upload_id, name) as place:
-                    try:
-                        start = offset if self.is_local else 0
-                        await self._write(place, start, chunks, num_bytes - offset, received)
-                    finally:
-                        with anyio.CancelScope(shield=True):
-                            await _in_thread(self._keep, upload_id, place, offset, received.num_bytes, confirm)
+                    await self._write(
+                        place,
+                        offset if self.is_local else 0,
+                        chunks,
+                        num_bytes - offset,
+                        received,
+                        # Somebody else may have confirmed more before he had to let the file go.
+                        check=partial(confirm, offset),
+                        keep=partial(self._keep, upload_id, place, offset, received, confirm),
+                    )
             finally:
                 del self._senders[upload_id]
         if scope.cancelled_caught:
@@ -206,22 +210,42 @@ class UploadFiles:
             raise ConflictRefusal("another connection is sending this upload; ask for its offset and go on from there")
 
     async def _write(
-        self, place: Path, start: int, chunks: AsyncIterator[bytes], most_bytes: int, received: Received
+        self,
+        place: Path,
+        start: int,
+        chunks: AsyncIterator[bytes],
+        most_bytes: int,
+        received: Received,
+        *,
+        check: Callable[[], object] = lambda: None,
+        keep: Callable[[], object] = lambda: None,
     ) -> None:
-        """Write a body to a file from ``start``, and count what is written."""
+        """Write a body to a file from ``start``, and count what is written.
+
+        Args:
+            check: asked once nobody else can write, and before anything is changed.
+            keep: called at the end, however it came, while still nobody else can write.
+        """
         with _told_of_full_disk():
-            file = await _in_thread(_open_at, place, start)
+            file = await _in_thread(_open_at, place, start, check)
         with file:
-            while (chunk := await self._next(chunks, received)) is not None:
-                if received.num_bytes + len(chunk) > most_bytes:
-                    received.num_bytes = 0
-                    raise SizeRefusal(
-                        f"the body is longer than the {most_bytes} bytes that are allowed here or were announced; "
-                        "send a smaller file or ask the operator for a higher limit"
-                    )
-                # Not to be torn: what is counted is written, and what is written is counted.
-                with anyio.CancelScope(shield=True), _told_of_full_disk():
-                    await _in_thread(_append, file, chunk, received)
+            try:
+                await self._pump(file, chunks, most_bytes, received)
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await _in_thread(keep)
+
+    async def _pump(self, file: BinaryIO, chunks: AsyncIterator[bytes], most_bytes: int, received: Received) -> None:
+        while (chunk := await self._next(chunks, received)) is not None:
+            if received.num_bytes + len(chunk) > most_bytes:
+                received.num_bytes = 0
+                raise SizeRefusal(
+                    f"the body is longer than the {most_bytes} bytes that are allowed here or were announced; "
+                    "send a smaller file or ask the operator for a higher limit"
+                )
+            # Not to be torn: what is counted is written, and what is written is counted.
+            with anyio.CancelScope(shield=True), _told_of_full_disk():
+                await _in_thread(_append, file, chunk, received)
 
     async def _next(self, chunks: AsyncIterator[bytes], received: Received) -> bytes | None:
         """Return the next piece of a body, or None at its end or when its sender has gone."""
@@ -234,8 +258,11 @@ class UploadFiles:
                 pass  # Whoever was sending comes back and asks how much has arrived.
         return None
 
-    def _keep(self, upload_id: str, place: Path, offset: int, num_bytes: int, confirm: Callable[[int], object]) -> None:
+    def _keep(
+        self, upload_id: str, place: Path, offset: int, received: Received, confirm: Callable[[int], object]
+    ) -> None:
         """Make what arrived durable, then say so."""
+        num_bytes = received.num_bytes
         if not num_bytes:
             return
         if self.is_local:
@@ -283,11 +310,12 @@ class UploadFiles:
             place.unlink(missing_ok=True)
 
 
-def _open_at(place: Path, start: int) -> BinaryIO:
+def _open_at(place: Path, start: int, check: Callable[[], object]) -> BinaryIO:
     """Open a file to go on from ``start``; whatever lies behind was never confirmed."""
     file = os.fdopen(os.open(place, os.O_RDWR | os.O_CREAT, 0o640), "r+b", buffering=0)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # Another process of this machine may be writing.
+        check()
         if file.seek(0, os.SEEK_END) < start:
             raise StorageError(f"{place.name} has lost bytes that were confirmed; send it again as a new upload")
         file.truncate(start)
@@ -298,7 +326,7 @@ def _open_at(place: Path, start: int) -> BinaryIO:
     except BaseException:
         file.close()
         raise
-    return file  # type: ignore[return-value]  # Unbuffered, so every write is all there is to lose.
+    return file  # Unbuffered: what is counted has been written.
 
 
 def _append(file: BinaryIO, chunk: bytes, received: Received) -> None:
