@@ -1,4 +1,4 @@
-"""Databases for the tests of the service: SQLite files, and a real PostgreSQL server of the test run's own."""
+"""What tests of the service share: databases of both kinds, and one really running service."""
 
 import os
 import pwd
@@ -17,10 +17,15 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from seedvr2_ray.serve.config import FetchRules, ModelPool
 from seedvr2_ray.serve.database import Database, open_database
 from seedvr2_ray.serve.tables import METADATA
+from tests.serve.braked import Brake, BrakedRestorers
+from tests.serve.running import RunningService, start_service
 
 _NUMBERS = count(1)
+_SEEDS = count(1000)
+_RUNNING: list[RunningService] = []
 
 
 @dataclass
@@ -209,3 +214,64 @@ def database(request: pytest.FixtureRequest, clock: HandClock) -> Database:
             connection.execute(table.delete())
     opened.clock = clock
     return opened
+
+
+@pytest.fixture(scope="session", params=["sqlite"])
+def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    """The really running service that tests marked ``ray`` share, for starting one takes long.
+
+    Over SQLite, unless the test's parameter says otherwise. Everybody has a key; jobs differ by their seeds.
+    """
+    folder = tmp_path_factory.mktemp("service")
+    database_url = None
+    if request.param == "postgresql":
+        database_url = request.getfixturevalue("postgres_server").new_database()
+    with start_service(
+        folder,
+        database_url=database_url,
+        auth=("keys",),
+        models={
+            "lanczos": ModelPool(num_cpus=0.2, min_replicas=1, megapixels_per_second=20.0),
+            "nano": ModelPool(num_cpus=0.2, max_replicas=2, downscale_to_zero_seconds=2.0),
+        },
+        restorers=BrakedRestorers(Brake(folder)),
+        model_aliases={"seedvr2_3b": "lanczos"},
+        fetch=FetchRules(allow_private=("127.0.0.0/8",)),
+        num_finishers=1,
+        # Not so short that a busy machine loses claims, nor so long that a killed runner's are waited for.
+        lease_seconds=8.0,
+    ) as running:
+        _RUNNING.append(running)
+        yield running
+
+
+@pytest.fixture
+def brake(service: RunningService) -> Iterator[Brake]:
+    """Slows the shared service's restorers down, until the test is over."""
+    brake = Brake(service.folder)
+    yield brake
+    brake.release()
+
+
+@pytest.fixture
+def seeds() -> Iterator[int]:
+    """Numbers that no other job of this test run has as its seed."""
+    return _SEEDS
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the shared service once for each kind of database, and not whenever the kind changes."""
+    items.sort(key=_wants_postgres)
+
+
+def _wants_postgres(item: pytest.Item) -> bool:
+    callspec = getattr(item, "callspec", None)
+    return callspec is not None and callspec.params.get("service") == "postgresql"
+
+
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """End the shared service with the last of these tests: others have no use for it."""
+    if nextitem is None or not nextitem.path.is_relative_to(Path(__file__).parent):
+        while _RUNNING:
+            _RUNNING.pop().kill()

@@ -4,6 +4,7 @@ The whole of it can be killed and started again on the same data, as a machine t
 """
 
 import contextlib
+import json
 import os
 import pickle
 import shutil
@@ -16,16 +17,20 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from seedvr2_ray.restoration.load import RestorerSource
-from seedvr2_ray.serve.config import ModelPool, ServiceConfig
+from seedvr2_ray.serve.api_keys import make_key
+from seedvr2_ray.serve.config import ModelPool, ServiceConfig, database_url_of
+from seedvr2_ray.serve.database import Database, open_database, utc_now
+from seedvr2_ray.serve.key_store import KeyStore
 
 _ROOT = Path(__file__).parents[2]
-_START_SECONDS = 180.0
+_START_SECONDS = 300.0
 _STOP_SECONDS = 60.0
 APP_NAME = "seedvr2"
 
@@ -34,7 +39,7 @@ DEFAULT_MODELS = {"lanczos": ModelPool(num_cpus=0.2, min_replicas=1)}
 
 @dataclass(frozen=True, kw_only=True)
 class ServicePlan:
-    """What the process is told. Pickled to it."""
+    """What the service is. Pickled to whoever builds it."""
 
     config: ServiceConfig
     port: int
@@ -51,6 +56,8 @@ class RunningService:
     folder: Path
     process: subprocess.Popen[bytes] | None = None
     _ray_folder: str = ""
+    _tokens: dict[str, str] = field(default_factory=dict)
+    _deployments: dict[str, dict[str, Any]] = field(default_factory=dict)
     log: Path = field(init=False)
 
     def __post_init__(self) -> None:
@@ -60,29 +67,48 @@ class RunningService:
     def base_url(self) -> str:
         return f"http://127.0.0.1:{self.plan.port}"
 
-    def client(self, **options: Any) -> httpx.Client:
-        """A client whose patience is that of a busy machine."""
-        return httpx.Client(base_url=self.base_url, **{"timeout": 60.0, **options})
+    @cached_property
+    def database(self) -> Database:
+        """The service's own, to look into."""
+        return open_database(database_url_of(self.plan.config, self.plan.environ))
+
+    def token(self, owner: str) -> str:
+        """An API key of an owner, as the operator gives them out."""
+        if owner not in self._tokens:
+            key, self._tokens[owner] = make_key(owner, ["jobs:read", "jobs:write"], now=utc_now())
+            KeyStore(self.database).add(key)
+        return self._tokens[owner]
+
+    def headers(self, owner: str) -> dict[str, str]:
+        """What an owner's requests carry; nothing where nobody has to sign in."""
+        is_open = self.plan.config.auth == ("none",)
+        return {} if is_open else {"Authorization": f"Bearer {self.token(owner)}"}
+
+    def client(self, owner: str = "anna", **options: Any) -> httpx.Client:
+        """A client of an owner, whose patience is that of a busy machine."""
+        return httpx.Client(base_url=self.base_url, headers=self.headers(owner), **{"timeout": 60.0, **options})
 
     def start(self) -> None:
         """Start Ray and the service, and wait until it is ready."""
         assert self.process is None, "it runs already"
         self.folder.mkdir(parents=True, exist_ok=True)
-        order = self.folder / "service.pickle"
-        order.write_bytes(pickle.dumps(self.plan))
+        (self.folder / "plan.pickle").write_bytes(pickle.dumps(self.plan))
+        self._write_config()
         # Ray's sockets need a short path.
         self._ray_folder = tempfile.mkdtemp(prefix="sv", dir="/tmp")
         environ = {
             **os.environ,
+            "PYTHONPATH": str(_ROOT),
             "RAY_AUTH_MODE": "disabled",
             "RAY_ENABLE_AUTO_CONNECT": "0",
             "RAY_USAGE_STATS_ENABLED": "0",
             "OMP_NUM_THREADS": "1",
             **self.plan.environ,
         }
+        command = [sys.executable, "-m", "tests.serve.serve_process"]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.serve.serve_process", str(order), self._ray_folder],
+                [*command, str(self.folder / "serve.json"), self._ray_folder, str(self.plan.num_cpus)],
                 cwd=_ROOT,
                 env=environ,
                 stdout=log,
@@ -90,6 +116,14 @@ class RunningService:
                 start_new_session=True,
             )
         self.wait_for(self._is_ready, _START_SECONDS, "the service does not become ready")
+
+    def redeploy(self, *deployments: Mapping[str, Any]) -> None:
+        """Do what ``serve deploy`` does after these entries of ``deployments`` were put into the configuration."""
+        assert self.process is not None
+        for entry in deployments:
+            self._deployments[entry["name"]] = {**self._deployments.get(entry["name"], {}), **entry}
+        self._write_config()
+        self.process.send_signal(signal.SIGHUP)
 
     def stop(self) -> None:
         """End it as an operator does: replicas drain, jobs are given back."""
@@ -133,6 +167,21 @@ class RunningService:
                 end = self.log.read_text(errors="replace")[-4000:]
                 raise AssertionError(f"{what}{' (its process has ended)' if is_over else ''}:\n{end}")
             time.sleep(0.1)
+
+    def _write_config(self) -> None:
+        application = {
+            "name": APP_NAME,
+            "route_prefix": "/",
+            "import_path": "tests.serve.planned_app:build",
+            "args": {"plan": str(self.folder / "plan.pickle")},
+            "deployments": list(self._deployments.values()),
+        }
+        config = {
+            "proxy_location": "HeadOnly",
+            "http_options": {"host": "127.0.0.1", "port": self.plan.port},
+            "applications": [application],
+        }
+        (self.folder / "serve.json").write_text(json.dumps(config))
 
     def _is_ready(self) -> bool:
         try:
