@@ -179,7 +179,7 @@ def _restorer(model: str, pool: ModelPool, config: ServiceConfig, site: Site, ob
             "min_replicas": pool.min_replicas,
             "max_replicas": pool.max_replicas,
             "target_ongoing_requests": 1,
-            "look_back_period_s": 10.0,
+            "look_back_period_s": 12.0,
             "upscale_delay_s": 1.0,
             "downscale_delay_s": min(60.0, pool.downscale_to_zero_seconds),
             "downscale_to_zero_delay_s": pool.downscale_to_zero_seconds,
