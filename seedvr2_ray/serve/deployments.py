@@ -20,6 +20,7 @@ from seedvr2_ray.serve import upscale
 from seedvr2_ray.serve.api.application import create_api
 from seedvr2_ray.serve.config import Limits, ServiceConfig
 from seedvr2_ray.serve.database import open_database, utc_now
+from seedvr2_ray.serve.flow_control import bound_proxies, bound_replica
 from seedvr2_ray.serve.job_store import JobStore
 from seedvr2_ray.serve.notifier import notifier_of
 from seedvr2_ray.serve.observing import Observing
@@ -69,6 +70,8 @@ class Ingress:
     async def __init__(self, wiring: Wiring, runner: DeploymentHandle[Any]) -> None:  # type: ignore[misc]  # Serve awaits it.
         """Connect to the database; bring it up to date if this is the first to see it."""
         wiring.observing.start("api")
+        bound_replica()
+        self._bounding = asyncio.create_task(bound_proxies(), name="bound-proxies")
         database = await asyncio.to_thread(open_database, wiring.database_url)
 
         async def wake() -> None:

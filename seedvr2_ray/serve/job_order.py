@@ -6,22 +6,25 @@ import sqlalchemy as sa
 
 from seedvr2_ray.serve.job_rows import Load
 from seedvr2_ray.serve.jobs import UNFINISHED, JobState
-from seedvr2_ray.serve.tables import jobs
+from seedvr2_ray.serve.tables import UtcTime, jobs
+
+Now = datetime | sa.ColumnElement[datetime]
+"""The time, or the parameter of a statement that will be told it."""
 
 is_unfinished = jobs.c.state.in_(sorted(UNFINISHED))
 
 
-def is_unheld(now: datetime) -> sa.ColumnElement[bool]:
+def is_unheld(now: Now) -> sa.ColumnElement[bool]:
     """Say that nobody works on a job: it waits, was released, or its runner let the lease end."""
     return sa.and_(is_unfinished, sa.or_(jobs.c.runner.is_(None), jobs.c.lease_until < now))
 
 
-def is_claimable(now: datetime) -> sa.ColumnElement[bool]:
+def is_claimable(now: Now) -> sa.ColumnElement[bool]:
     """Say that a runner may take a job."""
     return sa.and_(is_unheld(now), sa.not_(jobs.c.cancel_requested))
 
 
-def waiting_order(now: datetime) -> sa.Subquery:
+def waiting_order(now: Now) -> sa.Subquery:
     """Number the jobs that may be claimed, from 1, in the order in which they will be.
 
     Owners take turns within a priority: the first job of everybody comes before the second of anybody. What an owner
@@ -49,6 +52,11 @@ def waiting_order(now: datetime) -> sa.Subquery:
     )
     order = (turns.c.priority.desc(), turns.c.turn, turns.c.created_at, turns.c.id)
     return sa.select(turns.c.id, sa.func.row_number().over(order_by=order).label("position")).subquery()
+
+
+_order = waiting_order(sa.bindparam("now", type_=UtcTime()))
+POSITIONS = sa.select(_order.c.id, _order.c.position)
+"""Where every job stands that waits, at the time ``now``. Put together once: every look at a waiting job asks it."""
 
 
 def load_of(connection: sa.Connection, owner: str | None) -> Load:

@@ -12,7 +12,7 @@ from typing import Any, Unpack
 import sqlalchemy as sa
 
 from seedvr2_ray.serve.database import Database
-from seedvr2_ray.serve.job_order import is_claimable, is_unfinished, is_unheld, load_of, waiting_order
+from seedvr2_ray.serve.job_order import POSITIONS, is_claimable, is_unfinished, is_unheld, load_of, waiting_order
 from seedvr2_ray.serve.job_rows import (
     Belonging,
     Changes,
@@ -146,9 +146,9 @@ class JobStore:
 
     def queue_positions(self) -> dict[str, int]:
         """Return the positions of all jobs that wait, with one query for all event streams."""
-        order = waiting_order(self._database.clock())
+        now = {"now": self._database.clock()}
         with self._database.reading() as connection:
-            return {row.id: row.position for row in connection.execute(sa.select(order.c.id, order.c.position))}
+            return {row.id: row.position for row in connection.execute(POSITIONS, now)}
 
     def versions(self, job_ids: Iterable[str]) -> dict[str, int]:
         """Return the versions of some jobs with one query; deleted ones are left out."""
