@@ -11,6 +11,7 @@ import uvicorn
 
 from seedvr2_ray.serve import upscale
 from seedvr2_ray.serve.api.application import create_api
+from seedvr2_ray.serve.page import page_router
 from seedvr2_ray.serve.runpod import routes as runpod
 from seedvr2_ray.serve.secrets import Secrets
 from seedvr2_ray.serve.service import Service
@@ -36,7 +37,7 @@ class HttpService:
 def served(deployment: Deployment, *, with_runner: bool = True, num_replicas: int = 1) -> Iterator[HttpService]:
     """Serve a deployment for as long as the block runs."""
     service = Service(deployment.config, Secrets(), deployment.database)
-    app = create_api(service, routers=(runpod.router, upscale.router))
+    app = create_api(service, routers=(runpod.router, upscale.router, page_router()))
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", access_log=False))
 
     async def run() -> None:

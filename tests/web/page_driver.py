@@ -12,7 +12,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 
 ARTEFACTS = Path(__file__).parent / "artefacts"
-PATIENCE_MS = 60_000.0
+PATIENCE_MS = 120_000.0
 """The machine may be busy with everything else."""
 
 _WATCH_POLICY = """
@@ -86,6 +86,8 @@ class PageDriver:
     def picture(self, name: str) -> None:
         """Keep a screenshot of the whole page."""
         ARTEFACTS.mkdir(exist_ok=True)
+        # Otherwise what sticks to the window's top hides the middle of the page.
+        self.page.evaluate("scrollTo(0, 0)")
         self.page.screenshot(path=ARTEFACTS / f"{name}.png", full_page=True)
 
     def require_accessible(self) -> None:
