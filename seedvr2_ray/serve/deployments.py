@@ -83,6 +83,8 @@ class Ingress:
         self._service = Service(
             wiring.config, wiring.secrets, database, wake=wake, rates=RequestLimiter(wiring.config.rate_limits_url)
         )
+        # Ray says when it begins to start replicas, and not when they are there.
+        _log.info("the service is ready for requests")
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Build the application after the constructor."""

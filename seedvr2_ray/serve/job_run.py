@@ -62,6 +62,7 @@ class JobRun:
         self._task = asyncio.current_task()
         try:
             if self._end is None:
+                _log.info("%s is begun, claim %d", self._job.id, self.fence)
                 await self._work()
             elif self._end == "cancel":
                 await self._finish_as(JobState.CANCELLED)
@@ -196,6 +197,9 @@ class JobRun:
             except StorageError as failure:
                 _log.warning("the end of %s cannot be written now: %s", self._job.id, failure)
                 await asyncio.sleep(retries.pause_seconds(tries))
+        else:
+            return  # Whoever claims it next comes to the same end, and counts it.
+        _log.info("%s is %s, after %.1f s of devices", self._job.id, state.value, self._meter.gpu_seconds)
         count("seedvr2_jobs", state=state.value)
         if error is not None:
             count("seedvr2_errors", state=error.kind)

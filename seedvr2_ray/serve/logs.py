@@ -18,6 +18,10 @@ _FIELDS = ("levelname", "name", "message")
 _NAMES = {"levelname": "level", "name": "logger", "exc_info": "exception"}
 _FOREIGN = ("ray.serve", "uvicorn", "uvicorn.error", "uvicorn.access")
 """Loggers that write through outlets of their own."""
+_BOOKKEEPING = ("skip_context_filter", "serve_access_log")
+"""What Ray Serve's records carry for its own filters only."""
+_TALKATIVE = ("alembic",)
+"""Say at every start what nobody needs to know; what goes wrong they raise."""
 
 
 @contextmanager
@@ -47,6 +51,8 @@ class JsonLines(JsonFormatter):
     def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
         """Add the ids, and take the secrets out of every field: message, arguments, traceback."""
         time = log_data.pop("time")
+        for name in _BOOKKEEPING:
+            log_data.pop(name, None)
         clean = self._redactor.value({**_ids.get(), **log_data})
         assert isinstance(clean, dict)
         return {"time": time.isoformat(), **clean}
@@ -65,6 +71,8 @@ def configure_logs(redactor: Redactor, *, level: str = "INFO", stream: TextIO | 
     root = logging.getLogger()
     root.handlers[:] = [outlet]
     root.setLevel(level)
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
     for name in _FOREIGN:
         for foreign in logging.getLogger(name).handlers:
             foreign.setFormatter(lines)

@@ -26,6 +26,14 @@ def film(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def undisturbed(film, tmp_path_factory):
+    """What the command line makes of the film. The filter draws nothing by chance, so any seed gives the same."""
+    target = tmp_path_factory.mktemp("undisturbed") / "film.mp4"
+    restore_video(str(film), str(target), settings_of(0), LANCZOS, LanczosRestorer, report=False)
+    return target.read_bytes()
+
+
 def end(service, deployments, signal_number):
     """End the replicas of some deployments, and wait until there are others."""
     before = {name: service.pids_of(name) for name in deployments}
@@ -39,15 +47,21 @@ def end(service, deployments, signal_number):
 
 
 def kill(*deployments):
-    return lambda service: end(service, deployments, signal.SIGKILL)
+    return lambda service, _: end(service, deployments, signal.SIGKILL)
 
 
 def terminate(*deployments):
-    return lambda service: end(service, deployments, signal.SIGTERM)
+    return lambda service, _: end(service, deployments, signal.SIGTERM)
 
 
-def lose_power(service):
+def lose_power(service, _):
     service.kill()
+    service.start()
+
+
+def restart(service, let_go):
+    let_go()  # Draining waits for what replicas are at.
+    service.stop()
     service.start()
 
 
@@ -55,6 +69,7 @@ FAULTS = [
     pytest.param("sqlite", kill("runner"), id="runner killed"),
     pytest.param("sqlite", kill("restorer-lanczos"), id="restorer killed"),
     pytest.param("sqlite", kill("api", "finisher"), id="ingress and finisher killed"),
+    pytest.param("sqlite", restart, id="stopped and started"),
     pytest.param("sqlite", lose_power, id="everything killed"),
     pytest.param("postgresql", terminate("runner", "restorer-lanczos"), id="runner and restorer ended, PostgreSQL"),
     pytest.param("postgresql", lose_power, id="everything killed, PostgreSQL"),
@@ -63,22 +78,21 @@ FAULTS = [
 
 @pytest.mark.parametrize(("service", "fault"), FAULTS, indirect=["service"])
 def test_a_job_ends_with_the_bytes_of_an_undisturbed_run_and_repeats_nothing_that_was_committed(
-    service, fault, brake, seeds, film, tmp_path
+    service, fault, brake, seeds, film, undisturbed
 ):
-    seed, plain = next(seeds), tmp_path / "undisturbed.mp4"
-    restore_video(str(film), str(plain), settings_of(seed), LANCZOS, LanczosRestorer, report=False)
+    seed = next(seeds)
     brake.set(HELD, seed=seed, from_frame=HELD_FROM)
     with service.client() as client:
         job_id = submit(client, film, seed)
         until(client, job_id, lambda _: any(frame >= HELD_FROM for frame in brake.begun(seed)))
         committed = {frame for frame in brake.begun(seed) if frame < HELD_FROM}
         until(client, job_id, lambda job: job["progress"]["segments_done"] >= len(committed))
-        fault(service)
+        fault(service, lambda: brake.set(0.2, seed=seed))
         brake.release()
         job = completed(client, job_id)
         result = download(client, job_id)
     assert hashlib.sha256(result).hexdigest() == job["result"]["sha256"]
-    assert result == plain.read_bytes()
+    assert result == undisturbed
     begun = brake.begun(seed)
     assert len(committed) > 2
     assert {begun[frame] for frame in committed} == {1}

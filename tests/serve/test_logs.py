@@ -37,6 +37,13 @@ def test_a_line_is_json_with_time_level_logger_and_message(written: io.StringIO)
     assert line == {"level": "INFO", "logger": "seedvr2_ray.test", "message": "segment 3 of\n12", "frames": 17}
 
 
+def test_nothing_is_written_that_only_libraries_need(written: io.StringIO) -> None:
+    logging.getLogger("alembic.runtime.migration").info("Will assume non-transactional DDL.")
+    LOG.info("GET /v1/jobs 200", extra={"skip_context_filter": True, "serve_access_log": True, "route": "/v1/jobs"})
+    [line] = _lines(written)
+    assert line.keys() == {"time", "level", "logger", "message", "route"}
+
+
 def test_ids_are_on_every_line_of_their_block_and_task(written: io.StringIO) -> None:
     async def work(job_id: str) -> None:
         with logged_with(job_id=job_id, request_id=None):
