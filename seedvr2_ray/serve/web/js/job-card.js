@@ -252,7 +252,9 @@ function parts() {
 
 function metaOf({ settings, model, result, usage, created_at }) {
   const { resolution = "" } = settings;
-  const size = result ? `${result.width} × ${result.height}` : (PRESETS[resolution] ?? resolution.replace(/^x/, "×"));
+  const size = result
+    ? `${result.width} × ${result.height}`
+    : (PRESETS[resolution] ?? resolution.replace(/^x/, "×").replace(/(?<=\d)x/, " × "));
   const parts = [
     size,
     model,

@@ -108,7 +108,7 @@ export function moment(iso) {
   const at = new Date(iso);
   const isToday = at.toDateString() === new Date().toDateString();
   const day = isToday ? {} : { month: "short", day: "numeric" };
-  return new Intl.DateTimeFormat(LOCALES[current], { ...day, hour: "2-digit", minute: "2-digit" }).format(at);
+  return new Intl.DateTimeFormat(LOCALES[current], { ...day, hour: "numeric", minute: "2-digit" }).format(at);
 }
 
 /** A clock reading of a film's position. @param {number} seconds */
