@@ -92,6 +92,7 @@ def test_a_film_is_dropped_restored_compared_and_downloaded(tab, clip, tmp_path)
     tab.start()
     tab.wait_for_state(clip.name, "completed")
     expect(row).to_have_count(0)
+    expect(tab.page.locator("#announcer")).to_have_text(f"{clip.name}: Done")
 
     view = tab.job(clip.name).locator("compare-view")
     films = view.locator("video")

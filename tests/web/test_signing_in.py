@@ -17,6 +17,16 @@ from tests.web.page_driver import PageDriver, open_tab
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
+_KEPT_FILES = """() => new Promise((resolve, reject) => {
+  const opening = indexedDB.open("seedvr2", 1);
+  opening.onerror = () => reject(opening.error);
+  opening.onsuccess = () => {
+    const asking = opening.result.transaction("files").objectStore("files").getAllKeys();
+    asking.onsuccess = () => resolve(asking.result);
+  };
+})"""
+
+
 @pytest.fixture(scope="module")
 def service(chromium: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpService]:
     deployment = deploy(tmp_path_factory.mktemp("service"), auth=("keys",))
@@ -63,11 +73,13 @@ def test_a_wrong_key_is_said_so_and_a_right_one_opens_the_page(tab, token, tmp_p
     # Players, pictures and event streams cannot send the key; it is in no address either.
     expect(tab.job(clip.name).locator("compare-view video")).to_have_count(2)
     assert not [url for _, url, _ in tab.requests if token in url]
+    assert len(tab.page.evaluate(_KEPT_FILES)) == 1
     tab.page.reload()
     expect(tab.job(clip.name)).to_be_visible()
     tab.page.get_by_role("button", name="Sign out").click()
     expect(tab.page.get_by_role("dialog")).to_be_visible()
     expect(tab.job(clip.name)).to_have_count(0)
+    assert tab.page.evaluate(_KEPT_FILES) == []
 
 
 def test_a_key_is_kept_for_the_tab_and_on_the_device_only_when_asked(tab, token):

@@ -10,7 +10,7 @@ import { isFinal, JobFeed } from "./live.js";
 import { keptAs } from "./pending.js";
 import { inOneLine } from "./problem.js";
 import { Session } from "./session.js";
-import { pruneFiles } from "./storage.js";
+import { forgetAll, pruneFiles } from "./storage.js";
 
 const ORIGINALS = { most: 12, mostBytes: 1e9 };
 /** Before the first list and between tries to get it, in ms. */
@@ -124,9 +124,11 @@ function showSession() {
   const sign = byId("sign");
   sign.hidden = !isAsked && !session.isSignedIn;
   sign.querySelector("span").textContent = t(session.isSignedIn ? "sign.out" : "sign.in");
-  sign.onclick = () => {
+  sign.onclick = async () => {
     if (!session.isSignedIn) return void begin();
     session.signOut();
+    // Whoever sits here next must not find what the last one worked on.
+    await forgetAll("pending");
     location.reload();
   };
 }

@@ -76,6 +76,18 @@ export async function renameFile(from, to) {
   if (file && (await keepFile(to, file))) await dropFile(from);
 }
 
+/** Forget every file, and every value whose name begins so. @param {string} beginning */
+export async function forgetAll(beginning) {
+  await inFiles("readwrite", (files) => files.clear()).catch(() => {});
+  try {
+    for (const name of Object.keys(localStorage)) {
+      if (name.startsWith(PREFIX + beginning)) localStorage.removeItem(name);
+    }
+  } catch {
+    // Nothing was stored.
+  }
+}
+
 /**
  * Forget all files but the newest few, so that a browser's disk is not filled by what nobody looks at again.
  * @param {{most: number, mostBytes: number, spare: (name: string) => boolean}} limits
