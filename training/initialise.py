@@ -1,8 +1,8 @@
 """A start from which the untrained model already returns its input: linear maps laid into the networks.
 
-The encoder begins as a Haar transform of 2 x 2 x 2 pixels that keeps twelve of its 24 coefficients,
+The encoder begins as a Haar transform of 2 x 2 x 2 pixels that keeps sixteen of its 24 coefficients,
 the decoder as its inverse, and the transformer as v = noise - condition, whose one-step result is the
-condition. What is added to that, the residual branches, starts small. A few minutes on a CPU are then
+condition. What is added to that, the residual branches, starts small. Training is then
 spent on restoring instead of on learning to copy.
 
 Group norms and SiLU stand in the way of copying. A pair of large constant channels holds a norm's
@@ -21,14 +21,14 @@ from seedvr2_ray.models.seedvr2.block import Block
 from seedvr2_ray.models.seedvr2.dit import SeedVR2Transformer
 from seedvr2_ray.models.seedvr2.vae import VideoVAE
 
-RESIDUAL_SCALE = 0.01
-CONSTANT = 16.0
+NEARLY_ZERO = 0.001
+"""Size of weights that shall learn and not disturb yet, as a share of the usual size of random ones."""
+CONSTANT = 64.0
 """In the pair of constant channels of the low level."""
-PIXEL_CONSTANT = 8.0
+PIXEL_CONSTANT = 32.0
 """The same where the decoder ends in pixels."""
 NOISE_SHARE = 0.25
 """How strongly the transformer's stream carries noise - condition: weakly, since nothing can be learned from noise."""
-
 OPPONENT = (
     torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [1.0, -2.0, 1.0]]) / torch.tensor([[3.0], [2.0], [6.0]]).sqrt()
 )
@@ -37,22 +37,18 @@ OPPONENT = (
 _LOW, _HIGH = (1.0, 1.0), (-1.0, 1.0)
 # Of each coefficient: the opponent channel, and the filters along time, height and width.
 _FIRST_COEFFICIENTS = [
-    (0, _LOW, _LOW, _LOW),
-    (1, _LOW, _LOW, _LOW),
-    (2, _LOW, _LOW, _LOW),
-    (0, _HIGH, _LOW, _LOW),
-    (0, _LOW, _HIGH, _LOW),
-    (0, _LOW, _LOW, _HIGH),
-    (1, _HIGH, _LOW, _LOW),
-    (2, _HIGH, _LOW, _LOW),
+    *product((0,), (_LOW, _HIGH), (_LOW, _HIGH), (_LOW, _HIGH)),
+    *product((1, 2), (_LOW, _HIGH), (_LOW,), (_LOW,)),
+    *product((1, 2), (_LOW,), (_LOW,), (_HIGH,)),
+    *product((1, 2), (_LOW,), (_HIGH,), (_LOW,)),
 ]
 _ALL_COEFFICIENTS = list(product(range(3), (_LOW, _HIGH), (_LOW, _HIGH), (_LOW, _HIGH)))
 COEFFICIENTS = _FIRST_COEFFICIENTS + [one for one in _ALL_COEFFICIENTS if one not in _FIRST_COEFFICIENTS]
-"""All 24 of a block of 2 x 2 x 2 pixels. The first twelve, which the latents keep, are all of the luma and
-the colour at half resolution: as much as 4:2:0 video holds."""
-NUM_KEPT = 12
-LATENT_GAINS = torch.tensor([0.5, 1.5, 2.0, 2.0, 4.0, 4.0, 5.0, 5.0, 6.0, 4.0, 4.0, 6.0])
-"""Bring the latents of ordinary clips to a spread of about one."""
+"""All 24 of a block of 2 x 2 x 2 pixels. The first sixteen, which the latents keep, are all of the luma and of
+the colour its changes along one direction at a time: more than 4:2:0 video holds."""
+NUM_KEPT = 16
+LATENT_GAINS = torch.tensor([0.5, 4.0, 4.0, 6.0, 2.0, 4.0, 4.0, 6.0, 1.5, 5.0, 2.0, 5.0, 6.0] + 11 * [6.0])
+"""Bring the coefficients of ordinary clips to a spread of about one."""
 
 
 def haar_filters() -> Tensor:
@@ -66,101 +62,127 @@ def haar_filters() -> Tensor:
 
 @torch.no_grad()
 def initialise_vae(vae: VideoVAE) -> None:
-    """Lay the Haar transform and its inverse into a VAE of the nano shape.
+    """Lay the Haar transform and its inverse into a VAE of the nano shape, and zeros where nothing is to be computed.
+
+    The encoder only transforms. At full resolution the decoder has one branch, and convolutions see one frame at a
+    time; at half resolution so do all but the decoder's first and those of the middle. What is
+    zero here stays zero in training, and :meth:`VideoVAE.leave_out_zeros` spares its computation.
 
     Raises:
         ValueError: the VAE has another shape.
     """
     config = vae.config
     pixel_width, low_width = config.block_out_channels
-    kept = NUM_KEPT
     if (
-        config.latent_channels != kept
-        or pixel_width < kept
-        or low_width < len(COEFFICIENTS) + 2
+        config.latent_channels != NUM_KEPT
+        or pixel_width < NUM_KEPT
+        or low_width < 2 * NUM_KEPT + 2
         or config.norm_groups != 1
     ):
         raise ValueError(
-            f"this start needs {kept} latents, widths of {kept} and {len(COEFFICIENTS) + 2}, and one norm group"
+            f"this start needs {NUM_KEPT} latents, widths of {NUM_KEPT} and {2 * NUM_KEPT + 2}, and one norm group"
         )
-    for name, module in vae.named_modules():
-        if name.endswith("conv2"):
-            module.weight.mul_(RESIDUAL_SCALE)
-    _initialise_encoder(vae, kept)
-    _initialise_decoder(vae, kept)
+    _initialise_encoder(vae.encoder)
+    _initialise_decoder(vae.decoder)
 
 
-def _initialise_encoder(vae: VideoVAE, kept: int) -> None:
-    encoder: Any = vae.encoder  # Lists of modules tell the type checker nothing about their members.
-    encoder.conv_in.weight[:3] = 0
+def _initialise_encoder(encoder: Any) -> None:  # Lists of modules tell the type checker nothing about their members.
+    encoder.conv_in.weight.zero_()
     encoder.conv_in.weight[:3, :, 2, 1, 1] = OPPONENT
     first, last = encoder.down_blocks
+    _leave_out(first.resnets[0])
     down = first.downsamplers[0].conv
-    down.weight.mul_(RESIDUAL_SCALE)
-    down.weight[:kept] = 0
-    down.weight[:kept, :3, 1:, :2, :2] = haar_filters()[:kept]
+    down.weight.mul_(NEARLY_ZERO)
+    down.weight[:NUM_KEPT, :3, 1:, :2, :2] = haar_filters()[:NUM_KEPT]
+    _leave_out(last.resnets[0])
     shortcut = last.resnets[0].conv_shortcut
-    shortcut.weight.mul_(RESIDUAL_SCALE)
-    shortcut.weight[: 2 * kept] = 0
-    eye = torch.eye(kept)[..., None, None, None]
-    shortcut.weight[:kept, :kept] = eye
-    shortcut.weight[kept : 2 * kept, :kept] = -eye
+    gains = torch.diag(LATENT_GAINS[:NUM_KEPT])[..., None, None, None]
+    # Every channel with the spread of its latent, so that the branches see them alike.
+    shortcut.weight[:NUM_KEPT] = gains
+    shortcut.weight[NUM_KEPT : 2 * NUM_KEPT] = -gains
+    shortcut.weight[2 * NUM_KEPT :, :, 0, 0, 0] *= LATENT_GAINS[:NUM_KEPT]
     shortcut.weight[-2:] = 0
     shortcut.bias[-2:] = torch.tensor([CONSTANT, -CONSTANT])
-    _steady_norms(vae.encoder.mid_block, CONSTANT)
-    gain = _steady_gain(encoder.conv_norm_out, CONSTANT)
+    for block in encoder.mid_block.resnets:
+        _leave_out(block)
+    _steady_gain(encoder.conv_norm_out, CONSTANT)
     out = encoder.conv_out
-    out.weight.mul_(RESIDUAL_SCALE)
-    out.weight[:, :, :] = torch.where(
-        torch.arange(out.weight.shape[0])[:, None, None, None, None] < kept, out.weight, 0
-    )
-    for latent in range(kept):
-        out.weight[latent, [latent, kept + latent]] = 0
-        out.weight[latent, latent, 2, 1, 1] = LATENT_GAINS[latent] / gain
-        out.weight[latent, kept + latent, 2, 1, 1] = -LATENT_GAINS[latent] / gain
+    _see_one_frame(out)
+    out.weight.mul_(NEARLY_ZERO)
+    out.weight[NUM_KEPT:] = 0
     out.weight[:, -2:] = 0
-    out.bias[kept:] = -6.0
+    _copy_pairs(out, NUM_KEPT)
+    out.bias[NUM_KEPT:] = -6.0
 
 
-def _initialise_decoder(vae: VideoVAE, kept: int) -> None:
-    decoder: Any = vae.decoder
+def _initialise_decoder(decoder: Any) -> None:
     conv_in = decoder.conv_in
-    conv_in.weight[: len(COEFFICIENTS)] = 0
-    for latent in range(kept):
-        conv_in.weight[latent, latent, 2, 1, 1] = 1 / LATENT_GAINS[latent]
+    conv_in.weight[: len(COEFFICIENTS)] *= NEARLY_ZERO
+    for latent in range(NUM_KEPT):
+        conv_in.weight[latent, latent, 2, 1, 1] = 1
     conv_in.weight[-2:] = 0
     conv_in.bias[-2:] = torch.tensor([CONSTANT, -CONSTANT])
     low, pixels = decoder.up_blocks
-    _steady_norms(decoder.mid_block, CONSTANT)
-    _steady_norms(low.resnets, CONSTANT)
-    upsampler = low.upsamplers[0]
-    width = upsampler.conv.weight.shape[0]
-    # Output channel of the expansion is ((row * 2 + column) * 2 + time) * width + channel.
-    expand = upsampler.upscale_conv.weight.view(2, 2, 2, width, width)
-    expand[..., -2:] = 0
-    expand[:, :, :, :3] = 0
-    # Only the kept coefficients hold something yet; the others are there for what the decoder adds.
-    expand[:, :, :, :3, : len(COEFFICIENTS)] = haar_filters().permute(3, 4, 2, 1, 0)
-    upsampler.conv.weight[:3] = 0
-    for channel in range(3):
-        upsampler.conv.weight[channel, channel, 2, 1, 1] = 1
-    upsampler.conv.weight[-2:] = 0
-    upsampler.conv.bias[-2:] = torch.tensor([CONSTANT, -CONSTANT])
+    for block in [*decoder.mid_block.resnets, *low.resnets]:
+        _start_branch(block, CONSTANT)
+    for block in low.resnets:
+        _see_one_frame(block.conv1)
+    _initialise_upsampler(low.upsamplers[0])
+    _leave_out(pixels.resnets[0])
     shortcut = pixels.resnets[0].conv_shortcut
-    shortcut.weight.mul_(0.3)
     shortcut.weight[:6] = 0
     shortcut.weight[-2:] = 0
     shortcut.weight[:, -2:] = 0
     shortcut.weight[:3, :3, 0, 0, 0] = OPPONENT.T
     shortcut.weight[3:6, :3, 0, 0, 0] = -OPPONENT.T
     shortcut.bias[-2:] = torch.tensor([PIXEL_CONSTANT, -PIXEL_CONSTANT])
-    _steady_gain(pixels.resnets[0].norm1, CONSTANT)
-    _steady_gain(pixels.resnets[1].norm1, PIXEL_CONSTANT)
-    gain = _steady_gain(decoder.conv_norm_out, PIXEL_CONSTANT)
-    decoder.conv_out.weight.zero_()
-    for channel in range(3):
-        decoder.conv_out.weight[channel, channel, 2, 1, 1] = 1 / gain
-        decoder.conv_out.weight[channel, 3 + channel, 2, 1, 1] = -1 / gain
+    _start_branch(pixels.resnets[1], PIXEL_CONSTANT)
+    _see_one_frame(pixels.resnets[1].conv1)
+    _steady_gain(decoder.conv_norm_out, PIXEL_CONSTANT)
+    out = decoder.conv_out
+    _see_one_frame(out)
+    out.weight.mul_(NEARLY_ZERO)
+    out.weight[:, -2:] = 0
+    _copy_pairs(out, 3)
+
+
+def _initialise_upsampler(upsampler: Any) -> None:
+    width = upsampler.conv.weight.shape[0]
+    # Output channel of the expansion is ((row * 2 + column) * 2 + time) * width + channel.
+    expand = upsampler.upscale_conv.weight.view(2, 2, 2, width, width)
+    expand[..., -2:] = 0
+    expand[..., :3, len(COEFFICIENTS) :] *= NEARLY_ZERO
+    synthesis = haar_filters() / LATENT_GAINS[:, None, None, None, None]
+    expand[..., :3, : len(COEFFICIENTS)] = synthesis.permute(3, 4, 2, 1, 0)
+    # Expanding to pixels is all there is: the convolution after it returns its input.
+    upsampler.conv.weight.zero_()
+    upsampler.conv.weight[:, :, 2, 1, 1] = torch.eye(width)
+
+
+def _start_branch(block: Any, constant: float) -> None:
+    """Make a residual block add little, see steadily scaled channels, and look back in time only once."""
+    _steady_gain(block.norm1, constant)
+    _see_one_frame(block.conv2)
+    block.conv2.weight.mul_(NEARLY_ZERO)
+
+
+def _leave_out(block: Any) -> None:
+    """Make a residual block pass its input on and no more."""
+    block.conv2.weight.zero_()
+
+
+def _see_one_frame(conv: Any) -> None:
+    """Clear the taps that reach back in time; the others take over their share of the variance."""
+    conv.weight.mul_(3**0.5)
+    conv.weight[:, :, :-1] = 0
+
+
+def _copy_pairs(out: Any, count: int) -> None:
+    """Return the first channels, which stand there as plus and minus, through the SiLU before this convolution."""
+    for channel in range(count):
+        out.weight[channel, [channel, count + channel]] = 0
+        out.weight[channel, channel, 2, 1, 1] = 1
+        out.weight[channel, count + channel, 2, 1, 1] = -1
 
 
 def carries_signal(name: str) -> bool:
@@ -173,29 +195,17 @@ def carries_signal(name: str) -> bool:
     return any(part in name for part in parts)
 
 
-def _steady_norms(blocks: nn.Module, constant: float) -> None:
-    for name, module in blocks.named_modules():
-        if name.endswith("norm1"):
-            _steady_gain(module, constant)
-
-
-def _steady_gain(norm: nn.Module, constant: float) -> float:
-    """Make a norm over channels that end in the constant pair return its other channels nearly as they came.
-
-    Returns:
-        What is left of a signal: its size after the norm for size one before.
-    """
+def _steady_gain(norm: nn.Module, constant: float) -> None:
+    """Make a norm over channels that end in the constant pair return its other channels nearly as they came."""
     weight = norm.weight
     assert isinstance(weight, Tensor)
-    spread = math.sqrt(2 * constant**2 / len(weight))
-    weight.fill_(spread)
+    weight.fill_(math.sqrt(2 * constant**2 / len(weight)))
     weight[-2:] = 0.25
-    return 1.0
 
 
 @torch.no_grad()
 def initialise_transformer(transformer: SeedVR2Transformer, generator: torch.Generator) -> None:
-    """Make the one-step result the condition itself, with layers that change it little.
+    """Make the one-step result the condition itself: the gates of all layers are closed, and open in training.
 
     Raises:
         ValueError: the width does not hold a token's noise - condition and its condition side by side.
@@ -226,4 +236,7 @@ def initialise_transformer(transformer: SeedVR2Transformer, generator: torch.Gen
     for block in transformer.blocks:
         assert isinstance(block, Block)
         for name, parameter in block.ada.named_parameters():
-            parameter.fill_(1.0 if "scale" in name else 0.0003 if "gate" in name else 0.0)
+            parameter.fill_(1.0 if "scale" in name else 0.0)
+        # The noise in the stream is nothing to learn from.
+        block.attn.proj_qkv.of("all").weight[:, :token] = 0
+        block.mlp.of("all").get_parameter("proj_in.weight")[:, :token] = 0

@@ -4,6 +4,7 @@ Shapes: B clips, C channels, T frames or latents, H height, W width, L text toke
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from seedvr2_ray.models.seedvr2.dit import SeedVR2Transformer
 from seedvr2_ray.models.seedvr2.nano_config import NANO_DIT, NANO_TEXT_TOKENS, NANO_VAE
 from seedvr2_ray.models.seedvr2.sampler import LAST_TIMESTEP
 from seedvr2_ray.models.seedvr2.vae import VideoVAE
-from seedvr2_ray.restoration.colour_match import swap_low_band
+from seedvr2_ray.restoration.colour_match import NUM_LEVELS, blur
 from training.initialise import initialise_transformer, initialise_vae
 
 
@@ -41,25 +42,31 @@ class Nano(nn.Module):
         # Rounded, so that the half-precision file holds the very numbers that were trained with.
         self.register_buffer("text_LC", text_LC.half().float())
 
-    def forward(self, inputs_BCTHW: Tensor, noise_BTHWC: Tensor) -> Restored:
-        """Restore clips in one step, as the restorer does, but a batch at once and without rounding."""
-        latents_BTHWC = self.vae.scale(self.vae.encode(inputs_BCTHW).mode).permute(0, 2, 3, 4, 1)
-        restored_BTHWC = noise_BTHWC - self.predict(noise_BTHWC, latents_BTHWC)
-        raw_BCTHW = self.vae.decode(self.vae.unscale(restored_BTHWC.permute(0, 4, 1, 2, 3)))
+    def forward(self, inputs_BCTHW: Tensor, noise_BTHWC: Tensor | None) -> Restored:
+        """Restore clips in one step, as the restorer does, but a batch at once and without rounding.
+
+        Without noise the transformer is passed over: it is taken to return its condition.
+        """
+        restored_BTHWC = self.vae.scale(self.vae.encode(inputs_BCTHW).mode).permute(0, 2, 3, 4, 1)
+        if noise_BTHWC is not None:
+            restored_BTHWC = noise_BTHWC - self.predict(noise_BTHWC, restored_BTHWC)
+        raw_BCTHW = self.vae.decode(self.vae.unscale(restored_BTHWC.permute(0, 4, 1, 2, 3))).float()
         return Restored(raw_BCTHW, match_colours(raw_BCTHW, inputs_BCTHW))
 
     def predict(self, noise_BTHWC: Tensor, condition_BTHWC: Tensor) -> Tensor:
         """Return v = noise - latent of a packed batch at the last timestep."""
         clips, t, h, w, _ = noise_BTHWC.shape
         mask = torch.ones_like(noise_BTHWC[..., :1])
-        video_LC = torch.cat((noise_BTHWC, condition_BTHWC, mask), dim=-1).flatten(0, 3)
-        v_LC: Tensor = self.transformer(
-            video_LC,
-            ((t, h, w),) * clips,
-            self.text_LC.repeat(clips, 1),
-            (len(self.text_LC),) * clips,
-            torch.full((clips,), LAST_TIMESTEP, device=video_LC.device),
-        )
+        video_LC = torch.cat((noise_BTHWC, condition_BTHWC.float(), mask), dim=-1).flatten(0, 3)
+        # In full: half a unit of the noise's last place would be a visible error of the latent.
+        with torch.autocast(video_LC.device.type, enabled=False):
+            v_LC: Tensor = self.transformer(
+                video_LC,
+                ((t, h, w),) * clips,
+                self.text_LC.repeat(clips, 1),
+                (len(self.text_LC),) * clips,
+                torch.full((clips,), LAST_TIMESTEP, device=video_LC.device),
+            )
         return v_LC.view_as(noise_BTHWC)
 
 
@@ -70,7 +77,21 @@ def latent_shape(clips: int, num_frames: int, height: int, width: int) -> tuple[
 
 
 def match_colours(raw_BCTHW: Tensor, inputs_BCTHW: Tensor) -> Tensor:
-    """Take the low band from the input as ``colour_match.wavelet`` does, without its clamp, which has no gradient."""
-    raw, inputs = (clip_BCTHW.transpose(1, 2).flatten(0, 1) for clip_BCTHW in (raw_BCTHW, inputs_BCTHW))
-    matched = swap_low_band(raw, inputs, largest_radius=max(1, min(raw.shape[-2:]) // 8))
-    return torch.unflatten(matched, 0, (len(raw_BCTHW), -1)).transpose(1, 2)
+    """Take the low band from the input as ``colour_match.wavelet`` does, without its clamp, which has no gradient.
+
+    A chain of blurs along one direction is a matrix. Two products with small ones cost less to
+    differentiate than the passes over memory that are best for large pictures.
+    """
+    height, width = raw_BCTHW.shape[-2:]
+    rows, columns = (low_band_matrix(side, max(1, min(height, width) // 8)).to(raw_BCTHW) for side in (height, width))
+    return raw_BCTHW + rows @ (inputs_BCTHW - raw_BCTHW) @ columns.T
+
+
+@lru_cache(maxsize=8)
+def low_band_matrix(side: int, largest_radius: int) -> Tensor:
+    """Return what all blurs of the colour matching do to a row or column of so many pixels, [side, side]."""
+    # As many pictures as pixels, each one column with one pixel lit. Along rows of length one a blur does nothing.
+    columns_TCHW = torch.eye(side)[:, None, :, None]
+    for level in range(NUM_LEVELS):
+        columns_TCHW = blur(columns_TCHW, min(2**level, largest_radius))
+    return columns_TCHW[:, 0, :, 0].T

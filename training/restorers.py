@@ -12,6 +12,7 @@ from seedvr2_ray.models.seedvr2.nano_config import NANO_DIT, NANO_VAE
 from seedvr2_ray.models.weights import FoundFile
 from seedvr2_ray.restoration.diffusion_load import load_diffusion
 from seedvr2_ray.restoration.geometry import Geometry
+from seedvr2_ray.restoration.heap import tune_heap
 from seedvr2_ray.restoration.restorer import Restorer, SegmentTask
 from seedvr2_ray.settings import RestoreSettings
 from training.export import TEXT, TRANSFORMER, VAE
@@ -27,6 +28,7 @@ def load_nano(folder: Path) -> Restorer:
         )
         for role, name in names.items()
     }
+    tune_heap(reuse_buffers=True)
     return load_diffusion(entry, files, device=torch.device("cpu"), dtype=torch.float32)
 
 

@@ -1,18 +1,16 @@
-"""Train ``nano`` from nothing: ``python -m training.train --out training/runs/nano --minutes 60``.
+"""Train ``nano`` from nothing: ``python -m training.train --out training/runs/nano --steps 8000``.
 
-The start is a model that returns its input (:mod:`training.initialise`), whose decoder is then fitted by
-least squares (:mod:`training.regression`). From there both networks are trained end to end through the
-one-step sampler, the decoder and the colour matching. Runs on a CPU or on CUDA; interrupted,
+The start is a model that returns its input (:mod:`training.initialise`). From there both networks are trained
+end to end through the one-step sampler, the decoder and the colour matching. Runs on a CPU or on CUDA; interrupted,
 the same command continues. Every checkpoint tells what it cost.
 """
 
 import argparse
 import json
-import math
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +20,8 @@ from torch import Tensor, nn
 from training.dataset import Dataset, DatasetPlan, build_dataset
 from training.initialise import carries_signal
 from training.losses import RAW_WEIGHT, clip_loss
-from training.muon import Muon
 from training.network import Nano, latent_shape
-from training.regression import fit_decoder
+from training.regression import fit_linear_restoration
 
 FIT_STEP = 10**9
 """Number of the first batch for the least-squares start: beyond every step."""
@@ -37,32 +34,34 @@ class Recipe:
     """What decides the trained numbers, together with the data set's plan."""
 
     steps: int
-    """0 when ``minutes`` decides, or, without minutes either, for the least-squares start alone."""
-    minutes: float
-    """Of training, over all interruptions; 0 when ``steps`` decides."""
-    batch: int = 3
-    crop: int = 48
+    batch: int = 2
+    crop: int = 64
     num_frames: int = 5
-    lr: float = 2e-5
+    lr: float = 5e-4
     warmup: int = 100
-    average: float = 0.99
+    transformer: int = 200
+    """Last steps, in which the transformer is trained, too. The autoencoder has most of the effect at less cost."""
+    decay: int = 600
+    """Last steps, over which the learning rate falls to nothing. Until then no step depends on how many will follow."""
+    average: float = 0.995
     """Decay of the running average of the weights, which is what is kept."""
+    bf16: bool = False
+    """Multiply in bfloat16: about half the time where the processor can."""
     seed: int = 666
-    fit_batches: int = 32
+    fit_batches: int = 40
     """Batches of ``fit_batch`` clips for the least-squares start; 0 leaves it out."""
-    fit_batch: int = 8
+    fit_batch: int = 4
 
-    def progress(self, step: int, seconds: float) -> float:
-        """Return the share of the training that is done."""
-        if self.steps:
-            return step / self.steps
-        # Without steps or minutes the least-squares start is all there is.
-        return seconds / (60 * self.minutes) if self.minutes else 1.0
+    def learning_rate(self, step: int) -> float:
+        """Rise linearly, stay, and fall linearly."""
+        return self.lr * min(1.0, (step + 1) / self.warmup, (self.steps - step) / self.decay)
 
-    def learning_rate(self, step: int, seconds: float) -> float:
-        """Rise linearly, then fall as a cosine to a fiftieth."""
-        decay = 0.51 + 0.49 * math.cos(math.pi * min(1.0, self.progress(step, seconds)))
-        return self.lr * min(1.0, (step + 1) / self.warmup) * decay
+    def continues(self, other: "Recipe", step: int) -> bool:
+        """Whether the first steps, so many, are those of the other recipe, too."""
+        if self == other:
+            return True
+        same = replace(self, steps=other.steps, decay=other.decay, transformer=other.transformer) == other
+        return same and all(step <= one.steps - max(one.decay, one.transformer) for one in (self, other))
 
 
 class Trainer:
@@ -73,19 +72,23 @@ class Trainer:
         self.dataset = dataset
         self.device = device
         self.nano = Nano(recipe.seed).to(device)
+        for parameter in self.nano.vae.parameters():
+            if parameter.ndim == 5:
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
+        self.nano.vae.leave_out_zeros()
         self.average = Nano(recipe.seed).to(device).requires_grad_(False)
-        self.optimisers = build_optimisers(self.nano)
+        self.optimiser = build_optimiser(self.nano)
         self.step = 0
         self.seconds = 0.0
 
-    def fit_start(self, report: Callable[[str], None] = print) -> None:
-        """Fit the decoder by least squares, on the CPU; belongs before the first step."""
+    def fit_start(self) -> None:
+        """Fit the linear part by least squares; belongs before the first step."""
         start, recipe = time.monotonic(), self.recipe
         if recipe.fit_batches:
             sizes = {"size": recipe.fit_batch, "crop": recipe.crop, "num_frames": recipe.num_frames}
             batches = (self.dataset.batch(FIT_STEP + i, **sizes, seed=recipe.seed) for i in range(recipe.fit_batches))
             self.nano.cpu()
-            fit_decoder(self.nano, batches, report)
+            fit_linear_restoration(self.nano, batches)
             self.nano.to(self.device)
         self.average.load_state_dict(self.nano.state_dict())
         self.seconds += time.monotonic() - start
@@ -97,18 +100,18 @@ class Trainer:
             self.step, size=recipe.batch, crop=recipe.crop, num_frames=recipe.num_frames, seed=recipe.seed
         )
         inputs, targets = inputs.to(self.device), targets.to(self.device)
-        rate = recipe.learning_rate(self.step, self.seconds)
-        for optimiser in self.optimisers:
-            for group in optimiser.param_groups:
-                group["lr"] = rate * group["share"]
-            optimiser.zero_grad()
-        restored = self.nano(inputs, self._noise(len(inputs)))
+        rate = recipe.learning_rate(self.step)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate * group["share"]
+        self.optimiser.zero_grad()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.bf16):
+            noise = None if self.step < recipe.steps - recipe.transformer else self._noise(len(inputs))
+            restored = self.nano(inputs, noise)
         loss = clip_loss(restored.matched_BCTHW, targets, inputs)
         loss = loss + RAW_WEIGHT * clip_loss(restored.raw_BCTHW, targets, inputs)
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(self.nano.parameters(), 1.0)
-        for optimiser in self.optimisers:
-            optimiser.step()
+        self.optimiser.step()
         self._update_average()
         self.step += 1
         self.seconds += time.monotonic() - start
@@ -128,10 +131,6 @@ class Trainer:
         for kept, current in zip(self.average.parameters(), self.nano.parameters(), strict=True):
             kept.lerp_(current, 1 - decay)
 
-    def is_finished(self) -> bool:
-        """Whether the recipe's steps or minutes are used up."""
-        return self.recipe.progress(self.step, self.seconds) >= 1.0
-
     def save(self, path: Path) -> None:
         """Write everything that continuing needs; a crash leaves the old file or the new one."""
         state = {
@@ -140,7 +139,7 @@ class Trainer:
             "seconds": self.seconds,
             "nano": self.nano.state_dict(),
             "average": self.average.state_dict(),
-            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+            "optimiser": self.optimiser.state_dict(),
         }
         partial = path.with_suffix(".partial")
         torch.save(state, partial)
@@ -153,32 +152,25 @@ class Trainer:
             ValueError: it was made by another recipe.
         """
         state: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
-        if state["recipe"] != asdict(self.recipe):
+        if not self.recipe.continues(Recipe(**state["recipe"]), state["step"]):
             raise ValueError(
                 f"{path} was made by {state['recipe']}; continue with the same options or choose another --out"
             )
         self.step, self.seconds = state["step"], state["seconds"]
         self.nano.load_state_dict(state["nano"])
+        self.nano.vae.leave_out_zeros()
         self.average.load_state_dict(state["average"])
-        for optimiser, values in zip(self.optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(values)
+        self.optimiser.load_state_dict(state["optimiser"])
 
 
-def build_optimisers(nano: Nano) -> tuple[torch.optim.Optimizer, ...]:
-    """Muon for the matrices of residual branches and layers, AdamW for all else; the copying path at a tenth."""
-    matrices, vectors, copying = [], [], []
+def build_optimiser(nano: Nano) -> torch.optim.Optimizer:
+    """AdamW, with the copying path at a tenth."""
+    branches: list[nn.Parameter] = []
+    copying: list[nn.Parameter] = []
     for name, parameter in nano.named_parameters():
-        if carries_signal(name):
-            copying.append(parameter)
-        elif parameter.ndim >= 2:
-            matrices.append(parameter)
-        else:
-            vectors.append(parameter)
-    groups = [{"params": vectors, "share": 1.0}, {"params": copying, "share": COPYING_SHARE}]
-    return (
-        Muon([{"params": matrices, "share": 1.0}], lr=0.0),
-        torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), weight_decay=0.0),
-    )
+        (copying if carries_signal(name) else branches).append(parameter)
+    groups = [{"params": branches, "share": 1.0}, {"params": copying, "share": COPYING_SHARE}]
+    return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), weight_decay=0.0)
 
 
 def psnr(clips_BCTHW: Tensor, targets_BCTHW: Tensor) -> Tensor:
@@ -199,15 +191,14 @@ def train(trainer: Trainer, out: Path, *, save_every: int = 100, report: Callabl
         trainer.load(checkpoint)
         report(f"continuing after {trainer.step} steps and {trainer.seconds / 60:.1f} minutes")
     else:
-        trainer.fit_start(report)
-        trainer.save(checkpoint)
+        trainer.fit_start()
     sums: dict[str, float] = {}
     counted = 0
-    while not trainer.is_finished():
+    while trainer.step < trainer.recipe.steps:
         for name, value in trainer.train_step().items():
             sums[name] = sums.get(name, 0.0) + value
         counted += 1
-        if counted == 25 or trainer.is_finished():
+        if counted == 50 or trainer.step == trainer.recipe.steps:
             means = {name: round(total / counted, 5) for name, total in sums.items()}
             line = {"step": trainer.step, "minutes": round(trainer.seconds / 60, 2), **means}
             with (out / "log.jsonl").open("a") as log:
@@ -235,12 +226,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and logs")
     parser.add_argument("--data", type=Path, help="folder of the data set; by default OUT/data")
-    length = parser.add_mutually_exclusive_group(required=True)
-    length.add_argument("--minutes", type=float, help="train for so long")
-    length.add_argument("--steps", type=int, help="train for so many steps; 0: least-squares start only")
+    parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--clips", type=int, default=DatasetPlan().num_clips, help="clips of the data set")
     parser.add_argument("--batch", type=int, default=Recipe.__dataclass_fields__["batch"].default)
+    parser.add_argument("--transformer", type=int, default=Recipe.__dataclass_fields__["transformer"].default)
     parser.add_argument("--lr", type=float, default=Recipe.__dataclass_fields__["lr"].default)
+    parser.add_argument("--bf16", action="store_true", help="multiply in bfloat16")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, help="CPU threads; by default torch's choice")
     arguments = parser.parse_args()
@@ -249,7 +240,11 @@ def main() -> None:
     data = arguments.data or arguments.out / "data"
     build_dataset(data, DatasetPlan(num_clips=arguments.clips))
     recipe = Recipe(
-        steps=arguments.steps or 0, minutes=arguments.minutes or 0.0, batch=arguments.batch, lr=arguments.lr
+        steps=arguments.steps,
+        batch=arguments.batch,
+        lr=arguments.lr,
+        bf16=arguments.bf16,
+        transformer=arguments.transformer,
     )
     train(Trainer(recipe, Dataset.open(data), torch.device(arguments.device)), arguments.out)
 

@@ -55,6 +55,8 @@ Item = TypeVar("Item")
 Stage = Literal["encode", "transform", "decode", "finish"]
 """Encoding includes scaling the source; finishing is colours, alpha, rounding and the way to the host."""
 _GIB = 2**30
+_BAND_TOKENS_ON_CPU = 16_384
+"""A CPU gains nothing from longer bands, and buffers of one size are used again where larger ones find no room."""
 _WARM_UP_SIZES = ((1, 32, 32), (3, 32, 48))
 """Latent sizes of the passes that compile: two, so that what is compiled is general."""
 
@@ -208,7 +210,8 @@ class DiffusionRestorer:
 
     def _run(self, plan: SegmentPlan, source: Rewindable) -> Iterator[Frames]:
         knobs = plan.memory.knobs
-        self._prepare_vae(replace(self._vae_options, frames_in_flight=knobs.frames_in_flight, bands=knobs.bands))
+        in_flight = knobs.frames_in_flight or self._vae_options.frames_in_flight
+        self._prepare_vae(replace(self._vae_options, frames_in_flight=in_flight, bands=knobs.bands))
         waiting: deque[SourceFrame] = deque()
         latents = self._encode(plan, copy_to(waiting, source))
         if knobs.encode_first:
@@ -318,6 +321,9 @@ class DiffusionRestorer:
     def _transform_chunk(self, plan: SegmentPlan, chunk: Chunk, condition_THWC: Tensor) -> Tensor:
         model, task, settings = self._model, plan.task, plan.task.settings
         stride = model.vae.config.temporal_stride
+        band_tokens = plan.memory.knobs.band_tokens
+        if self._device.type == "cpu":
+            band_tokens = min(band_tokens, _BAND_TOKENS_ON_CPU)
         numbers = [latent_frame_number(task.first_frame, j, stride) for j in range(chunk.start, chunk.stop)]
         _, height, width, channels = condition_THWC.shape
         return sample(
@@ -329,7 +335,7 @@ class DiffusionRestorer:
             steps=settings.sample_steps,
             cfg_scale=settings.cfg_scale,
             cfg_rescale=settings.cfg_rescale,
-            execution=replace(self._execution, band_tokens=plan.memory.knobs.band_tokens),
+            execution=replace(self._execution, band_tokens=band_tokens),
             check_cancelled=task.check_cancelled,
         )
 

@@ -42,6 +42,7 @@ def test_weights_beyond_half_precision_are_not_exported(tmp_path: Path) -> None:
         export(average, tmp_path)
 
 
+@pytest.mark.slow
 def test_an_unseen_clip_is_restored_better_than_bicubic() -> None:
     motion = Motion(centre_yx=(150, 190), velocity_yx=(0, 0), zoom=0.8, zoom_rate=1.0, angle=0.0, turn_rate=0.01)
     clean = render(to_planes(load_photograph("coins.png")), motion, height=64, width=96, num_frames=3).clamp(0, 1)

@@ -1,19 +1,21 @@
 """The recipe of nano: generated data, the start, the optimiser, resuming."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from seedvr2_ray.restoration.colour_match import wavelet
 from training.canvases import dead_leaves
 from training.clips import draw_clip
 from training.dataset import Dataset, DatasetPlan, build_dataset
 from training.degradation import Degradation, degrade, enlarge
 from training.initialise import OPPONENT, haar_filters
-from training.muon import orthogonalise
 from training.network import Nano, latent_shape, match_colours
 from training.photographs import FOR_EVALUATION, FOR_TRAINING
+from training.regression import fit_linear_restoration
 from training.train import Recipe, Trainer, psnr, train
 
 TINY = DatasetPlan(num_clips=4, num_canvases=1, canvas_size=96, size=64, num_frames=5, photograph_share=0.0)
@@ -69,25 +71,51 @@ def test_the_untrained_model_returns_its_input() -> None:
     assert psnr(restored.matched_BCTHW, clip).item() > 28
 
 
-def test_matching_colours_with_itself_changes_nothing() -> None:
-    clip = torch.rand(1, 3, 2, 32, 32)
-    assert torch.allclose(match_colours(clip, clip), clip)
+def test_colours_are_matched_as_the_restorer_matches_them() -> None:
+    generator = torch.Generator().manual_seed(2)
+    raw, source = (torch.rand(2, 3, 1, 48, 40, generator=generator) - 0.5 for _ in range(2))
+    matched = match_colours(raw, source)[:, :, 0]
+    torch.testing.assert_close(matched.clamp(-1, 1), wavelet(raw[:, :, 0], source[:, :, 0]))
 
 
-def test_orthogonalising_brings_singular_values_near_one() -> None:
-    matrix = torch.randn(12, 40, generator=torch.Generator().manual_seed(0))
-    values = torch.linalg.svdvals(orthogonalise(matrix))
-    assert values.min() > 0.6
-    assert values.max() < 1.3
+def test_more_steps_continue_a_run_until_its_learning_rate_falls() -> None:
+    short, long = (Recipe(steps=steps, decay=10, transformer=5) for steps in (30, 50))
+    assert [short.learning_rate(step) for step in range(20)] == [long.learning_rate(step) for step in range(20)]
+    assert long.continues(short, 20)
+    assert not long.continues(short, 21)
+    assert not replace(long, seed=1).continues(short, 5)
 
 
 @pytest.mark.slow
-def test_a_resumed_run_equals_an_uninterrupted_one(dataset: Dataset, tmp_path: Path) -> None:
-    recipe = Recipe(steps=2, minutes=0.0, batch=2, crop=32, num_frames=3, fit_batches=1, fit_batch=2)
+def test_the_linear_start_helps(dataset: Dataset) -> None:
+    inputs, targets = dataset.batch(1, size=4, crop=64, num_frames=5, seed=0)
+    nano = Nano(0)
+    with torch.no_grad():
+        before = psnr(nano(inputs, None).matched_BCTHW, targets)
+        fit_linear_restoration(nano, [(inputs, targets)])
+        assert psnr(nano(inputs, None).matched_BCTHW, targets).mean() > before.mean()
+
+
+def test_training_leaves_zero_what_is_not_computed(dataset: Dataset) -> None:
+    recipe = Recipe(steps=1, transformer=0, batch=1, crop=16, num_frames=3, lr=1e-3, warmup=1, decay=1, fit_batches=0)
+    trainer = Trainer(recipe, dataset, torch.device("cpu"))
+    before = {name: value.clone() for name, value in trainer.nano.vae.named_parameters()}
+    trainer.train_step()
+    after = dict(trainer.nano.vae.named_parameters())
+    for name in ("decoder.conv_out.weight", "decoder.up_blocks.0.resnets.1.conv1.weight"):
+        assert not after[name][:, :, :2].any()
+        assert not torch.equal(after[name], before[name])
+    assert not after["encoder.down_blocks.0.resnets.0.conv2.weight"].any()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("transformer", [0, 1])
+def test_a_resumed_run_equals_an_uninterrupted_one(dataset: Dataset, tmp_path: Path, transformer: int) -> None:
+    recipe = Recipe(steps=2, decay=1, batch=2, crop=32, num_frames=3, fit_batches=1, transformer=transformer)
     whole = Trainer(recipe, dataset, torch.device("cpu"))
     train(whole, tmp_path / "whole", report=lambda line: None)
     first = Trainer(recipe, dataset, torch.device("cpu"))
-    first.fit_start(lambda line: None)
+    first.fit_start()
     first.train_step()
     (tmp_path / "parts").mkdir()
     first.save(tmp_path / "parts" / "checkpoint.pt")
@@ -98,7 +126,6 @@ def test_a_resumed_run_equals_an_uninterrupted_one(dataset: Dataset, tmp_path: P
 
 
 def test_a_checkpoint_of_another_recipe_is_refused(dataset: Dataset, tmp_path: Path) -> None:
-    recipe = Recipe(steps=2, minutes=0.0, batch=2)
-    Trainer(recipe, dataset, torch.device("cpu")).save(tmp_path / "checkpoint.pt")
+    Trainer(Recipe(steps=2), dataset, torch.device("cpu")).save(tmp_path / "checkpoint.pt")
     with pytest.raises(ValueError, match="was made by"):
-        Trainer(Recipe(steps=3, minutes=0.0), dataset, torch.device("cpu")).load(tmp_path / "checkpoint.pt")
+        Trainer(Recipe(steps=2, lr=1.0), dataset, torch.device("cpu")).load(tmp_path / "checkpoint.pt")

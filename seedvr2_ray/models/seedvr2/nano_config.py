@@ -8,9 +8,9 @@ from seedvr2_ray.models.seedvr2.config import DiTConfig, WindowGrid
 from seedvr2_ray.models.seedvr2.vae_config import VAEConfig
 
 NANO_VAE = VAEConfig(
-    block_out_channels=(16, 32),
+    block_out_channels=(16, 48),
     encoder_layers_per_block=1,
-    latent_channels=12,
+    latent_channels=16,
     num_temporal_stages=1,
     # One group, because the constant channels that hold a norm's scale steady must lie in each group.
     norm_groups=1,
@@ -19,9 +19,9 @@ NANO_VAE = VAEConfig(
 )
 
 NANO_DIT = DiTConfig(
-    width=96,
-    num_layers=4,
-    num_heads=3,
+    width=128,
+    num_layers=2,
+    num_heads=4,
     head_dim=32,
     mlp="gelu",
     rope="video_and_text",
@@ -29,7 +29,7 @@ NANO_DIT = DiTConfig(
     has_output_modulation=False,
     modulates_last_text=True,
     text_dim=32,
-    latent_channels=12,
+    latent_channels=16,
     # Windows of 8 x 8 tokens of three latents at every size: those that training saw.
     windows=WindowGrid(counts=(1, 3, 3), reference_tokens=24 * 24, max_frames=3),
 )

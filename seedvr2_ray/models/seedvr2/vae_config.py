@@ -112,7 +112,9 @@ FAST = VAEOptions(
     attention_scores=2**27,
 )
 """What to run on a GPU when memory is no concern; add ``frames_in_flight`` and ``bands`` when it is."""
-FAST_ON_CPU = VAEOptions(channels_last=True, direct_norm=True, image_conv2d=True, leave_out_zeros=True)
+FAST_ON_CPU = VAEOptions(
+    channels_last=True, direct_norm=True, image_conv2d=True, leave_out_zeros=True, frames_in_flight=4
+)
 """What to run on a CPU. Its transposed convolutions are slower than the two that a fused upsampler saves."""
 
 
