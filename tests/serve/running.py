@@ -152,6 +152,12 @@ class RunningService:
         self.process = None
         shutil.rmtree(self._ray_folder, ignore_errors=True)
 
+    def forget(self) -> None:
+        """Close what was opened to look into it."""
+        if "database" in self.__dict__:
+            self.database.close()
+            del self.database
+
     def pids_of(self, deployment: str) -> list[int]:
         """Return the processes of a deployment's replicas: ``api``, ``runner``, ``finisher``, ``restorer-lanczos``."""
         assert self.process is not None
@@ -232,6 +238,7 @@ def start_service(
         yield service
     finally:
         service.kill()
+        service.forget()
 
 
 def descendants(pid: int) -> list[int]:
