@@ -34,12 +34,12 @@ def undisturbed(film, tmp_path_factory):
     return target.read_bytes()
 
 
-def end(service, deployments, signal_number):
-    """End the replicas of some deployments, and wait until there are others."""
+def end(service, deployments):
+    """Kill the replicas of some deployments, and wait until there are others."""
     before = {name: service.pids_of(name) for name in deployments}
     for pids in before.values():
         for pid in pids:
-            os.kill(pid, signal_number)
+            os.kill(pid, signal.SIGKILL)
     for name, pids in before.items():
         service.wait_for(
             lambda name=name, pids=pids: set(service.pids_of(name)) - set(pids), PATIENCE_SECONDS, f"no new {name}"
@@ -47,11 +47,7 @@ def end(service, deployments, signal_number):
 
 
 def kill(*deployments):
-    return lambda service, _: end(service, deployments, signal.SIGKILL)
-
-
-def terminate(*deployments):
-    return lambda service, _: end(service, deployments, signal.SIGTERM)
+    return lambda service, _: end(service, deployments)
 
 
 def lose_power(service, _):
@@ -71,7 +67,7 @@ FAULTS = [
     pytest.param("sqlite", kill("api", "finisher"), id="ingress and finisher killed"),
     pytest.param("sqlite", restart, id="stopped and started"),
     pytest.param("sqlite", lose_power, id="everything killed"),
-    pytest.param("postgresql", terminate("runner", "restorer-lanczos"), id="runner and restorer ended, PostgreSQL"),
+    pytest.param("postgresql", kill("runner", "restorer-lanczos"), id="runner and restorer killed, PostgreSQL"),
     pytest.param("postgresql", lose_power, id="everything killed, PostgreSQL"),
 ]
 
