@@ -22,7 +22,8 @@ from seedvr2_ray.serve.app import build_with
 from seedvr2_ray.serve.config import ServiceConfig
 
 _APP = "seedvr2-benchmark"
-_OBJECT_STORE_BYTES = 150 << 20
+_OBJECT_STORE_BYTES = 1 << 30
+"""Larger than the largest upload: a small store would bound what a body could take up in it."""
 _READY_SECONDS = 120.0
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 

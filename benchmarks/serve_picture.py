@@ -65,7 +65,7 @@ def _draw_latency(axes: Axes, rows: list[dict[str, Any]]) -> None:
     axes.invert_yaxis()
     axes.margins(x=0.12)
     axes.set(xlabel="milliseconds, medians", title="One small job")
-    axes.legend(fontsize=8, frameon=False)
+    axes.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
 
 
 def _draw_control(axes: Axes, rows: list[dict[str, Any]]) -> None:
@@ -115,11 +115,11 @@ def _draw_uploads(axes: Axes, rows: list[dict[str, Any]]) -> None:
         axes.plot(*zip(*curve, strict=True), color=colour, label=label)
     limit = UPLOAD_GROWTH_LIMIT / 1e6
     axes.axhline(limit, color="#e45756", linestyle="--", linewidth=1)
-    axes.annotate("limit", (0, limit), (2, 3), textcoords="offset points", color="#e45756", fontsize=8)
+    axes.annotate("limit", (0, limit), (2, 4), textcoords="offset points", color="#e45756", fontsize=8)
     axes.set(
         xlabel="seconds",
         ylabel="MB",
         title=f"Growth of the ingress while {rows[0]['num_bytes'] / 1e6:.0f} MB arrive",
-        ylim=(min(0.0, *axes.get_ylim()), None),
+        ylim=(0.0, 1.3 * max(limit, *(row["ingress_growth_bytes"] / 1e6 for row in rows))),
     )
-    axes.legend(fontsize=8, frameon=False, loc="center right")
+    axes.legend(fontsize=8, frameon=False, loc="upper left")

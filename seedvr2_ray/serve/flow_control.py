@@ -3,7 +3,9 @@
 Ray Serve (2.60) takes a request's body from the connection as fast as it comes: its proxy puts the pieces into a queue
 without an end, and the replica empties that into another one. A file that arrives faster than storage takes it would
 lie in the memory of both, whole. Here both queues get an end: a full one in the replica is not filled from the proxy, a
-full one in the proxy leaves bytes in the connection, and TCP makes the sender wait.
+full one in the proxy leaves bytes in the connection, and TCP makes the sender wait. What the replica fetches at once is
+small enough to travel with the answer; larger values would go through Ray's object store, of which every process that
+looks into it keeps the pages.
 
 Serve has no setting for that, so its private classes are changed; ``benchmarks/serve.py`` shows what it brings and
 ``test_flow_control`` that the classes are still what is taken for granted here.
@@ -11,7 +13,7 @@ Serve has no setting for that, so its private classes are changed; ``benchmarks/
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import ray
@@ -20,8 +22,10 @@ from ray.serve._private.http_util import ASGIReceiveProxy, MessageQueue
 
 _log = logging.getLogger(__name__)
 
-MOST_WAITING = 16
-"""Pieces of a body, of some hundred KB at most, that wait in one process."""
+MOST_WAITING = 32
+"""Pieces of a body that wait in one process."""
+PIECE_BYTES = 96 << 10
+"""Most of a body that is fetched at once. Ray sends values below 100 KB along with the answer."""
 _LOOK_SECONDS = 0.002
 _PROXY_LOOK_SECONDS = 10.0
 _BOUNDED = "seedvr2_is_bounded"
@@ -54,12 +58,38 @@ def bound_proxy(_: Any = None) -> None:
     put = queue.__call__
 
     async def put_when_fetched(self: Any, message: Any) -> None:
-        while len(self._message_queue) > MOST_WAITING and not self._closed:
-            await asyncio.sleep(_LOOK_SECONDS)
-        await put(self, message)
+        for piece in _pieces(message):
+            while len(self._message_queue) > MOST_WAITING and not self._closed:
+                await asyncio.sleep(_LOOK_SECONDS)
+            await put(self, piece)
 
-    queue.__call__ = put_when_fetched
+    def get_few(self: Any) -> list[Any]:
+        waiting, taken, num_bytes = self._message_queue, list[Any](), 0
+        while waiting and (not taken or num_bytes + _num_bytes(waiting[0]) <= PIECE_BYTES):
+            taken.append(waiting.popleft())
+            num_bytes += _num_bytes(taken[-1])
+        if not waiting:
+            self._new_message_event.clear()
+        return taken
+
+    queue.__call__, queue.get_messages_nowait = put_when_fetched, get_few
     setattr(queue, _BOUNDED, True)
+
+
+def _num_bytes(message: Any) -> int:
+    return len(message.get("body", b""))
+
+
+def _pieces(message: Any) -> Iterator[Any]:
+    """Cut a long part of a body into several."""
+    num_bytes = _num_bytes(message)
+    if num_bytes <= PIECE_BYTES:
+        yield message
+        return
+    for start in range(0, num_bytes, PIECE_BYTES):
+        end = start + PIECE_BYTES
+        more = message.get("more_body", False) or end < num_bytes
+        yield {**message, "body": message["body"][start:end], "more_body": more}
 
 
 async def bound_proxies() -> None:

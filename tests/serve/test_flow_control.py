@@ -5,7 +5,7 @@ import pytest
 from ray.serve._private.http_util import ASGIReceiveProxy, MessageQueue
 
 from seedvr2_ray.serve import flow_control
-from seedvr2_ray.serve.flow_control import MOST_WAITING, bound_proxy, bound_replica
+from seedvr2_ray.serve.flow_control import MOST_WAITING, PIECE_BYTES, bound_proxy, bound_replica
 
 PIECES = [{"type": "http.request", "body": bytes([number]), "more_body": True} for number in range(100)]
 END = {"type": "http.disconnect"}
@@ -14,7 +14,8 @@ END = {"type": "http.disconnect"}
 @pytest.fixture(autouse=True)
 def unbounded_again(monkeypatch):
     """What is changed in Ray's classes is changed back."""
-    for changed, method in ((ASGIReceiveProxy, "__init__"), (MessageQueue, "__call__")):
+    methods = ((ASGIReceiveProxy, "__init__"), (MessageQueue, "__call__"), (MessageQueue, "get_messages_nowait"))
+    for changed, method in methods:
         monkeypatch.setattr(changed, method, getattr(changed, method))
     yield
     for changed in (ASGIReceiveProxy, MessageQueue):
@@ -49,6 +50,26 @@ def test_the_proxy_leaves_a_body_in_the_connection_until_what_it_took_is_fetched
             fetched += queue.get_messages_nowait()
         await taking
         assert fetched == PIECES
+
+    bound_proxy()
+    asyncio.run(asyncio.wait_for(run(), 30))
+
+
+def test_a_long_part_is_handed_over_in_pieces_that_need_no_object_store():
+    async def run():
+        queue = MessageQueue()
+        body = bytes(range(256)) * 1024 + b"end"
+        await queue({"type": "http.request", "body": body, "more_body": False})
+        await queue(END)
+        fetched = []
+        while not fetched or fetched[-1] != END:
+            await queue.wait_for_message()
+            some = queue.get_messages_nowait()
+            assert 0 < len(b"".join(each.get("body", b"") for each in some)) <= PIECE_BYTES
+            fetched += some
+        *pieces, _ = fetched
+        assert b"".join(piece["body"] for piece in pieces) == body
+        assert [piece["more_body"] for piece in pieces] == [True] * (len(pieces) - 1) + [False]
 
     bound_proxy()
     asyncio.run(asyncio.wait_for(run(), 30))
