@@ -105,7 +105,7 @@ def running_ray() -> Iterator[int]:
         yield port
     finally:
         with contextlib.suppress(Exception):  # Whatever is left ends with Ray.
-            serve.shutdown()
+            serve.shutdown()  # type: ignore[no-untyped-call]
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -173,7 +174,7 @@ def _drive(bench: _Bench, source: dict[str, str], clients: int, seconds: float) 
         finally:
             asker.close()
 
-    _together([lambda own=own: run(own) for own in times])
+    _together([partial(run, own) for own in times])
     took = time.monotonic() - began
     if failures:
         raise failures[0]
