@@ -13,7 +13,7 @@ from seedvr2_ray.serve.film_progress import FilmProgress
 from seedvr2_ray.serve.film_run import FilmRun, Meter, Shared, patience
 from seedvr2_ray.serve.job_rows import Changes
 from seedvr2_ray.serve.job_store import LostClaim
-from seedvr2_ray.serve.jobs import ErrorInfo, Job, JobState, ResultInfo
+from seedvr2_ray.serve.jobs import ErrorInfo, Job, JobState, Progress, ResultInfo
 from seedvr2_ray.serve.problems import kind_of
 from seedvr2_ray.serve.usage_store import Use
 from seedvr2_ray.serve.work import StalePlanError
@@ -187,6 +187,10 @@ class JobRun:
             changes["error"] = error
         if self._film is not None:
             changes["progress"] = self._film.snapshot(time.monotonic())
+        elif result is not None:
+            # Made by an earlier job, with its stills.
+            frames = result.num_frames
+            changes["progress"] = Progress(frames_done=frames, frames_total=frames, has_preview=True)
         retries = self._shared.retries
         for tries in range(1, retries.num_tries + 1):
             try:
