@@ -8,7 +8,7 @@ from seedvr2_ray.media.probe import ProbeLimits
 from seedvr2_ray.restoration.failures import RetryPolicy, with_retries
 from seedvr2_ray.restoration.load import CatalogueRestorers, RestorerSource
 from seedvr2_ray.restoration.run import DEFAULT_MAX_PIXELS
-from seedvr2_ray.storage.commits import CommitStore
+from seedvr2_ray.storage.commits import CommitStore, content_folder
 from seedvr2_ray.storage.sources import default_scratch
 from seedvr2_ray.telemetry.metrics import count
 
@@ -42,7 +42,7 @@ class Job:
 
     def store_of(self, content: str) -> CommitStore:
         """Return where the work on one content is committed. Copies of one file share it."""
-        return CommitStore(f"{self.folder}/work/{content[-2:]}/{content}")
+        return CommitStore(content_folder(self.folder, content))
 
     def retrying(self, action: Callable[[], Result]) -> Result:
         """Call as often as :attr:`retries` says, and count the failed tries."""

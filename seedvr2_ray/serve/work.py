@@ -35,7 +35,7 @@ from seedvr2_ray.serve.tracing import traced
 from seedvr2_ray.serve.workers import PartOrder, PreparedJob, PrepareOrder, PreviewOrder, PublishOrder, SegmentOrder
 from seedvr2_ray.settings import RestoreSettings
 from seedvr2_ray.storage.address import digest_of, fingerprint
-from seedvr2_ray.storage.commits import CommitStore
+from seedvr2_ray.storage.commits import CommitStore, content_folder
 from seedvr2_ray.storage.location import exists, publish
 from seedvr2_ray.storage.sources import Pinned, SourceCopies, default_scratch, pin, require_unchanged
 
@@ -86,7 +86,7 @@ class Site:
 
     def work_folder(self, content: str) -> str:
         """Return where the work on one content lies. Jobs with the same source share it."""
-        return f"{self.data}/work/{content[-2:]}/{content}"
+        return content_folder(self.data, content)
 
     def deaths_folder(self, job_id: str) -> str:
         """Return where it is noted which processes died while they prepared a job."""

@@ -311,6 +311,17 @@ class CommitStore:
         return f"{kind}/{address} in {printable(self.root_url)}"
 
 
+def content_folder(root: str, content: str) -> str:
+    """Return where the work on one content is committed below a root, in bulk and in the service alike.
+
+    Copies of one file share it, and no folder gets more entries than a listing can take.
+
+    Args:
+        content: ``sha256-...`` of the source's bytes.
+    """
+    return f"{root}/work/{content[-2:]}/{content}"
+
+
 def _is_older(place: Location, limit: float) -> bool:
     try:
         modified = place.backend.info(place.path).modified
