@@ -56,6 +56,10 @@ class Brake:
         """How often each segment of a job was begun, by its first frame."""
         return self._count("begun", seed)
 
+    def beginnings(self) -> list[int]:
+        """The seeds of the segments in the order in which they were begun."""
+        return [line["seed"] for line in self._lines() if line["event"] == "begun"]
+
     def left(self, seed: int) -> Counter[int]:
         """How often each segment of a job was ended, finished or not, otherwise than by a kill."""
         return self._count("left", seed)
