@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,6 @@ import pyarrow.parquet
 import pytest
 import ray
 import torch
-from ray.cluster_utils import Cluster
 
 from seedvr2_ray.batch.bulk import BulkRequest, estimate_bulk, run_bulk
 from seedvr2_ray.batch.cluster import Pool
@@ -35,6 +34,7 @@ from tests.batch.archives import (
     request_for,
     restore_one_by_one,
 )
+from tests.batch.machines import PATIENCE_SECONDS, run_and_lose_machine, wait_for
 from tests.batch.restorers import TracingRestorers
 from tests.media.clips import make_clip, make_image
 
@@ -49,7 +49,6 @@ pytestmark = [
 ]
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_SECONDS = 15.0
 
 
 @pytest.fixture(scope="module")
@@ -103,13 +102,6 @@ def require_whole(archive: Archive, output: Path, undisturbed: dict[str, str]) -
     lines = quarantined(job_folder(output))
     assert set(lines) == {str(archive.folder / name) for name in archive.bad}
     assert all(line["stage"] and line["error"] and line["remedy"] for line in lines.values())
-
-
-def wait_for(condition: Callable[[], bool], what: str, seconds: float = 240) -> None:
-    limit = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < limit, f"waited {seconds:.0f} s in vain for {what}"
-        time.sleep(0.05)
 
 
 @pytest.mark.usefixtures("small_ray")
@@ -285,39 +277,6 @@ def test_a_lost_machine_is_made_up_for_by_the_others(
     ray.shutdown()
     output = tmp_path / "out"
     restorers = tracing(tmp_path, pause_seconds=0.5, num_together=2)
-    quick = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 500, "health_check_timeout_ms": 2000}
-    node = {"object_store_memory": 100 << 20}
-    cluster = Cluster(
-        initialize_head=True,
-        head_node_args={"num_cpus": 2, **node, "_system_config": {**quick, "health_check_failure_threshold": 5}},
-    )
-    try:
-        lost = cluster.add_node(num_cpus=2, resources={"elsewhere": 2}, **node)
-        ray.init(address=cluster.address, log_to_driver=False)
-        # More restorers than the remaining machine has room for beside the tasks that plan and finish.
-        request = request_for(
-            str(archive.folder),
-            str(output),
-            restorers,
-            tmp_path / "scratch",
-            pool=Pool(num_gpus=0, min_size=2, max_size=3),
-            patience_seconds=PATIENCE_SECONDS,
-        )
-        at_loss: list[int] = []
-
-        def lose_machine() -> None:
-            wait_for(lambda: len({trace.pid for trace in restorers.traces()}) >= 2, "two restorers at work")
-            at_loss.append(len(restorers.traces()))
-            cluster.remove_node(lost, allow_graceful=False)
-
-        killer = threading.Thread(target=lose_machine)
-        killer.start()
-        run_bulk(request, Quiet())
-        killer.join()
-        assert at_loss, "the archive was done before a second restorer was at work"
-        assert at_loss[0] < len(restorers.traces())
-        require_whole(archive, output, undisturbed)
-        assert sum(begun_more_than_once(restorers.traces()).values()) <= 2 * 3
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
+    run_and_lose_machine(request_for(str(archive.folder), str(output), restorers, tmp_path / "scratch"), restorers)
+    require_whole(archive, output, undisturbed)
+    assert sum(begun_more_than_once(restorers.traces()).values()) <= 2 * 3

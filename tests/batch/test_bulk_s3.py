@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,9 +22,19 @@ from seedvr2_ray.batch.manifest import ManifestSource
 from seedvr2_ray.batch.normalise import normalise, require_source
 from seedvr2_ray.errors import InputError, TargetError
 from seedvr2_ray.storage.location import publish_bytes
-from tests.batch.archives import SETTINGS, Quiet, digests, make_archive, request_for, restore_one_by_one
+from tests.batch.archives import (
+    SETTINGS,
+    Archive,
+    Quiet,
+    begun_more_than_once,
+    digests,
+    make_archive,
+    request_for,
+    restore_one_by_one,
+)
+from tests.batch.machines import run_and_lose_machine, wait_for
 from tests.batch.restorers import TracingRestorers
-from tests.storage.test_s3 import bucket, endpoint
+from tests.s3_server import bucket, endpoint
 
 __all__ = ["bucket", "endpoint"]
 
@@ -55,13 +65,6 @@ def small_ray() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-
-
-def wait_for(condition: Callable[[], bool], what: str, seconds: float = 180) -> None:
-    limit = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < limit, f"waited {seconds:.0f} s in vain for {what}"
-        time.sleep(0.05)
 
 
 class _StopAfter(Quiet):
@@ -102,15 +105,29 @@ def _kill_restorer_after(restorers: TracingRestorers, num_traces: int) -> thread
     return thread
 
 
+def _put(archive: Archive, url: str) -> fsspec.AbstractFileSystem:
+    """Put an archive into the store."""
+    store = fsspec.filesystem("s3")
+    for path in sorted(archive.folder.rglob("*")):
+        if path.is_file():
+            store.put_file(str(path), f"{url}/{path.relative_to(archive.folder)}")
+    return store
+
+
+def _published(bucket: str, archive: Archive, here: Path) -> dict[str, str]:
+    """Fetch what was published; return its digests."""
+    store = fsspec.filesystem("s3")
+    store.invalidate_cache()
+    store.get(f"{bucket}/out", str(here), recursive=True)
+    return digests(here, archive.targets())
+
+
 def test_an_archive_in_an_object_store_comes_out_the_same_whoever_is_killed_on_the_way(
     bucket: str, tmp_path: Path
 ) -> None:
     archive = make_archive(tmp_path / "in", num_good=16)
     expected = restore_one_by_one(archive, tmp_path / "one-by-one")
-    store = fsspec.filesystem("s3")
-    for path in sorted((tmp_path / "in").rglob("*")):
-        if path.is_file():
-            store.put_file(str(path), f"{bucket}/in/{path.relative_to(tmp_path / 'in')}")
+    store = _put(archive, f"{bucket}/in")
     (tmp_path / "traces").mkdir()
     restorers = TracingRestorers(str(tmp_path / "traces"), pause_seconds=0.1)
     request = request_for(f"{bucket}/in", f"{bucket}/out", restorers, tmp_path / "scratch")
@@ -126,8 +143,7 @@ def test_an_archive_in_an_object_store_comes_out_the_same_whoever_is_killed_on_t
         killer.join()
         assert (summary["files"]["published"] + summary["files"]["skipped"], summary["files"]["quarantined"]) == (16, 5)
 
-        store.get(f"{bucket}/out", str(tmp_path / "out"), recursive=True)
-        assert digests(tmp_path / "out", archive.targets()) == expected
+        assert _published(bucket, archive, tmp_path / "out") == expected
         lines = store.cat_file(f"{bucket}/out/.seedvr2-ray/quarantine.jsonl").decode().splitlines()
         assert len(lines) == 5 and all(any(name in line for line in lines) for name in archive.bad)
         assert not [name for name in store.find(f"{bucket}/out") if "seedvr2-part" in name or "/payloads/" in name]
@@ -138,6 +154,19 @@ def test_an_archive_in_an_object_store_comes_out_the_same_whoever_is_killed_on_t
         store.pipe_file(f"{bucket}/in/{archive.good[1]}", (archive.folder / archive.good[2]).read_bytes())
         changed = run_bulk(replace(request, overwrite=True), Quiet())
         assert changed["files"] == {"published": 1, "skipped": 15, "quarantined": 5}
+
+
+def test_a_lost_machine_is_made_up_for_by_the_others(bucket: str, tmp_path: Path) -> None:
+    archive = make_archive(tmp_path / "in", num_good=10)
+    expected = restore_one_by_one(archive, tmp_path / "one-by-one")
+    _put(archive, f"{bucket}/in")
+    (tmp_path / "traces").mkdir()
+    restorers = TracingRestorers(str(tmp_path / "traces"), pause_seconds=0.5, num_together=2)
+    request = request_for(f"{bucket}/in", f"{bucket}/out", restorers, tmp_path / "scratch")
+    summary = run_and_lose_machine(request, restorers)
+    assert summary["files"] == {"published": 10, "skipped": 0, "quarantined": 5}
+    assert _published(bucket, archive, tmp_path / "out") == expected
+    assert sum(begun_more_than_once(restorers.traces()).values()) <= 2 * 3
 
 
 def test_missing_buckets_are_refused_before_work_with_the_row_named(bucket: str, tmp_path: Path) -> None:

@@ -19,8 +19,11 @@ from tests.media import clips
 from tests.serve.braked import HELD
 from tests.serve.http_jobs import FINAL, PATIENCE_SECONDS, SETTINGS, completed, download, look, send, submit, until
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
-on_both_databases = pytest.mark.parametrize("service", ["sqlite", "postgresql"], indirect=True)
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.slow,
+    pytest.mark.parametrize("service", ["sqlite", "postgresql"], indirect=True),
+]
 
 NUM_JOBS = 50
 STOP_SECONDS = 15
@@ -70,7 +73,6 @@ def listen_to_socket(service, job_id):
         return [json.loads(text) for text in socket]
 
 
-@on_both_databases
 def test_a_film_is_uploaded_watched_and_downloaded(service, brake, seeds, film):
     seed = next(seeds)
     brake.set(0.01, seed=seed)
@@ -105,7 +107,6 @@ def test_a_film_is_uploaded_watched_and_downloaded(service, brake, seeds, film):
     assert [still.headers["content-type"] for still in stills] == ["image/jpeg"] * 2
 
 
-@on_both_databases
 def test_many_jobs_of_several_owners_are_each_done_once_and_short_ones_overtake_a_film(
     service, brake, seeds, film, short
 ):

@@ -113,6 +113,17 @@ def test_a_piece_that_was_stored_but_never_confirmed_is_found_again(tmp_path):
     assert _read(files, "u5", "a.mp4") == DATA
 
 
+def test_a_file_that_was_joined_by_somebody_who_died_is_complete_all_the_same(files, tmp_path):
+    """The process died between the publishing of the whole and the row that says so."""
+    confirmed = Confirmed()
+    _extend(files, "u8", _pieces(DATA[:1000]), confirmed)
+    _extend(files, "u8", _pieces(DATA[1000:]), confirmed, 1000)
+    for _ in range(2):
+        files.complete("u8", "a.mp4", len(DATA))
+        assert _read(files, "u8", "a.mp4") == DATA
+    assert not (tmp_path / "scratch").exists() or not any((tmp_path / "scratch").iterdir())
+
+
 def test_a_newer_sender_takes_over(files):
     confirmed = Confirmed()
 

@@ -1,63 +1,24 @@
 """The promises of the storage against an S3 endpoint served on loopback."""
 
 import os
-import socket
-import subprocess
-import sys
 import threading
-import time
-from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import fsspec
+import httpx
 import pytest
 
 from seedvr2_ray.errors import MediaError, StorageError, TargetError
 from seedvr2_ray.storage.address import fingerprint, has_changed
 from seedvr2_ray.storage.commits import CommitStore
-from seedvr2_ray.storage.location import exists, fetch, publish, publish_bytes, require_writable
+from seedvr2_ray.storage.location import exists, fetch, publish, publish_bytes, require_writable, sign_put
+from tests.s3_server import SECRET, bucket, endpoint, free_port
+
+__all__ = ["bucket", "endpoint"]
 
 pytest.importorskip("moto", reason="moto's S3 server is not installed")
 pytestmark = pytest.mark.slow
-
-SECRET = "a-secret-nobody-may-see"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    port = _free_port()
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(300):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.terminate()
-        server.wait()
-
-
-@pytest.fixture
-def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    filesystem = fsspec.filesystem("s3", skip_instance_cache=True)
-    filesystem.clear_instance_cache()
-    name = "bucket-" + "".join(letter for letter in tmp_path.name.lower() if letter.isalnum())[:40]
-    filesystem.mkdir(name)
-    return f"s3://{name}"
 
 
 @pytest.mark.parametrize("megabytes", [0, 1, 120])
@@ -141,8 +102,22 @@ def test_asking_whether_a_bucket_is_writable_leaves_nothing(bucket: str) -> None
     assert not exists(f"{bucket}/deep/out.mp4")
 
 
+def test_a_url_for_putting_a_file_holds_for_its_size_alone(bucket: str) -> None:
+    url = sign_put(f"{bucket}/deep/ö clip.mp4", num_bytes=5, seconds=60)
+    assert url is not None
+    query = parse_qs(urlsplit(url).query)
+    assert query["X-Amz-Algorithm"] == ["AWS4-HMAC-SHA256"]
+    assert query["X-Amz-SignedHeaders"] == ["content-length;host"]
+    assert query["X-Amz-Expires"] == ["60"]
+    assert SECRET not in url
+    httpx.put(url, content=b"12345").raise_for_status()
+    assert fsspec.filesystem("s3").cat_file(f"{bucket}/deep/ö clip.mp4") == b"12345"
+    for elsewhere in ("/a/folder/clip.mp4", "memory://clip.mp4"):
+        assert sign_put(elsewhere, num_bytes=5, seconds=60) is None
+
+
 def test_an_endpoint_that_does_not_answer_is_worth_another_try(monkeypatch: pytest.MonkeyPatch, bucket: str) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{_free_port()}")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
     fsspec.filesystem("s3", skip_instance_cache=True).clear_instance_cache()
     with pytest.raises(StorageError, match="could not be reached") as caught:
         publish_bytes(b"x", f"{bucket}/out", overwrite=True)

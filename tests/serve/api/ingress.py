@@ -55,15 +55,23 @@ class Ingress:
 
 @contextmanager
 def serving(
-    folder: Path, *, runs_jobs: bool = False, limits: Limits | None = None, auth: str = "none", **config: Any
+    folder: Path,
+    *,
+    data: str | None = None,
+    runs_jobs: bool = False,
+    limits: Limits | None = None,
+    auth: str = "none",
+    **config: Any,
 ) -> Iterator[Ingress]:
     """Run a service for as long as the block does.
 
     Args:
+        folder: of its database, and of whatever is not told to lie elsewhere.
+        data: where it keeps files; by default in the folder.
         runs_jobs: whether a runner works on what is submitted.
     """
     restorers = WatchedRestorers()
-    site = Site(data=str(folder / "data"), scratch=str(folder / "scratch"), restorers=restorers)
+    site = Site(data=data or str(folder / "data"), scratch=str(folder / "scratch"), restorers=restorers)
     settled = ServiceConfig(
         data=site.data,
         scratch=site.scratch,
