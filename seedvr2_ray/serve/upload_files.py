@@ -19,7 +19,6 @@ from uuid import uuid4
 
 import anyio
 import anyio.to_thread
-from fsspec.core import url_to_fs  # type: ignore[import-untyped]
 
 from seedvr2_ray.errors import CapacityError, InputError, StorageError
 from seedvr2_ray.serve.problems import ConflictRefusal, SizeRefusal
@@ -27,7 +26,7 @@ from seedvr2_ray.storage.backend import PART_PREFIX
 from seedvr2_ray.storage.commits import CommitStore
 from seedvr2_ray.storage.faults import translated
 from seedvr2_ray.storage.local_backend import make_folder
-from seedvr2_ray.storage.location import fetch, is_local, open_location, publish, remove
+from seedvr2_ray.storage.location import fetch, is_local, open_location, publish, remove, sign_put
 
 _IDLE_SECONDS = 60.0
 """A sender that is silent for so long has gone, whatever its connection says."""
@@ -138,24 +137,13 @@ class UploadFiles:
             raise ConflictRefusal("a newer connection has taken this upload over; ask for its offset")
 
     def complete(self, upload_id: str, name: str, num_bytes: int) -> None:
-        """Join what arrived in several bodies; nothing is left to do in a local folder."""
+        """Join what arrived in several bodies; nothing is left to do in a local folder, or the second time."""
         if self.is_local:
             return
-        parts = self._parts(upload_id)
-        with self._place(upload_id, name) as whole, whole.open("xb") as file:
-            for offset, part_bytes in self._chain(upload_id):
-                part = parts.fetch_payload(_PARTS, _address(offset), self._scratch / f"{PART_PREFIX}{upload_id}")
-                with part.open("rb") as source:
-                    shutil.copyfileobj(source, file, 1 << 20)
-                part.unlink()
-                if offset + part_bytes > num_bytes:
-                    break
-            if file.tell() != num_bytes:
-                raise StorageError(
-                    f"upload {upload_id} has {file.tell()} bytes and was to have {num_bytes}; send it again"
-                )
-            file.flush()
-            publish(whole, self.url(upload_id, name), overwrite=True)
+        # Whoever joined them may have died before the database said so.
+        if self.num_bytes(upload_id, name) != num_bytes:
+            with self._folder() as folder:
+                publish(self._joined(upload_id, num_bytes, folder), self.url(upload_id, name), overwrite=True)
         self._remove_parts(upload_id)
 
     @contextmanager
@@ -165,11 +153,8 @@ class UploadFiles:
         if self.is_local:
             yield Path(url)
             return
-        folder = self._scratch / f"{PART_PREFIX}{uuid4().hex}"
-        try:
+        with self._folder() as folder:
             yield fetch(url, folder)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
     def num_bytes(self, upload_id: str, name: str) -> int | None:
         """Say how large a complete upload is, or None if it is not there."""
@@ -180,17 +165,16 @@ class UploadFiles:
             except FileNotFoundError:
                 return None
 
-    def presign(self, upload_id: str, name: str, seconds: int) -> str:
-        """Return a URL to which the file can be put without us.
+    def presign(self, upload_id: str, name: str, *, num_bytes: int, seconds: int) -> str:
+        """Return a URL to which the file can be put without us, if it is as large as was announced.
 
         Raises:
             ConflictRefusal: the store cannot sign such URLs.
         """
-        filesystem, path = url_to_fs(self.url(upload_id, name))
-        try:
-            return str(filesystem.sign(path, expiration=seconds, client_method="put_object"))
-        except (NotImplementedError, TypeError):
-            raise ConflictRefusal("this deployment's store signs no URLs; use POST /v1/uploads") from None
+        url = sign_put(self.url(upload_id, name), num_bytes=num_bytes, seconds=seconds)
+        if url is None:
+            raise ConflictRefusal("this deployment's store signs no URLs; use POST /v1/uploads")
+        return url
 
     def remove(self, upload_id: str, name: str) -> None:
         """Delete an upload, complete or not."""
@@ -279,6 +263,22 @@ class UploadFiles:
         confirm(offset + record["num_bytes"])
         raise ConflictRefusal("this part of the upload is there already; ask for its offset and go on from there")
 
+    def _joined(self, upload_id: str, num_bytes: int, folder: Path) -> Path:
+        parts, whole = self._parts(upload_id), folder / "whole"
+        with _told_of_full_disk(), whole.open("xb") as file:
+            for offset, part_bytes in self._chain(upload_id):
+                part = parts.fetch_payload(_PARTS, _address(offset), folder)
+                with part.open("rb") as source:
+                    shutil.copyfileobj(source, file, 1 << 20)
+                part.unlink()
+                if offset + part_bytes > num_bytes:
+                    break
+            if file.tell() != num_bytes:
+                raise StorageError(
+                    f"upload {upload_id} has {file.tell()} bytes and was to have {num_bytes}; send it again"
+                )
+        return whole
+
     def _chain(self, upload_id: str) -> Iterator[tuple[int, int]]:
         parts, offset = self._parts(upload_id), 0
         while (record := parts.find(_PARTS, _address(offset))) is not None:
@@ -293,6 +293,16 @@ class UploadFiles:
         for address in parts.addresses(_PARTS):
             parts.discard(_PARTS, address)
         parts.remove_orphans(_PARTS, older_than_seconds=0)
+
+    @contextmanager
+    def _folder(self) -> Iterator[Path]:
+        """Give a folder for copies, gone afterwards."""
+        folder = self._scratch / f"{PART_PREFIX}{uuid4().hex}"
+        folder.mkdir(parents=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     @contextmanager
     def _place(self, upload_id: str, name: str) -> Iterator[Path]:

@@ -170,7 +170,8 @@ class Uploads:
                 "this deployment keeps files in a folder and not in an object store; use POST /v1/uploads"
             )
         upload = await self.begin(caller, name, num_bytes)
-        url = await anyio.to_thread.run_sync(self._files.presign, upload.id, upload.name, PRESIGNED_SECONDS)
+        sign = partial(self._files.presign, upload.id, upload.name, num_bytes=num_bytes, seconds=PRESIGNED_SECONDS)
+        url = await anyio.to_thread.run_sync(sign)
         return Presigned(upload, url, upload.created_at + timedelta(seconds=PRESIGNED_SECONDS))
 
     def expires_at(self, upload: Upload) -> datetime:

@@ -64,3 +64,6 @@ class Backend(Protocol):
 
     def probe(self, path: str) -> None:
         """Prove that ``path`` could be written, by writing beside it and cleaning up."""
+
+    def sign_put(self, path: str, *, num_bytes: int, seconds: int) -> str | None:
+        """Return a URL to which a file of exactly this size can be PUT for so long; None where none is signed."""

@@ -26,6 +26,7 @@ __all__ = [
     "remove",
     "remove_folder",
     "require_writable",
+    "sign_put",
 ]
 
 Name = str | os.PathLike[str]
@@ -175,6 +176,20 @@ def remove_folder(url: Name) -> None:
     place = open_location(url)
     with translated(place.url, "target"):
         place.backend.remove_folder(place.path)
+
+
+def sign_put(url: Name, *, num_bytes: int, seconds: int) -> str | None:
+    """Return a URL to which whoever has it can PUT a file for so long; None where the place signs no such URLs.
+
+    Args:
+        num_bytes: of the file; the store refuses any other size.
+
+    Raises:
+        TargetError: there are no credentials to sign with, or the bucket does not exist.
+    """
+    place = open_location(url)
+    with translated(place.url, "target"):
+        return place.backend.sign_put(place.path, num_bytes=num_bytes, seconds=seconds)
 
 
 def require_writable(url: Name, *, overwrite: bool = True) -> None:

@@ -15,7 +15,8 @@ from fsspec import AbstractFileSystem  # type: ignore[import-untyped]
 from seedvr2_ray.storage.backend import PART_PREFIX, ObjectInfo
 from seedvr2_ray.storage.faults import http_status, store_code
 
-_OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"}
+_S3 = {"s3", "s3a"}
+_OBJECT_STORES = _S3 | {"gs", "gcs", "abfs", "abfss", "az"}
 """A file is seen there only when it is complete, and may be created only where there is none."""
 
 _EXISTS_CODES = {"PreconditionFailed", "412"}
@@ -35,8 +36,8 @@ class RemoteBackend:
     def __init__(self, filesystem: AbstractFileSystem) -> None:
         self._filesystem = filesystem
         protocols = filesystem.protocol
-        names = {protocols} if isinstance(protocols, str) else set(protocols)
-        self._is_object_store = bool(names & _OBJECT_STORES)
+        self._protocols = {protocols} if isinstance(protocols, str) else set(protocols)
+        self._is_object_store = bool(self._protocols & _OBJECT_STORES)
 
     def info(self, path: str) -> ObjectInfo:
         """Describe a file by its size and the strongest mark the store gives."""
@@ -111,6 +112,19 @@ class RemoteBackend:
             self.remove(probe)
         except PermissionError:
             return  # Whoever may write but not delete can publish all the same.
+
+    def sign_put(self, path: str, *, num_bytes: int, seconds: int) -> str | None:
+        """Return a URL to which a file of exactly this size can be PUT for so long; None if the store signs none.
+
+        By S3's signature 4: the older one, which its SDK would choose for such URLs, says nothing about the size, and
+        many stores refuse it.
+        """
+        if not self._protocols & _S3:
+            return None
+        known = self._filesystem
+        config = {**known.config_kwargs, "signature_version": "s3v4"}
+        signing = type(known)(**{**known.storage_options, "config_kwargs": config})
+        return str(signing.sign(path, expiration=seconds, client_method="put_object", ContentLength=num_bytes))
 
     def _place(self, path: str, send: Callable[[str, str], object], *, overwrite: bool) -> None:
         if self._is_object_store:
