@@ -85,7 +85,10 @@ class FetchRules(_Section):
 
 
 class Retention(_Section):
-    """When what belongs to finished jobs is deleted. Usage records stay."""
+    """When what belongs to finished jobs is deleted. Usage records stay.
+
+    Where ``data`` is an object store, copies of sources on the machines go an hour after a job last read them.
+    """
 
     uploads_hours: float = 24.0
     """Of uploads that no job uses, and of inputs after their job ended."""

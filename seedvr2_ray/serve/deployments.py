@@ -32,6 +32,7 @@ from seedvr2_ray.serve.runner import JobRunner
 from seedvr2_ray.serve.runpod import routes as runpod
 from seedvr2_ray.serve.secrets import Secrets
 from seedvr2_ray.serve.service import Service
+from seedvr2_ray.serve.tidying import keep_tidy
 from seedvr2_ray.serve.upload_store import UploadStore
 from seedvr2_ray.serve.usage_store import UsageStore
 from seedvr2_ray.serve.webhook_store import WebhookStore
@@ -70,6 +71,7 @@ class Ingress:
     async def __init__(self, wiring: Wiring, runner: DeploymentHandle[Any]) -> None:  # type: ignore[misc]  # Serve awaits it.
         """Connect to the database; bring it up to date if this is the first to see it."""
         wiring.observing.start("api")
+        keep_tidy(wiring.site)
         bound_replica()
         self._bounding = asyncio.create_task(bound_proxies(), name="bound-proxies")
         database = await asyncio.to_thread(open_database, wiring.database_url)

@@ -9,6 +9,7 @@ from seedvr2_ray.serve import work
 from seedvr2_ray.serve.inspection import shared_inspector
 from seedvr2_ray.serve.jobs import ResultInfo
 from seedvr2_ray.serve.observing import Observing
+from seedvr2_ray.serve.tidying import keep_tidy
 from seedvr2_ray.serve.work import Site
 from seedvr2_ray.serve.workers import PartOrder, PreparedJob, PrepareOrder, PreviewOrder, PublishOrder
 
@@ -23,7 +24,7 @@ class Finisher:
         if observing is not None:
             observing.start("finisher")
         self._site = site
-        site.remove_abandoned()
+        keep_tidy(site)
         shared_inspector().start()
 
     async def prepare(self, order: PrepareOrder) -> PreparedJob:

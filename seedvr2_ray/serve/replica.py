@@ -13,6 +13,7 @@ from seedvr2_ray.restoration.restorer import Restorer, RestorerIdentity
 from seedvr2_ray.serve.identities import remember_identity
 from seedvr2_ray.serve.observing import Observing
 from seedvr2_ray.serve.segment_stream import SegmentCall
+from seedvr2_ray.serve.tidying import keep_tidy
 from seedvr2_ray.serve.work import Site
 from seedvr2_ray.serve.workers import SegmentNews, SegmentOrder
 from seedvr2_ray.settings import RestoreSettings
@@ -35,7 +36,7 @@ class RestorerReplica:
         if observing is not None:
             observing.start(f"restorer-{model}")
         self._site = site
-        site.remove_abandoned()
+        keep_tidy(site)
         self._model = model
         self._stall_seconds = stall_seconds
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="restorer")

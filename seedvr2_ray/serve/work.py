@@ -45,6 +45,8 @@ _KEPT_CONTAINERS = frozenset({"mp4", "mov", "mkv", "webm"})
 
 _PREPARE_DEATHS = "deaths/prepare"
 _ABANDONED_SECONDS = 24 * 3600.0
+_UNUSED_SECONDS = 3600.0
+"""A copy of a source that no segment was read from for so long is fetched again if it is wanted after all."""
 
 
 class StalePlanError(RetryableError):
@@ -76,6 +78,11 @@ class Site:
         """What is noted about whole jobs while they are prepared."""
         return CommitStore(f"{self.data}/log")
 
+    @property
+    def copies(self) -> SourceCopies:
+        """Return this machine's copies of sources that lie elsewhere."""
+        return SourceCopies(Path(self.scratch) / "sources", self.scratch_bytes)
+
     def upload_folder(self, upload_id: str) -> str:
         """Return where an upload lies."""
         return f"{self.data}/uploads/{upload_id}"
@@ -103,19 +110,20 @@ class Site:
         Raises:
             MediaError: it was replaced.
         """
-        with SourceCopies(Path(self.scratch) / "sources", self.scratch_bytes).opened(
-            source.url, source.version
-        ) as path:
+        with self.copies.opened(source.url, source.version) as path:
             require_unchanged(source)
             yield path
 
     def remove_abandoned(self) -> None:
-        """Delete what processes of this machine left half-written that were killed long ago."""
+        """Delete what killed processes of this machine left half-written, and copies of sources nobody asks for."""
+        self.copies.remove_unused(older_than_seconds=_UNUSED_SECONDS)
         limit = time.time() - _ABANDONED_SECONDS
-        for folder in (Path(self.scratch) / "writing").glob("*"):
-            with suppress(OSError):
-                if folder.stat().st_mtime < limit:
-                    shutil.rmtree(folder, ignore_errors=True)
+        for name in ("writing", "uploads", "estimates"):
+            for left in (Path(self.scratch) / name).glob("*"):
+                with suppress(FileNotFoundError):
+                    if left.stat().st_mtime >= limit:
+                        continue
+                    shutil.rmtree(left) if left.is_dir() else left.unlink()
 
     @contextmanager
     def workspace(self) -> Iterator[Path]:
@@ -154,7 +162,7 @@ def _prepare(site: Site, order: PrepareOrder) -> PreparedJob:
     settings = RestoreSettings.from_mapping(order.settings)
     url = _bring_here(site, order)
     version = fingerprint(url)
-    with SourceCopies(Path(site.scratch) / "sources", site.scratch_bytes).opened(url, version) as path:
+    with site.copies.opened(url, version) as path:
         source = pin(url, version, path)
         require_unchanged(source)
         address = result_address(source.content, order.source.name, settings, order)

@@ -3,6 +3,7 @@
 import fcntl
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -95,6 +96,13 @@ class SourceCopies:
                 fcntl.flock(lock, fcntl.LOCK_UN)
         self._make_room()
 
+    def remove_unused(self, *, older_than_seconds: float) -> None:
+        """Remove the copies that nobody has asked for in so long; those in use stay."""
+        limit = time.time() - older_than_seconds
+        for used_at, _, entry in self._copies():
+            if used_at < limit:
+                self._remove(entry)
+
     def _fill(self, entry: Path, url: str, lock: IO[str]) -> None:
         """Return with the copy complete and locked against removal."""
         while True:
@@ -112,6 +120,16 @@ class SourceCopies:
 
     def _make_room(self) -> None:
         """Remove the copies not used for longest until the rest fits; those in use stay."""
+        copies = self._copies()
+        excess = sum(size for _, size, _ in copies) - self.max_bytes
+        for _, size, entry in sorted(copies):
+            if excess <= 0:
+                return
+            if self._remove(entry):
+                excess -= size
+
+    def _copies(self) -> list[tuple[float, int, Path]]:
+        """List complete copies: when each was last asked for, its size, where it lies."""
         copies = []
         for content in self.folder.glob("*/content"):
             try:
@@ -119,17 +137,17 @@ class SourceCopies:
                 copies.append((content.stat().st_mtime, size, content.parent))
             except FileNotFoundError:
                 continue  # Another process removes it.
-        excess = sum(size for _, size, _ in copies) - self.max_bytes
-        for _, size, entry in sorted(copies):
-            if excess <= 0:
-                return
-            with _lock_of(entry).open("a") as lock:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    continue
-                shutil.rmtree(entry, ignore_errors=True)
-                excess -= size
+        return copies
+
+    def _remove(self, entry: Path) -> bool:
+        """Remove a copy, unless it is in use."""
+        with _lock_of(entry).open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            shutil.rmtree(entry, ignore_errors=True)
+        return True
 
 
 def _lock_of(entry: Path) -> Path:

@@ -55,6 +55,17 @@ def test_copies_make_room_but_never_those_in_use(remote, tmp_path):
     assert sizes <= 1500
 
 
+def test_copies_that_nobody_asks_for_any_more_go_but_never_those_in_use(remote, tmp_path):
+    copies = SourceCopies(tmp_path, 10**6)
+    with copies.opened(f"{remote}/a.mp4", fingerprint(f"{remote}/a.mp4")) as path:
+        copies.remove_unused(older_than_seconds=-60)
+        assert path.read_bytes() == b"a" * 1000
+    copies.remove_unused(older_than_seconds=60)
+    assert path.exists()
+    copies.remove_unused(older_than_seconds=-60)
+    assert not path.exists()
+
+
 def test_a_local_source_is_read_where_it_lies(tmp_path):
     source = tmp_path / "a.mp4"
     source.write_bytes(b"a")
