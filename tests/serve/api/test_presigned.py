@@ -12,6 +12,8 @@ __all__ = ["bucket", "endpoint"]
 
 pytestmark = pytest.mark.slow
 
+NAME = "Ö [1] {2} #3 & 100%.mp4"
+
 
 @pytest.fixture
 def ingress(bucket, clip, tmp_path):
@@ -29,7 +31,7 @@ def test_a_file_of_another_size_than_was_announced_or_is_allowed_becomes_no_job(
     client, content = ingress.client(), clip.read_bytes()
 
     def presigned(num_bytes):
-        return client.post("/v1/uploads/presigned", json={"name": "film.mp4", "num_bytes": num_bytes})
+        return client.post("/v1/uploads/presigned", json={"name": NAME, "num_bytes": num_bytes})
 
     over = presigned(len(content) + 1)
     assert over.status_code == 413
@@ -49,7 +51,7 @@ def test_a_file_of_another_size_than_was_announced_or_is_allowed_becomes_no_job(
     assert submit(client, signed["id"]).status_code == 201
 
     large = presigned(len(content)).json()
-    stored = f"{bucket}/service/uploads/{large['id']}/film.mp4"
+    stored = f"{bucket}/service/uploads/{large['id']}/{NAME}"
     httpx.put(large["url"], content=content + b"x").raise_for_status()
     assert exists(stored)
     refused = submit(client, large["id"])
