@@ -8,6 +8,8 @@ DEMO := demo
 TORCH_INDEX ?=
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Tests and services start many Python processes: each module is compiled once, and not by every one of them.
+unexport PYTHONDONTWRITEBYTECODE
 PIP_INSTALL = $(BIN)/python -m pip install -qq --constraint constraints.txt \
 	$(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)")
 CODE := seedvr2_ray tests $(wildcard examples training benchmarks jobs)
@@ -37,7 +39,7 @@ test: lint system-packages ## Check style and types, then run every test
 	$(BIN)/python -m pytest
 
 test-fast: $(VENV)/.developer ## Run only the tests that take no time: under a minute
-	$(BIN)/python -m pytest -q -m "not slow and not ray and not gpu and not browser"
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 -m "not slow and not ray and not gpu and not browser"
 
 lint: $(VENV)/.developer ## Check style and types
 	$(BIN)/ruff check $(CODE)

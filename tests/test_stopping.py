@@ -55,6 +55,7 @@ class Interrupted(LanczosRestorer):
             yield batch
 
 
+@pytest.mark.slow
 def test_a_stopped_run_says_one_line_and_goes_on_where_it_was(run, tmp_path, monkeypatch):
     clip, arguments = tmp_path / "film.mp4", (*SMALL, "--no-report")
     clips.make_clip(clip, num_frames=24, audio_tracks=1)

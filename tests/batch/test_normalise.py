@@ -25,6 +25,7 @@ def write(path: Path, *lines: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_shards_hold_every_row_once_in_order_one_model_each(tmp_path):
     lines = [f"{index}.mp4,{'nano' if index % 3 == 0 else ''}" for index in range(1000)]
     path = write(tmp_path / "m.csv", "source,model", *lines)

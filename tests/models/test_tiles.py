@@ -34,6 +34,7 @@ def tiling(size: tuple[int, int], overlap: tuple[int, int]) -> Tiling:
     return Tiling(height=size[0], width=size[1], overlap_height=overlap[0], overlap_width=overlap[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "size", "overlap"),
     [("dec_b", (48, 32), (8, 16)), ("dec_c", (32, 64), (12, 0))],

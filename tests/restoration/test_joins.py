@@ -64,6 +64,7 @@ class Brightening(LanczosRestorer):
             yield Frames(data, batch.pts, batch.time_base)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codes", [0, 40])
 def test_the_record_of_a_part_tells_a_visible_join_from_an_invisible_one(codes, tmp_path):
     clips.make_clip(tmp_path / "film.mp4", num_frames=24)

@@ -52,6 +52,7 @@ def test_a_file_is_described_as_by_probing_it_directly(inspector: Inspector, tmp
     assert inspector.inspect(picture, LIMITS) == probe(str(picture))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sleep", "spin", "hang"])
 def test_a_file_that_hangs_its_reader_is_refused_in_time(inspector: Inspector, tmp_path: Path, name: str) -> None:
     film = tmp_path / f"{name}.mp4"
@@ -62,6 +63,7 @@ def test_a_file_that_hangs_its_reader_is_refused_in_time(inspector: Inspector, t
     assert time.monotonic() - started < 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "reason"),
     [

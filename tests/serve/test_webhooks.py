@@ -112,6 +112,7 @@ def _hang_up(request: BaseHTTPRequestHandler) -> None:
     request.connection.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
@@ -181,6 +182,7 @@ def test_an_endless_answer_is_not_read_to_its_end(database: Database, receiver: 
     assert sum(sent) < 50_000_000
 
 
+@pytest.mark.slow
 def test_a_slow_receiver_does_not_hold_up_the_others(database: Database, receiver: Server) -> None:
     receiver.answers["/slow"] = _hang
     for number in range(4):

@@ -319,6 +319,7 @@ def run_until_killed(store: CommitStore, payload: Path, steps: int) -> bool:
     return code == 0
 
 
+@pytest.mark.slow
 def test_a_commit_is_whole_or_absent_wherever_its_writer_is_killed(payload: Path, tmp_path: Path) -> None:
     outcomes: list[bool] = []
     for step in range(1, 200):

@@ -49,6 +49,7 @@ def test_degrading_shrinks_exactly_and_repeatably(recipe: Degradation) -> None:
     assert torch.equal(spoilt, degrade(clean, recipe))
 
 
+@pytest.mark.slow
 def test_a_batch_depends_on_seed_and_step_alone(dataset: Dataset) -> None:
     first, again, other = (dataset.batch(step, size=2, crop=32, num_frames=3, seed=1)[0] for step in (5, 5, 6))
     assert torch.equal(first, again)
@@ -61,6 +62,7 @@ def test_haar_filters_and_opponent_colours_are_orthonormal() -> None:
     assert torch.allclose(OPPONENT @ OPPONENT.T, torch.eye(3), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_untrained_model_returns_its_input() -> None:
     # Grey: of colour the latents keep half the resolution.
     smooth = torch.rand(1, 1, 5, 12, 12, generator=torch.Generator().manual_seed(0)).expand(-1, 3, -1, -1, -1)

@@ -242,6 +242,7 @@ def test_time_sinusoid_is_the_published_one(golden: Golden) -> None:
     torch.testing.assert_close(time_sinusoid(vectors["t"])[:, 8:128], vectors["emb"][:, 8:128], atol=5e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_released_models_have_the_published_names_shapes_and_counts(variant: str) -> None:
     with torch.device("meta"):
         transformer = SeedVR2Transformer(RELEASED[variant])
