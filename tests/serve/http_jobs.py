@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,14 @@ def completed(client: httpx.Client, job_id: str, seconds: float = PATIENCE_SECON
     job = until(client, job_id, seconds=seconds)
     assert job["state"] == "completed", job
     return job
+
+
+def events(client: httpx.Client, job_id: str) -> Iterator[dict[str, Any]]:
+    """What the service tells of a job until that has ended."""
+    with client.stream("GET", f"/v1/jobs/{job_id}/events") as stream:
+        for line in stream.iter_lines():
+            if line.startswith("data: "):
+                yield dict(json.loads(line.removeprefix("data: ")))
 
 
 def download(client: httpx.Client, job_id: str) -> bytes:

@@ -200,6 +200,7 @@ class RunningService:
 def start_service(
     folder: Path,
     *,
+    data: str | None = None,
     database_url: str | None = None,
     models: Mapping[str, ModelPool] = DEFAULT_MODELS,
     restorers: RestorerSource | None = None,
@@ -211,6 +212,7 @@ def start_service(
 
     Args:
         folder: of its data and log; the same folder again is the same service after a restart.
+        data: where it keeps files; by default in the folder.
         database_url: by default SQLite in the folder.
         models: deployments of restorers.
         restorers: where those get their models; by default from the catalogue. Pickled.
@@ -221,7 +223,7 @@ def start_service(
     values = {"auth": ("none",), "default_model": next(iter(models)), "lease_seconds": 3.0, **config}
     plan = ServicePlan(
         config=ServiceConfig(
-            data=str(folder / "data"),
+            data=data or str(folder / "data"),
             scratch=str(folder / "scratch"),
             database_url=database_url,
             models=dict(models),

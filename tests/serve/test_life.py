@@ -17,7 +17,18 @@ from seedvr2_ray.serve.job_store import JobStore
 from seedvr2_ray.serve.usage_store import UsageStore
 from tests.media import clips
 from tests.serve.braked import HELD
-from tests.serve.http_jobs import FINAL, PATIENCE_SECONDS, SETTINGS, completed, download, look, send, submit, until
+from tests.serve.http_jobs import (
+    FINAL,
+    PATIENCE_SECONDS,
+    SETTINGS,
+    completed,
+    download,
+    events,
+    look,
+    send,
+    submit,
+    until,
+)
 
 pytestmark = [
     pytest.mark.ray,
@@ -60,11 +71,8 @@ def upload_in_pieces(client, path):
 
 
 def listen_to_events(service, job_id):
-    with (
-        service.client(timeout=PATIENCE_SECONDS) as client,
-        client.stream("GET", f"/v1/jobs/{job_id}/events") as stream,
-    ):
-        return [json.loads(line.partition(": ")[2]) for line in stream.iter_lines() if line.startswith("data: ")]
+    with service.client(timeout=PATIENCE_SECONDS) as client:
+        return list(events(client, job_id))
 
 
 def listen_to_socket(service, job_id):
