@@ -205,12 +205,12 @@ def test_a_folder_signs_no_urls_and_says_what_to_use(client):
 
 @pytest.mark.slow
 def test_a_large_file_is_received_in_constant_memory(tmp_path):
-    """The server runs in this process, so its growth is at most the process's."""
+    """The server runs in this process, so its growth is at most the process's. ``benchmarks.serve`` sends 500 MB."""
 
     def resident():
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
-    size = 300 << 20
+    size = 64 << 20
     with serving(tmp_path, limits=Limits(max_upload_bytes=size)) as ingress:
         client = ingress.client()
         location = client.post("/v1/uploads", headers=tus(size, "a.mp4")).headers["location"]
@@ -224,7 +224,7 @@ def test_a_large_file_is_received_in_constant_memory(tmp_path):
 
         headers = {**TUS, "Upload-Offset": "0", "Content-Type": PIECE}
         assert client.patch(location, content=pieces(), headers=headers, timeout=300).status_code == 204
-        assert peak[0] - before < 64 << 20
+        assert peak[0] - before < size // 3
         boundary = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.mp4"\r\n\r\n'
 
         def form():
@@ -235,4 +235,4 @@ def test_a_large_file_is_received_in_constant_memory(tmp_path):
         headers = {"Content-Type": "multipart/form-data; boundary=b"}
         refused = client.post("/v1/jobs", content=form(), headers=headers, timeout=300)
         assert refused.status_code == 422, refused.text  # It is no film; it was received to be looked at.
-        assert peak[0] - before < 64 << 20
+        assert peak[0] - before < size // 3
