@@ -23,13 +23,13 @@ from training.photographs import FOR_TRAINING, load_photograph
 class DatasetPlan:
     """Everything that decides the bytes of a data set."""
 
-    num_clips: int = 2000
+    num_clips: int = 2400
     num_canvases: int = 48
     canvas_size: int = 448
     size: int = 128
     num_frames: int = 7
     photograph_share: float = 0.5
-    x4_share: float = 0.35
+    x4_share: float = 0.45
     seed: int = 20260
 
 

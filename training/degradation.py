@@ -48,10 +48,10 @@ class Degradation:
 
 
 def random_degradation(rng: np.random.Generator, scale: int) -> Degradation:
-    """Draw a recipe: one in seven clean, the rest moderate in one or two rounds."""
+    """Draw a recipe: one in five clean, the rest moderate in one or two rounds."""
     kernels: list[Kernel] = ["area", "bilinear", "bicubic"]
     kernel = kernels[rng.choice(3, p=[0.3, 0.1, 0.6])]
-    if rng.random() < 0.14:
+    if rng.random() < 0.2:
         return Degradation(scale=scale, kernel=kernel, blur=float(rng.choice([0.0, 0.5])))
     twice = rng.random() < 0.35
     codec = rng.choice(["jpeg", "h264", "none"], p=[0.45, 0.4, 0.15])

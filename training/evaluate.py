@@ -147,10 +147,10 @@ def draw_contact_sheet(pictures: list[tuple[str, dict[str, Tensor]]], path: Path
     sheet = Image.new("RGB", (len(columns) * (width + 4), len(pictures) * (height + 18)), "white")
     draw = ImageDraw.Draw(sheet)
     for row, (title, frames) in enumerate(pictures):
+        draw.text((2, row * (height + 18) + 2), f"{title} | {', '.join(columns)}", fill="black")
         for column, name in enumerate(columns):
             frame = frames[name][len(frames[name]) // 2].permute(1, 2, 0).numpy()
             left, top = column * (width + 4), row * (height + 18)
-            draw.text((left + 2, top + 2), f"{name}: {title}"[:38] if column == 0 else name, fill="black")
             sheet.paste(Image.fromarray(frame), (left, top + 16))
     sheet.save(path, optimize=True)
 

@@ -1,4 +1,4 @@
-"""Train ``nano`` from nothing: ``python -m training.train --out training/runs/nano --steps 8000``.
+"""Train ``nano`` from nothing: ``python -m training.train --out training/runs/nano --steps 16000``.
 
 The start is a model that returns its input (:mod:`training.initialise`). From there both networks are trained
 end to end through the one-step sampler, the decoder and the colour matching. Runs on a CPU or on CUDA; interrupted,
@@ -39,9 +39,9 @@ class Recipe:
     num_frames: int = 5
     lr: float = 5e-4
     warmup: int = 100
-    transformer: int = 200
+    transformer: int = 2000
     """Last steps, in which the transformer is trained, too. The autoencoder has most of the effect at less cost."""
-    decay: int = 600
+    decay: int = 2000
     """Last steps, over which the learning rate falls to nothing. Until then no step depends on how many will follow."""
     average: float = 0.995
     """Decay of the running average of the weights, which is what is kept."""

@@ -155,13 +155,13 @@ _NANO_TRANSFORMER = bundled(
     "nano/transformer.safetensors",
     licence=_APACHE,
     size_bytes=1152608,
-    sha256="31bc56efb18027255b3b725e69ee3c90bdcbb207036faaf854b4c53766f51337",
+    sha256="d6fee6bc18bfdb98f6428b6feecc00aff1d01a890e2901c349488b3bf99ed297",
 )
 _NANO_VAE = bundled(
     "nano/vae.safetensors",
     licence=_APACHE,
     size_bytes=2094158,
-    sha256="78ecdfbf6b0ebd8ee36653b9b614dbfb92ea07942d90ab7ea1756053892be6bb",
+    sha256="4aada85df394d0f63260a07736fa791ea4ba3c0409a5536d75e72dea110edb6f",
 )
 
 _ENTRIES = (
