@@ -197,12 +197,12 @@ class EstimateView(BaseModel):
     """What a job would take and cost."""
 
     segments: int = Field(description="At least so many; cuts between shots add to them.")
-    frames: int
-    width: int
+    frames: int = Field(description="That go through the model: those of the source and the overlaps of segments.")
+    width: int = Field(description="Of the result, in pixels.")
     height: int
     seconds: float = Field(description="Of restoring, once begun.")
     gpu_seconds: float
-    cost: float
+    cost: float = Field(description="At the deployment's price of a GPU hour.")
     queue_seconds: float = Field(description="Until it would be begun, judging by what waits now.")
     notices: list[NoticeView]
     refusals: list[str] = Field(description="Why it would be refused now; empty when it would be taken.")
