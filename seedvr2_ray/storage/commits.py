@@ -115,17 +115,24 @@ class CommitStore:
             The payload itself in a local store, to be read only; otherwise the copy.
 
         Raises:
-            StorageError: there is no such commit, or its payload is missing or not what its record says.
+            StorageError: there is no such commit; or its payload is missing or cut short, and then the commit is
+                discarded, so that whoever asks for the same again gets the work done again; or the payload did not
+                arrive as its record says.
         """
         stored = _payload_of(self._read(kind, address))
         if stored is None:
             raise StorageError(f"{self._name(kind, address)} is not committed with a payload; do its work first")
         place = self._folder(kind, "payloads").child(stored.name)
-        if place.is_local:
-            self._require_size(kind, address, stored)
-            return Path(place.path)
-        copy = Path(folder) / stored.name
-        if not copy.exists():
+        copy = Path(place.path) if place.is_local else Path(folder) / stored.name
+        if not place.is_local and copy.exists():
+            return copy
+        if self._size(place) != stored.size:
+            self.discard(kind, address)
+            raise StorageError(
+                f"the payload of {self._name(kind, address)} is gone or has other than the {stored.size} bytes of its "
+                "record; the commit is discarded, and the same command does its work again"
+            )
+        if not place.is_local:
             self._download(place, stored, copy)
         return copy
 
@@ -252,22 +259,25 @@ class CommitStore:
                 return None
         return _from_bytes(data, printable(marker.url))
 
-    def _require_size(self, kind: str, address: str, stored: Payload) -> None:
-        place = self._folder(kind, "payloads").child(stored.name)
+    def _size(self, place: Location) -> int | None:
+        """Say how large a payload is; None if it is not there."""
         with translated(place.url, "store"):
-            size = place.backend.info(place.path).size
-        if size != stored.size:
-            raise StorageError(
-                f"the payload of {self._name(kind, address)} has {size} bytes and its record says {stored.size}; "
-                "discard the commit and do its work again"
-            )
+            try:
+                return place.backend.info(place.path).size
+            except FileNotFoundError:
+                return None
 
     def _require_intact(self, kind: str, address: str, stored: Payload | None) -> None:
         if stored is None:
             return
-        self._require_size(kind, address, stored)
         place = self._folder(kind, "payloads").child(stored.name)
         with translated(place.url, "store"):
+            size = place.backend.info(place.path).size
+            if size != stored.size:
+                raise StorageError(
+                    f"the payload of {self._name(kind, address)} has {size} bytes and its record says {stored.size}; "
+                    "discard the commit and do its work again"
+                )
             digest = place.backend.sha256(place.path)
         if digest != stored.sha256:
             raise StorageError(

@@ -1,12 +1,13 @@
 import hashlib
 import json
+import os
 import random
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from seedvr2_ray.errors import CapacityError, InputError, TargetError
+from seedvr2_ray.errors import CapacityError, InputError, StorageError, TargetError
 from seedvr2_ray.frames import FrameSpan
 from seedvr2_ray.media.decode import decode_span
 from seedvr2_ray.media.probe import probe
@@ -108,6 +109,20 @@ def test_a_run_stopped_anywhere_and_run_again_gives_the_same_bytes_and_repeats_n
     in_flight = stopped.frames[-1][0]
     done_before = {first for first, _ in stopped.frames} - {in_flight}
     assert {first for first, _ in resumed.frames} == {first for first, _ in undisturbed.frames} - done_before
+
+
+def test_committed_work_that_is_cut_short_is_done_again_by_the_run_after_the_one_that_notices(
+    clip, undisturbed, tmp_path
+):
+    target = tmp_path / "out.mp4"
+    with pytest.raises(KeyboardInterrupt):
+        restore(clip, target, CountingRestorer(27))
+    part = next(path for path in tmp_path.rglob("parts/payloads/*") if path.is_file())
+    os.truncate(part, part.stat().st_size // 2)
+    with pytest.raises(StorageError, match="the same command does its work again"):
+        restore(clip, target, CountingRestorer())
+    restore(clip, target, CountingRestorer())
+    assert content(target) == content(undisturbed.master)
 
 
 def test_settings_that_change_the_encoding_only_do_not_restore_again(clip, tmp_path):
