@@ -113,8 +113,10 @@ def compress_h264(frames_TCHW: Tensor, crf: int) -> Tensor:
     """Send a clip of uint8 codes with even sides through H.264, 4:2:0."""
     height, width = frames_TCHW.shape[2:]
     stream = io.BytesIO()
+    # Else x264 chooses differently from run to run with AVX-512, and a data set could not be made twice.
+    options = {"crf": str(crf), "preset": "veryfast", "x264-params": "cpu-independent=1"}
     with av.open(stream, "w", format="mp4") as container:
-        video = container.add_stream("libx264", rate=Fraction(25), options={"crf": str(crf), "preset": "veryfast"})
+        video = container.add_stream("libx264", rate=Fraction(25), options=options)
         video.width, video.height, video.pix_fmt, video.thread_count = width, height, "yuv420p", 1
         for frame_CHW in frames_TCHW:
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame_CHW.permute(1, 2, 0).numpy()), format="rgb24")
