@@ -155,13 +155,13 @@ _NANO_TRANSFORMER = bundled(
     "nano/transformer.safetensors",
     licence=_APACHE,
     size_bytes=1152608,
-    sha256="d6fee6bc18bfdb98f6428b6feecc00aff1d01a890e2901c349488b3bf99ed297",
+    sha256="d5bec4fa56423968d17efd566e0f790e66df6bc3ca8f40196d3e84d3106c5474",
 )
 _NANO_VAE = bundled(
     "nano/vae.safetensors",
     licence=_APACHE,
     size_bytes=2094158,
-    sha256="4aada85df394d0f63260a07736fa791ea4ba3c0409a5536d75e72dea110edb6f",
+    sha256="dc4cadf04af9ae143465ac6255c81aa49bf394be1e37407adcf94f94580c5102",
 )
 
 _ENTRIES = (
