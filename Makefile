@@ -39,7 +39,7 @@ test: lint system-packages ## Check style and types, then run every test
 	$(BIN)/python -m pytest
 
 test-fast: $(VENV)/.developer ## Run only the tests that take no time: under a minute
-	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 -m "not slow and not ray and not gpu and not browser"
+	$(BIN)/python -m pytest -q -n logical --maxprocesses 4 -m "not slow and not ray and not gpu and not browser"
 
 lint: $(VENV)/.developer ## Check style and types
 	$(BIN)/ruff check $(CODE)

@@ -18,6 +18,8 @@ from seedvr2_ray.serve.pinned import Outside
 from seedvr2_ray.serve.problems import FetchRefusal
 from tests.serve.servers import Server, redirecting, saying, serving
 
+pytestmark = pytest.mark.slow
+
 RULES = FetchRules(allow_private=("127.0.0.0/8",))
 LIMITS = Limits(max_upload_bytes=100_000, fetch_seconds=20, max_redirects=2)
 CONTENT = bytes(range(256)) * 100

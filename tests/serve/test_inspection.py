@@ -28,6 +28,8 @@ from seedvr2_ray.serve.config import Limits
 from seedvr2_ray.serve.confinement import allow_only_reading, forbid_network_and_programs
 from seedvr2_ray.serve.inspection import Inspector, _read_answer
 
+pytestmark = pytest.mark.slow
+
 DEMO = Path(__file__).parents[2] / "examples" / "demo.mp4"
 LIMITS = Limits()
 
@@ -52,7 +54,6 @@ def test_a_file_is_described_as_by_probing_it_directly(inspector: Inspector, tmp
     assert inspector.inspect(picture, LIMITS) == probe(str(picture))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sleep", "spin", "hang"])
 def test_a_file_that_hangs_its_reader_is_refused_in_time(inspector: Inspector, tmp_path: Path, name: str) -> None:
     film = tmp_path / f"{name}.mp4"
@@ -63,7 +64,6 @@ def test_a_file_that_hangs_its_reader_is_refused_in_time(inspector: Inspector, t
     assert time.monotonic() - started < 5
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
@@ -95,7 +95,6 @@ def test_a_reader_that_was_taken_over_reaches_nothing_but_its_file(inspector: In
     assert sorted(path.name for path in tmp_path.iterdir()) == ["break_out.bin", "neighbour.txt"]
 
 
-@pytest.mark.slow
 def test_several_files_are_looked_at_side_by_side(inspector: Inspector, tmp_path: Path) -> None:
     slow = tmp_path / "sleep.mp4"
     shutil.copy(DEMO, slow)
@@ -113,7 +112,6 @@ def test_several_files_are_looked_at_side_by_side(inspector: Inspector, tmp_path
         assert (others, late.result()) == (["video"] * 6, "refused")
 
 
-@pytest.mark.slow
 def test_a_server_that_was_killed_is_replaced(inspector: Inspector, tmp_path: Path) -> None:
     slow = tmp_path / "sleep.mp4"
     shutil.copy(DEMO, slow)
@@ -129,7 +127,6 @@ def test_a_server_that_was_killed_is_replaced(inspector: Inspector, tmp_path: Pa
     assert inspector.inspect(DEMO, LIMITS).kind == "video"
 
 
-@pytest.mark.slow
 def test_nothing_stays_behind_when_the_caller_is_killed(tmp_path: Path) -> None:
     slow = tmp_path / "sleep.mp4"
     shutil.copy(DEMO, slow)
@@ -153,7 +150,6 @@ def test_nothing_stays_behind_when_the_caller_is_killed(tmp_path: Path) -> None:
     _wait(lambda: not _lives(server) and not _lives(child))
 
 
-@pytest.mark.slow
 def test_an_inspector_that_cannot_load_its_parsers_says_so() -> None:
     with pytest.raises(DeploymentError, match="does not start"):
         Inspector(reader="seedvr2_ray.no_such_module:probe").start()

@@ -21,6 +21,8 @@ from seedvr2_ray.serve.webhooks import Delivered, WebhookSender, require_webhook
 from tests.serve.conftest import HandClock
 from tests.serve.servers import Server, redirecting, saying, serving
 
+pytestmark = pytest.mark.slow
+
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 RULES = Webhooks(
     max_tries=3, first_pause_seconds=10, longest_pause_seconds=15, timeout_seconds=20, allow_private=("127.0.0.0/8",)
@@ -112,7 +114,6 @@ def _hang_up(request: BaseHTTPRequestHandler) -> None:
     request.connection.close()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
@@ -182,7 +183,6 @@ def test_an_endless_answer_is_not_read_to_its_end(database: Database, receiver: 
     assert sum(sent) < 50_000_000
 
 
-@pytest.mark.slow
 def test_a_slow_receiver_does_not_hold_up_the_others(database: Database, receiver: Server) -> None:
     receiver.answers["/slow"] = _hang
     for number in range(4):

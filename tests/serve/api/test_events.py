@@ -13,6 +13,8 @@ from seedvr2_ray.serve.job_store import NewJob
 from seedvr2_ray.serve.jobs import JobState, Progress, Source
 from tests.serve.api.ingress import Ingress, serving, until
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def ingress(tmp_path):
@@ -74,7 +76,6 @@ def socket_to(ingress, path):
         yield (json.loads(text) for text in socket)
 
 
-@pytest.mark.slow
 def test_events_and_socket_tell_the_same_story_to_its_end(ingress, driver):
     told: dict[str, list] = {"events": [], "socket": []}
 
@@ -198,7 +199,6 @@ def test_signed_links_open_streams_for_pages_that_cannot_send_keys(idle):
     assert closed.value.rcvd.code == 4401
 
 
-@pytest.mark.slow
 def test_many_listeners_cost_one_query_per_look(ingress, driver, monkeypatch):
     ingress.service.replace_limits(Limits(max_parallel_streams=40))
     asked = []

@@ -8,8 +8,9 @@ from seedvr2_ray.serve.config import Limits
 from seedvr2_ray.settings import RestoreSettings
 from tests.serve.api.ingress import QUICK, finished, serving, submit, until, upload
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 def test_a_file_becomes_a_job_a_result_and_nothing(working, client, clip):
     made = submit(client, clip, name="Österreich 1.mp4")
     assert made.status_code == 201, made.text

@@ -9,6 +9,8 @@ import pytest
 from seedvr2_ray.serve.config import Limits
 from tests.serve.api.ingress import PIECE, QUICK, serving, tus, until, upload
 
+pytestmark = pytest.mark.slow
+
 TUS = {"Tus-Resumable": "1.0.0"}
 
 
@@ -203,7 +205,6 @@ def test_a_folder_signs_no_urls_and_says_what_to_use(client):
     assert "POST /v1/uploads" in answer.json()["detail"]
 
 
-@pytest.mark.slow
 def test_a_large_file_is_received_in_constant_memory(tmp_path):
     """The server runs in this process, so its growth is at most the process's. ``benchmarks.serve`` sends 500 MB."""
 
