@@ -124,15 +124,9 @@ class CommitStore:
             raise StorageError(f"{self._name(kind, address)} is not committed with a payload; do its work first")
         place = self._folder(kind, "payloads").child(stored.name)
         copy = Path(place.path) if place.is_local else Path(folder) / stored.name
-        if not place.is_local and copy.exists():
-            return copy
-        if self._size(place) != stored.size:
-            self.discard(kind, address)
-            raise StorageError(
-                f"the payload of {self._name(kind, address)} is gone or has other than the {stored.size} bytes of its "
-                "record; the commit is discarded, and the same command does its work again"
-            )
-        if not place.is_local:
+        if place.is_local or not copy.exists():
+            self._require_whole(kind, address, place, stored)
+        if not copy.exists():
             self._download(place, stored, copy)
         return copy
 
@@ -259,13 +253,19 @@ class CommitStore:
                 return None
         return _from_bytes(data, printable(marker.url))
 
-    def _size(self, place: Location) -> int | None:
-        """Say how large a payload is; None if it is not there."""
+    def _require_whole(self, kind: str, address: str, place: Location, stored: Payload) -> None:
+        """Discard a commit whose payload is gone or cut short: nobody could ever use it."""
         with translated(place.url, "store"):
             try:
-                return place.backend.info(place.path).size
+                size = place.backend.info(place.path).size
             except FileNotFoundError:
-                return None
+                size = None
+        if size != stored.size:
+            self.discard(kind, address)
+            raise StorageError(
+                f"the payload of {self._name(kind, address)} is gone or has other than the {stored.size} bytes of its "
+                "record; the commit is discarded, and the same command does its work again"
+            )
 
     def _require_intact(self, kind: str, address: str, stored: Payload | None) -> None:
         if stored is None:
