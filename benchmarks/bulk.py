@@ -38,17 +38,17 @@ from ray.cluster_utils import Cluster
 
 from benchmarks.machine import describe_machine, results_folder
 from seedvr2_ray.batch.bulk import BulkRequest, run_bulk
-from seedvr2_ray.batch.cluster import Pool
-from seedvr2_ray.batch.films import Film, FilmOutcome, plan_film
+from seedvr2_ray.batch.execution.cluster import Pool
+from seedvr2_ray.batch.execution.rows import SegmentResult
+from seedvr2_ray.batch.execution.videos import Film, FilmOutcome, plan_film
 from seedvr2_ray.batch.job import Job
-from seedvr2_ray.batch.manifest import ManifestRow, ManifestSource
-from seedvr2_ray.batch.normalise import Normalised, normalise
-from seedvr2_ray.batch.outcomes import Totals
-from seedvr2_ray.batch.rows import SegmentResult
+from seedvr2_ray.batch.manifest.manifest import ManifestRow, ManifestSource
+from seedvr2_ray.batch.manifest.normalise import Normalised, normalise
+from seedvr2_ray.batch.report.outcomes import Totals
 from seedvr2_ray.frames import Frames
 from seedvr2_ray.restoration.lanczos import LANCZOS, LanczosRestorer
 from seedvr2_ray.restoration.restorer import Restorer, RestorerIdentity, SegmentTask
-from seedvr2_ray.restoration.segment import restore_segment
+from seedvr2_ray.restoration.work.segment import restore_segment
 from seedvr2_ray.settings import RestoreSettings
 from seedvr2_ray.storage.commits import CommitStore
 

@@ -29,17 +29,17 @@ from ray.data import ActorPoolStrategy, DataContext
 
 from benchmarks.bulk import EQUAL_SEGMENTS, SEGMENT_FRAMES, make_film
 from benchmarks.machine import describe_machine, results_folder
-from seedvr2_ray.batch.cluster import SettledPool
-from seedvr2_ray.batch.feed import Feed
-from seedvr2_ray.batch.films import Film, FilmOutcome, plan_film
-from seedvr2_ray.batch.finishing import PartOrder
+from seedvr2_ray.batch.execution.cluster import SettledPool
+from seedvr2_ray.batch.execution.feed import Feed
+from seedvr2_ray.batch.execution.finishing import PartOrder
+from seedvr2_ray.batch.execution.pipeline import configure, shards_dataset
+from seedvr2_ray.batch.execution.rows import SegmentResult, SegmentRow, take_turns, to_columns
+from seedvr2_ray.batch.execution.tracker import FilmsInFlight, Order
+from seedvr2_ray.batch.execution.videos import Film, FilmOutcome, plan_film
 from seedvr2_ray.batch.job import Job
-from seedvr2_ray.batch.manifest import ManifestRow
-from seedvr2_ray.batch.normalise import Shard
-from seedvr2_ray.batch.outcomes import OutcomeLog
-from seedvr2_ray.batch.pipeline import configure, shards_dataset
-from seedvr2_ray.batch.rows import SegmentResult, SegmentRow, take_turns, to_columns
-from seedvr2_ray.batch.tracker import FilmsInFlight, Order
+from seedvr2_ray.batch.manifest.manifest import ManifestRow
+from seedvr2_ray.batch.manifest.normalise import Shard
+from seedvr2_ray.batch.report.outcomes import OutcomeLog
 from seedvr2_ray.restoration.lanczos import LANCZOS
 
 ROWS_OF_A_SHARD = 1000

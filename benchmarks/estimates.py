@@ -3,7 +3,7 @@
     python -m benchmarks.estimates
 
 Prints the tables of ``docs/performance.md``. Arithmetic follows from the architectures. Memory is what the planner
-predicts from ``seedvr2_ray/restoration/memory_costs.json``, whose numbers are estimates until they are measured.
+predicts from ``memory_costs.json`` of ``restoration/planning``, whose numbers are estimates until they are measured.
 """
 
 from collections.abc import Sequence
@@ -12,16 +12,22 @@ from dataclasses import dataclass
 import torch
 
 from seedvr2_ray.errors import CapacityError
-from seedvr2_ray.models.catalogue import CATALOGUE
-from seedvr2_ray.models.seedvr2.dit import SeedVR2Transformer
-from seedvr2_ray.models.seedvr2.flops import count_flops
-from seedvr2_ray.models.seedvr2.vae import VideoVAE
-from seedvr2_ray.models.seedvr2.vae_config import FAST
-from seedvr2_ray.models.seedvr2.vae_costs import vae_flops
-from seedvr2_ray.restoration.geometry import Geometry
-from seedvr2_ray.restoration.memory import LADDER, MemoryCosts, MemoryPlan, plan_memory
+from seedvr2_ray.models.seedvr2.transformer.dit import SeedVR2Transformer
+from seedvr2_ray.models.seedvr2.transformer.flops import count_flops
+from seedvr2_ray.models.seedvr2.vae.config import FAST
+from seedvr2_ray.models.seedvr2.vae.costs import vae_flops
+from seedvr2_ray.models.seedvr2.vae.video_vae import VideoVAE
+from seedvr2_ray.models.weights.catalogue import CATALOGUE
+from seedvr2_ray.restoration.planning.geometry import Geometry
+from seedvr2_ray.restoration.planning.memory import LADDER, MemoryCosts, MemoryPlan, plan_memory
+from seedvr2_ray.restoration.planning.segment_plan import (
+    ModelFacts,
+    SegmentPlan,
+    describe_model,
+    describe_segment,
+    plan_segment,
+)
 from seedvr2_ray.restoration.restorer import SegmentTask
-from seedvr2_ray.restoration.segment_plan import ModelFacts, SegmentPlan, describe_model, describe_segment, plan_segment
 from seedvr2_ray.settings import RestoreSettings
 
 SIZES = {"720p": (1280, 720), "1080p": (1920, 1080), "1440p": (2560, 1440), "2160p": (3840, 2160)}

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import describe_machine, results_folder
-from seedvr2_ray.media.master import plan_master
-from seedvr2_ray.media.probe import probe
+from seedvr2_ray.media.container.probe import probe
+from seedvr2_ray.media.output.master import plan_master
 from seedvr2_ray.settings import RestoreSettings
 
 LIMIT = 2.5

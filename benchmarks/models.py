@@ -28,20 +28,20 @@ from benchmarks.machine import describe_machine, results_folder
 from seedvr2_ray.errors import SeedVR2Error
 from seedvr2_ray.frames import Frames
 from seedvr2_ray.models.attention import BACKENDS, AttentionBackend
-from seedvr2_ray.models.catalogue import CATALOGUE, ModelEntry
 from seedvr2_ray.models.seedvr2.config import DiTConfig
-from seedvr2_ray.models.seedvr2.dit import SeedVR2Transformer
-from seedvr2_ray.models.seedvr2.flops import count_flops
-from seedvr2_ray.models.seedvr2.precision import parameter_dtype
-from seedvr2_ray.models.seedvr2.rope import rope_frequencies
-from seedvr2_ray.models.seedvr2.vae import VideoVAE
-from seedvr2_ray.models.seedvr2.vae_config import FAST, FAST_ON_CPU, PLAIN, VAEConfig, VAEOptions, fastest_options
-from seedvr2_ray.models.seedvr2.vae_costs import vae_flops
+from seedvr2_ray.models.seedvr2.transformer.dit import SeedVR2Transformer
+from seedvr2_ray.models.seedvr2.transformer.flops import count_flops
+from seedvr2_ray.models.seedvr2.transformer.precision import parameter_dtype
+from seedvr2_ray.models.seedvr2.transformer.rope import rope_frequencies
+from seedvr2_ray.models.seedvr2.vae.config import FAST, FAST_ON_CPU, PLAIN, VAEConfig, VAEOptions, fastest_options
+from seedvr2_ray.models.seedvr2.vae.costs import vae_flops
+from seedvr2_ray.models.seedvr2.vae.video_vae import VideoVAE
+from seedvr2_ray.models.weights.catalogue import CATALOGUE, ModelEntry
 from seedvr2_ray.restoration.device import default_dtype, device_name, release_memory
-from seedvr2_ray.restoration.diffusion import DiffusionModel, DiffusionRestorer, Stage
-from seedvr2_ray.restoration.geometry import Geometry
+from seedvr2_ray.restoration.diffusion.restorer import DiffusionModel, DiffusionRestorer, Stage
+from seedvr2_ray.restoration.planning.geometry import Geometry
+from seedvr2_ray.restoration.planning.segment_plan import SegmentPlan
 from seedvr2_ray.restoration.restorer import RestorerIdentity, SegmentTask
-from seedvr2_ray.restoration.segment_plan import SegmentPlan
 from seedvr2_ray.settings import RestoreSettings
 
 STAGES: tuple[Stage, ...] = ("encode", "transform", "decode", "finish")
@@ -240,8 +240,8 @@ def _find_entry(name: str) -> ModelEntry:
 def _build(entry: ModelEntry, device: torch.device, dtype: torch.dtype, weights_dir: Path | None) -> DiffusionModel:
     if weights_dir is not None:
         # Reading checkpoints needs packages that a machine for benchmarks may lack.
-        from seedvr2_ray.models.weights import WeightsSource, require_model
-        from seedvr2_ray.restoration.diffusion_load import load_networks
+        from seedvr2_ray.models.weights.download import WeightsSource, require_model
+        from seedvr2_ray.restoration.diffusion.load import load_networks
 
         files = require_model(entry, WeightsSource(weights_dir=weights_dir), may_download=False)
         return load_networks(entry, files, device=device, dtype=dtype)

@@ -21,13 +21,13 @@ from benchmarks.bulk import make_film
 from benchmarks.serve_cluster import Asker, Deployed, cpu_seconds, deployed
 from benchmarks.serve_figures import milliseconds
 from benchmarks.serve_postgres import find_programs, running_postgres
-from seedvr2_ray.serve.api_keys import make_key
 from seedvr2_ray.serve.config import Limits, ModelPool, ServiceConfig
-from seedvr2_ray.serve.database import Database, open_database
-from seedvr2_ray.serve.job_rows import NewJob, new_row
+from seedvr2_ray.serve.db.database import Database, open_database
+from seedvr2_ray.serve.db.job_rows import NewJob, new_row
+from seedvr2_ray.serve.db.key_store import KeyStore
+from seedvr2_ray.serve.db.tables import jobs
 from seedvr2_ray.serve.jobs import Source
-from seedvr2_ray.serve.key_store import KeyStore
-from seedvr2_ray.serve.tables import jobs
+from seedvr2_ray.serve.security.api_keys import make_key
 from seedvr2_ray.settings import RestoreSettings
 
 _OWNER = "benchmark"

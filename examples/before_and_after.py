@@ -6,9 +6,9 @@ from pathlib import Path
 from torch import Tensor
 
 from seedvr2_ray.frames import FrameSpan
+from seedvr2_ray.media.container.probe import probe
 from seedvr2_ray.media.decode import decode_span
-from seedvr2_ray.media.probe import probe
-from seedvr2_ray.restoration.comparison import side_by_side
+from seedvr2_ray.restoration.report.comparison import side_by_side
 
 
 def read_frame(path: str, number: int) -> Tensor:

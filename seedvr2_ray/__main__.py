@@ -2,7 +2,7 @@
 
 import sys
 
-from seedvr2_ray.cli import main
+from seedvr2_ray.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -160,22 +160,26 @@ def test_names_say_something_and_files_stay_short() -> None:
 
 
 def test_the_package_was_found() -> None:
-    assert {"seedvr2_ray.errors", "seedvr2_ray.media.info"} <= {module for module, _ in _modules(PACKAGE)}
+    assert {"seedvr2_ray.errors", "seedvr2_ray.media.container.info"} <= {module for module, _ in _modules(PACKAGE)}
 
 
 @pytest.mark.parametrize(
     ("module", "source", "complaint"),
     [
         ("seedvr2_ray.models.dit", "import ray", "models must not import ray"),
-        ("seedvr2_ray.media.probe", "def f():\n    import ray.data", "media must not import ray"),
+        ("seedvr2_ray.media.container.probe", "def f():\n    import ray.data", "media must not import ray"),
         ("seedvr2_ray.storage.store", "from seedvr2_ray.media import info", "must not import seedvr2_ray.media"),
         ("seedvr2_ray.storage.store", "from seedvr2_ray import media", "must not import seedvr2_ray.media"),
         ("seedvr2_ray.storage.store", "from ..media.info import MediaInfo", "must not import seedvr2_ray.media"),
-        ("seedvr2_ray.restoration.plan", "import numpy", "restoration must not import numpy"),
-        ("seedvr2_ray.restoration.plan", "from seedvr2_ray.cli import main", "must not import seedvr2_ray.cli"),
+        ("seedvr2_ray.restoration.planning.plan", "import numpy", "restoration must not import numpy"),
+        (
+            "seedvr2_ray.restoration.planning.plan",
+            "from seedvr2_ray.cli.main import main",
+            "must not import seedvr2_ray.cli.main",
+        ),
         ("seedvr2_ray.serve.app", "from seedvr2_ray.batch import rows", "must not import seedvr2_ray.batch"),
-        ("seedvr2_ray.cli", "from training import recipe", "must not import training"),
-        ("seedvr2_ray.media.probe", "from seedvr2_ray.frames import *", "imports * from seedvr2_ray.frames"),
+        ("seedvr2_ray.cli.main", "from training import recipe", "must not import training"),
+        ("seedvr2_ray.media.container.probe", "from seedvr2_ray.frames import *", "imports * from seedvr2_ray.frames"),
         ("seedvr2_ray.errors", "import torch", "errors must not import torch"),
         ("seedvr2_ray.novelty.thing", "", "belongs to no layer"),
     ],
@@ -187,10 +191,10 @@ def test_a_forbidden_import_is_found(module: str, source: str, complaint: str) -
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("seedvr2_ray.models.seedvr2.dit", "import math\nimport torch\nfrom ..attention import attend"),
-        ("seedvr2_ray.restoration.plan", "from seedvr2_ray.media.info import MediaInfo"),
-        ("seedvr2_ray.cli", "import typer\nfrom seedvr2_ray.restoration.plan import plan"),
-        ("seedvr2_ray.media.probe", "from seedvr2_ray import __version__"),
+        ("seedvr2_ray.models.seedvr2.transformer.dit", "import math\nimport torch\nfrom ..attention import attend"),
+        ("seedvr2_ray.restoration.planning.plan", "from seedvr2_ray.media.container.info import MediaInfo"),
+        ("seedvr2_ray.cli.main", "import typer\nfrom seedvr2_ray.restoration.planning.plan import plan"),
+        ("seedvr2_ray.media.container.probe", "from seedvr2_ray import __version__"),
     ],
 )
 def test_an_allowed_import_is_let_through(module: str, source: str) -> None:
@@ -202,8 +206,8 @@ def test_an_allowed_import_is_let_through(module: str, source: str) -> None:
     [
         ("seedvr2_ray.media.utils", "", "called utils"),
         ("seedvr2_ray.common.probe", "", "called common"),
-        ("seedvr2_ray.media.probe", "class StreamManager: ...", "StreamManager"),
-        ("seedvr2_ray.media.probe", "x = 1\n" * 451, "451 lines"),
+        ("seedvr2_ray.media.container.probe", "class StreamManager: ...", "StreamManager"),
+        ("seedvr2_ray.media.container.probe", "x = 1\n" * 451, "451 lines"),
     ],
 )
 def test_a_name_that_says_nothing_is_found(module: str, source: str, complaint: str) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from seedvr2_ray import cli
-from seedvr2_ray.cli import main
+from seedvr2_ray.cli import main as cli
+from seedvr2_ray.cli.main import main
 from seedvr2_ray.restoration.lanczos import LanczosRestorer
 from tests.media import clips
 

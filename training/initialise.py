@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seedvr2_ray.models.seedvr2.block import Block
-from seedvr2_ray.models.seedvr2.dit import SeedVR2Transformer
-from seedvr2_ray.models.seedvr2.vae import VideoVAE
+from seedvr2_ray.models.seedvr2.transformer.block import Block
+from seedvr2_ray.models.seedvr2.transformer.dit import SeedVR2Transformer
+from seedvr2_ray.models.seedvr2.vae.video_vae import VideoVAE
 
 NEARLY_ZERO = 0.001
 """Size of weights that shall learn and not disturb yet, as a share of the usual size of random ones."""

@@ -9,11 +9,11 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from seedvr2_ray.models.seedvr2.dit import SeedVR2Transformer
 from seedvr2_ray.models.seedvr2.nano_config import NANO_DIT, NANO_TEXT_TOKENS, NANO_VAE
 from seedvr2_ray.models.seedvr2.sampler import LAST_TIMESTEP
-from seedvr2_ray.models.seedvr2.vae import VideoVAE
-from seedvr2_ray.restoration.colour_match import NUM_LEVELS, blur
+from seedvr2_ray.models.seedvr2.transformer.dit import SeedVR2Transformer
+from seedvr2_ray.models.seedvr2.vae.video_vae import VideoVAE
+from seedvr2_ray.restoration.colour.colour_match import NUM_LEVELS, blur
 from training.initialise import initialise_transformer, initialise_vae
 
 

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from seedvr2_ray.frames import Frames
-from seedvr2_ray.models.catalogue import ModelEntry, Role, WeightFile
 from seedvr2_ray.models.seedvr2.nano_config import NANO_DIT, NANO_VAE
-from seedvr2_ray.models.weights import FoundFile
-from seedvr2_ray.restoration.diffusion_load import load_diffusion
-from seedvr2_ray.restoration.geometry import Geometry
-from seedvr2_ray.restoration.heap import tune_heap
+from seedvr2_ray.models.weights.catalogue import ModelEntry, Role, WeightFile
+from seedvr2_ray.models.weights.download import FoundFile
+from seedvr2_ray.restoration.allocator import tune_heap
+from seedvr2_ray.restoration.diffusion.load import load_diffusion
+from seedvr2_ray.restoration.planning.geometry import Geometry
 from seedvr2_ray.restoration.restorer import Restorer, SegmentTask
 from seedvr2_ray.settings import RestoreSettings
 from training.export import TEXT, TRANSFORMER, VAE

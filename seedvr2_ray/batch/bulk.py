@@ -12,17 +12,17 @@ from uuid import uuid4
 
 from fsspec.core import url_to_fs  # type: ignore[import-untyped]
 
-from seedvr2_ray.batch.cluster import Pool, connected, settle_pool
-from seedvr2_ray.batch.estimate import Estimate, estimate_archive
-from seedvr2_ray.batch.films import FilmOutcome
+from seedvr2_ray.batch.execution.cluster import Pool, connected, settle_pool
+from seedvr2_ray.batch.execution.heartbeats import DEFAULT_PATIENCE_SECONDS
+from seedvr2_ray.batch.execution.pipeline import restore_archive
+from seedvr2_ray.batch.execution.rows import SegmentResult
+from seedvr2_ray.batch.execution.videos import FilmOutcome
 from seedvr2_ray.batch.job import Job
-from seedvr2_ray.batch.manifest import ManifestSource
-from seedvr2_ray.batch.normalise import Normalised, normalise, require_source
-from seedvr2_ray.batch.outcomes import OutcomeLog, Totals
-from seedvr2_ray.batch.pipeline import restore_archive
-from seedvr2_ray.batch.report import RunFacts, summarise, write_job_report
-from seedvr2_ray.batch.rows import SegmentResult
-from seedvr2_ray.batch.signs import DEFAULT_PATIENCE_SECONDS
+from seedvr2_ray.batch.manifest.manifest import ManifestSource
+from seedvr2_ray.batch.manifest.normalise import Normalised, normalise, require_source
+from seedvr2_ray.batch.report.estimate import Estimate, estimate_archive
+from seedvr2_ray.batch.report.outcomes import OutcomeLog, Totals
+from seedvr2_ray.batch.report.page import RunFacts, summarise, write_job_report
 from seedvr2_ray.errors import SettingsError
 from seedvr2_ray.restoration.load import CatalogueRestorers, RestorerSource
 from seedvr2_ray.restoration.run import DEFAULT_MAX_PIXELS
@@ -43,7 +43,7 @@ class BulkRequest:
     """Folder or prefix of the job's own files; by default inside the output."""
     pool: Pool = field(default_factory=Pool)
     address: str | None = None
-    """Of the Ray cluster; see :func:`~seedvr2_ray.batch.cluster.connected`."""
+    """Of the Ray cluster; see :func:`~seedvr2_ray.batch.execution.cluster.connected`."""
     restorers: RestorerSource = field(default_factory=CatalogueRestorers)
     overwrite: bool = False
     keep_work: bool = False

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from seedvr2_ray.errors import MediaError
 from seedvr2_ray.frames import Frames, FrameSpan
+from seedvr2_ray.media.container.info import VideoInfo
+from seedvr2_ray.media.container.seek import Found, find_frames
 from seedvr2_ray.media.deinterlace import deinterlaced
-from seedvr2_ray.media.info import VideoInfo
-from seedvr2_ray.media.pixels import PixelReader, describe, natural_depth
-from seedvr2_ray.media.seek import Found, find_frames
+from seedvr2_ray.media.picture.pixels import PixelReader, describe, natural_depth
 
 
 def decode_span(

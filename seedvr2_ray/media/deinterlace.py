@@ -6,7 +6,7 @@ from fractions import Fraction
 import av
 from av.filter import Graph
 
-from seedvr2_ray.media.seek import Found
+from seedvr2_ray.media.container.seek import Found
 
 
 def deinterlaced(found: Iterator[Found]) -> Iterator[av.VideoFrame]:

@@ -6,17 +6,17 @@ from typing import Protocol
 import torch
 
 from seedvr2_ray.models.attention import AttentionBackend
-from seedvr2_ray.models.catalogue import Component, ModelEntry, default_model, find_entry
-from seedvr2_ray.models.weights import (
+from seedvr2_ray.models.weights.catalogue import Component, ModelEntry, default_model, find_entry
+from seedvr2_ray.models.weights.download import (
     WeightsSource,
     find_component,
     obtain_component,
     require_model,
     verify_file,
 )
+from seedvr2_ray.restoration.allocator import tune_heap
 from seedvr2_ray.restoration.device import default_dtype
-from seedvr2_ray.restoration.diffusion_load import identify_diffusion, load_diffusion
-from seedvr2_ray.restoration.heap import tune_heap
+from seedvr2_ray.restoration.diffusion.load import identify_diffusion, load_diffusion
 from seedvr2_ray.restoration.lanczos import LANCZOS, LanczosRestorer
 from seedvr2_ray.restoration.restorer import Restorer, RestorerIdentity
 from seedvr2_ray.settings import RestoreSettings

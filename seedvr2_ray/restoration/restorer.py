@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from seedvr2_ray.frames import Frames
-from seedvr2_ray.restoration.geometry import Geometry
+from seedvr2_ray.restoration.planning.geometry import Geometry
 from seedvr2_ray.settings import RestoreSettings
 
 

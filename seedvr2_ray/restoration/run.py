@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from seedvr2_ray.errors import InputError, MediaError, TargetError
+from seedvr2_ray.media.container.info import MediaInfo
+from seedvr2_ray.media.container.probe import ProbeLimits, probe
 from seedvr2_ray.media.decode import decode_thumbnails
-from seedvr2_ray.media.info import MediaInfo
-from seedvr2_ray.media.master import is_sequence, sequence_name
-from seedvr2_ray.media.probe import ProbeLimits, probe
+from seedvr2_ray.media.output.master import is_sequence, sequence_name
 from seedvr2_ray.media.shots import DETECTOR_VERSION, detect_shots
-from seedvr2_ray.restoration.assemble import Assembly, assemble, beside, folder_of, require_free_names
-from seedvr2_ray.restoration.outcome import write_run_report
-from seedvr2_ray.restoration.parts import finish_part, neighbourhood_of
-from seedvr2_ray.restoration.plan import Plan, plan_video
+from seedvr2_ray.restoration.planning.plan import Plan, plan_video
+from seedvr2_ray.restoration.report.outcome import write_run_report
 from seedvr2_ray.restoration.restorer import Restorer, RestorerIdentity
-from seedvr2_ray.restoration.segment import PARTS, RESTORED, restore_segment
-from seedvr2_ray.restoration.work import Work, plan_work
-from seedvr2_ray.restoration.work_folder import open_work
+from seedvr2_ray.restoration.work.assemble import Assembly, assemble, beside, folder_of, require_free_names
+from seedvr2_ray.restoration.work.encoded_segments import finish_part, neighbourhood_of
+from seedvr2_ray.restoration.work.remaining import Work, plan_work
+from seedvr2_ray.restoration.work.segment import PARTS, RESTORED, restore_segment
+from seedvr2_ray.restoration.work.work_folder import open_work
 from seedvr2_ray.settings import RestoreSettings
 from seedvr2_ray.storage.address import Fingerprint, digest_of, fingerprint, has_changed
 from seedvr2_ray.storage.commits import CommitStore

@@ -15,18 +15,18 @@ from ray.serve.config import HTTPOptions
 from ray.serve.context import _get_global_client  # The only way to learn where Serve listens.
 
 from seedvr2_ray.errors import DeploymentError
-from seedvr2_ray.models.catalogue import find_entry
-from seedvr2_ray.models.weights import WeightsSource
+from seedvr2_ray.models.weights.catalogue import find_entry
+from seedvr2_ray.models.weights.download import WeightsSource
 from seedvr2_ray.restoration.load import CatalogueRestorers, LoadOptions, RestorerSource
-from seedvr2_ray.serve.auth import auth_of, require_jwt_key, require_modes, require_safe_binding
 from seedvr2_ray.serve.config import ModelPool, ServiceConfig, database_url_of
 from seedvr2_ray.serve.deployments import DRAIN_SECONDS, Ingress, RunnerReplica, Wiring
-from seedvr2_ray.serve.finisher import Finisher
-from seedvr2_ray.serve.observing import Observing, observing_of
-from seedvr2_ray.serve.replica import RestorerReplica
+from seedvr2_ray.serve.observability.instrumentation import Observing, observing_of
+from seedvr2_ray.serve.scheduler.webhooks import signer_of
 from seedvr2_ray.serve.secrets import read_secrets
-from seedvr2_ray.serve.webhooks import signer_of
-from seedvr2_ray.serve.work import Site
+from seedvr2_ray.serve.security.auth import auth_of, require_jwt_key, require_modes, require_safe_binding
+from seedvr2_ray.serve.workers.finisher import Finisher
+from seedvr2_ray.serve.workers.replica import RestorerReplica
+from seedvr2_ray.serve.workers.tasks import Site
 from seedvr2_ray.storage.location import is_local
 from seedvr2_ray.storage.sources import default_scratch
 

@@ -16,27 +16,27 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from seedvr2_ray.errors import StorageError
-from seedvr2_ray.serve import upscale
-from seedvr2_ray.serve.api.application import create_api
 from seedvr2_ray.serve.config import Limits, ServiceConfig
-from seedvr2_ray.serve.database import open_database, utc_now
-from seedvr2_ray.serve.flow_control import bound_proxies, bound_replica
-from seedvr2_ray.serve.job_store import JobStore
-from seedvr2_ray.serve.notifier import notifier_of
-from seedvr2_ray.serve.observing import Observing
-from seedvr2_ray.serve.page import page_router
-from seedvr2_ray.serve.rate_limits import RequestLimiter
-from seedvr2_ray.serve.ray_workers import RayWorkers
-from seedvr2_ray.serve.retention import Sweeper
-from seedvr2_ray.serve.runner import JobRunner
-from seedvr2_ray.serve.runpod import routes as runpod
+from seedvr2_ray.serve.db.database import open_database, utc_now
+from seedvr2_ray.serve.db.job_store import JobStore
+from seedvr2_ray.serve.db.upload_store import UploadStore
+from seedvr2_ray.serve.db.usage_store import UsageStore
+from seedvr2_ray.serve.db.webhook_store import WebhookStore
+from seedvr2_ray.serve.http import upscale
+from seedvr2_ray.serve.http.application import create_api
+from seedvr2_ray.serve.http.flow_control import bound_proxies, bound_replica
+from seedvr2_ray.serve.http.page import page_router
+from seedvr2_ray.serve.http.runpod import routes as runpod
+from seedvr2_ray.serve.observability.instrumentation import Observing
+from seedvr2_ray.serve.scheduler.notifier import notifier_of
+from seedvr2_ray.serve.scheduler.retention import Sweeper
+from seedvr2_ray.serve.scheduler.runner import JobRunner
 from seedvr2_ray.serve.secrets import Secrets
-from seedvr2_ray.serve.service import Service
-from seedvr2_ray.serve.tidying import keep_tidy
-from seedvr2_ray.serve.upload_store import UploadStore
-from seedvr2_ray.serve.usage_store import UsageStore
-from seedvr2_ray.serve.webhook_store import WebhookStore
-from seedvr2_ray.serve.work import Site
+from seedvr2_ray.serve.security.rate_limits import RequestLimiter
+from seedvr2_ray.serve.service.verbs import Service
+from seedvr2_ray.serve.workers.ray_handles import RayWorkers
+from seedvr2_ray.serve.workers.scratch_cleanup import keep_tidy
+from seedvr2_ray.serve.workers.tasks import Site
 from seedvr2_ray.telemetry.metrics import show
 
 _log = logging.getLogger(__name__)

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seedvr2_ray.batch.bulk import BulkRequest
-from seedvr2_ray.batch.cluster import Pool
-from seedvr2_ray.batch.films import FilmOutcome
-from seedvr2_ray.batch.manifest import ManifestSource
-from seedvr2_ray.batch.normalise import Normalised
-from seedvr2_ray.batch.outcomes import Totals
-from seedvr2_ray.batch.rows import SegmentResult
+from seedvr2_ray.batch.execution.cluster import Pool
+from seedvr2_ray.batch.execution.rows import SegmentResult
+from seedvr2_ray.batch.execution.videos import FilmOutcome
+from seedvr2_ray.batch.manifest.manifest import ManifestSource
+from seedvr2_ray.batch.manifest.normalise import Normalised
+from seedvr2_ray.batch.report.outcomes import Totals
 from seedvr2_ray.restoration.lanczos import LanczosRestorer
 from seedvr2_ray.restoration.run import restore_video
 from seedvr2_ray.settings import RestoreSettings

@@ -10,7 +10,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from seedvr2_ray.batch.bulk import BulkRequest, run_bulk
-from seedvr2_ray.batch.cluster import Pool
+from seedvr2_ray.batch.execution.cluster import Pool
 from tests.batch.archives import Quiet
 from tests.batch.restorers import TracingRestorers
 

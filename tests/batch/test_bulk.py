@@ -17,9 +17,9 @@ import ray
 import torch
 
 from seedvr2_ray.batch.bulk import BulkRequest, estimate_bulk, run_bulk
-from seedvr2_ray.batch.cluster import Pool
-from seedvr2_ray.batch.manifest import ManifestSource
-from seedvr2_ray.batch.signs import at_work, watch_run
+from seedvr2_ray.batch.execution.cluster import Pool
+from seedvr2_ray.batch.execution.heartbeats import at_work, watch_run
+from seedvr2_ray.batch.manifest.manifest import ManifestSource
 from seedvr2_ray.restoration.load import LoadOptions, load_restorer
 from seedvr2_ray.restoration.run import restore_video
 from seedvr2_ray.settings import RestoreSettings

@@ -16,10 +16,10 @@ import fsspec
 import pytest
 import ray
 
-from seedvr2_ray.batch import listing
 from seedvr2_ray.batch.bulk import run_bulk
-from seedvr2_ray.batch.manifest import ManifestSource
-from seedvr2_ray.batch.normalise import normalise, require_source
+from seedvr2_ray.batch.manifest import listing
+from seedvr2_ray.batch.manifest.manifest import ManifestSource
+from seedvr2_ray.batch.manifest.normalise import normalise, require_source
 from seedvr2_ray.errors import InputError, TargetError
 from seedvr2_ray.storage.location import publish_bytes
 from tests.batch.archives import (

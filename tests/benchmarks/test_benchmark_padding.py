@@ -7,11 +7,11 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks import padding
-from seedvr2_ray.models.catalogue import CATALOGUE, Component, ModelEntry, WeightFile
 from seedvr2_ray.models.seedvr2.config import DiTConfig
-from seedvr2_ray.models.seedvr2.dit import SeedVR2Transformer
-from seedvr2_ray.models.seedvr2.vae import VideoVAE
-from seedvr2_ray.models.seedvr2.vae_config import VAEConfig
+from seedvr2_ray.models.seedvr2.transformer.dit import SeedVR2Transformer
+from seedvr2_ray.models.seedvr2.vae.config import VAEConfig
+from seedvr2_ray.models.seedvr2.vae.video_vae import VideoVAE
+from seedvr2_ray.models.weights.catalogue import CATALOGUE, Component, ModelEntry, WeightFile
 
 DEMO = Path(__file__).parents[2] / "examples" / "demo.mp4"
 DIT = DiTConfig(

@@ -20,7 +20,7 @@ import numpy as np
 from av.video.reformatter import Interpolation
 
 from seedvr2_ray.frames import ColourTags
-from seedvr2_ray.media.colour import MATRICES, PRIMARIES, TRANSFERS
+from seedvr2_ray.media.picture.colour import MATRICES, PRIMARIES, TRANSFERS
 
 # SVT-AV1 prints its settings to the terminal unless its environment says not to.
 os.environ.setdefault("SVT_LOG", "1")

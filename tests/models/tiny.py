@@ -1,7 +1,7 @@
 """The smallest networks with every kind of layer the released ones have, for tests that only need some."""
 
 from seedvr2_ray.models.seedvr2.config import DiTConfig
-from seedvr2_ray.models.seedvr2.vae_config import VAEConfig
+from seedvr2_ray.models.seedvr2.vae.config import VAEConfig
 
 DIT = DiTConfig(
     width=8,

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from seedvr2_ray.errors import DeploymentError
 from seedvr2_ray.frames import Frames, to_codes, to_unit_range
-from seedvr2_ray.restoration.geometry import Geometry
 from seedvr2_ray.restoration.lanczos import LANCZOS, LanczosRestorer
+from seedvr2_ray.restoration.planning.geometry import Geometry
 from seedvr2_ray.restoration.restorer import Restorer, SegmentTask
 from seedvr2_ray.settings import RestoreSettings
 

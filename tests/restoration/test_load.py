@@ -3,8 +3,8 @@ import hashlib
 import pytest
 
 from seedvr2_ray.errors import DeploymentError, SettingsError
-from seedvr2_ray.models.catalogue import CATALOGUE, Component, ModelEntry, WeightFile
-from seedvr2_ray.models.weights import WeightsSource
+from seedvr2_ray.models.weights.catalogue import CATALOGUE, Component, ModelEntry, WeightFile
+from seedvr2_ray.models.weights.download import WeightsSource
 from seedvr2_ray.restoration.lanczos import LANCZOS, LanczosRestorer
 from seedvr2_ray.restoration.load import LoadOptions, identify, load_restorer
 from seedvr2_ray.settings import RestoreSettings

@@ -9,12 +9,12 @@ import pytest
 
 from seedvr2_ray.errors import CapacityError, InputError, StorageError, TargetError
 from seedvr2_ray.frames import FrameSpan
+from seedvr2_ray.media.container.probe import probe
 from seedvr2_ray.media.decode import decode_span
-from seedvr2_ray.media.probe import probe
-from seedvr2_ray.restoration.assemble import assemble
 from seedvr2_ray.restoration.lanczos import LanczosRestorer
 from seedvr2_ray.restoration.run import open_work, prepare, restore_video
-from seedvr2_ray.restoration.segment import finish_segment, predecessor_of, restore_segment
+from seedvr2_ray.restoration.work.assemble import assemble
+from seedvr2_ray.restoration.work.segment import finish_segment, predecessor_of, restore_segment
 from seedvr2_ray.settings import RestoreSettings
 from tests.media import clips
 

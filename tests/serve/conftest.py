@@ -18,8 +18,8 @@ import psycopg
 import pytest
 
 from seedvr2_ray.serve.config import FetchRules, ModelPool
-from seedvr2_ray.serve.database import Database, open_database
-from seedvr2_ray.serve.tables import METADATA
+from seedvr2_ray.serve.db.database import Database, open_database
+from seedvr2_ray.serve.db.tables import METADATA
 from tests.serve.braked import Brake, BrakedRestorers
 from tests.serve.running import RunningService, start_service
 

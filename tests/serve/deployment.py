@@ -13,17 +13,17 @@ from typing import Any
 from uuid import uuid4
 
 from seedvr2_ray.frames import Frames
-from seedvr2_ray.restoration.failures import RetryPolicy
 from seedvr2_ray.restoration.lanczos import LANCZOS, LanczosRestorer
 from seedvr2_ray.restoration.restorer import Restorer, RestorerIdentity, SegmentTask
+from seedvr2_ray.restoration.work.failures import RetryPolicy
 from seedvr2_ray.serve.config import Limits, ModelPool, ServiceConfig
-from seedvr2_ray.serve.database import Database, open_database
-from seedvr2_ray.serve.job_store import JobStore, NewJob
+from seedvr2_ray.serve.db.database import Database, open_database
+from seedvr2_ray.serve.db.job_store import JobStore, NewJob
+from seedvr2_ray.serve.db.usage_store import UsageStore
 from seedvr2_ray.serve.jobs import Job, JobState, Source
-from seedvr2_ray.serve.local_workers import LocalWorkers
-from seedvr2_ray.serve.runner import JobRunner
-from seedvr2_ray.serve.usage_store import UsageStore
-from seedvr2_ray.serve.work import Site
+from seedvr2_ray.serve.scheduler.runner import JobRunner
+from seedvr2_ray.serve.workers.local import LocalWorkers
+from seedvr2_ray.serve.workers.tasks import Site
 from seedvr2_ray.settings import RestoreSettings
 
 SETTINGS = RestoreSettings(model="lanczos", resolution="x2", segment_seconds=0.5, segment_overlap=4, preset="ultrafast")

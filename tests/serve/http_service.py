@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import uvicorn
 
-from seedvr2_ray.serve import upscale
-from seedvr2_ray.serve.api.application import create_api
-from seedvr2_ray.serve.page import page_router
-from seedvr2_ray.serve.runpod import routes as runpod
+from seedvr2_ray.serve.http import upscale
+from seedvr2_ray.serve.http.application import create_api
+from seedvr2_ray.serve.http.page import page_router
+from seedvr2_ray.serve.http.runpod import routes as runpod
 from seedvr2_ray.serve.secrets import Secrets
-from seedvr2_ray.serve.service import Service
+from seedvr2_ray.serve.service.verbs import Service
 from tests.serve.deployment import Deployment
 
 ENDPOINT = "any-endpoint"

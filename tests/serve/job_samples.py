@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from seedvr2_ray.serve.job_store import JobStore, NewJob
+from seedvr2_ray.serve.db.job_store import JobStore, NewJob
 from seedvr2_ray.serve.jobs import Job, JobState, ResultInfo, Source
 
 MASTER = ResultInfo(

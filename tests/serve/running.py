@@ -24,10 +24,10 @@ from typing import Any
 import httpx
 
 from seedvr2_ray.restoration.load import RestorerSource
-from seedvr2_ray.serve.api_keys import make_key
 from seedvr2_ray.serve.config import ModelPool, ServiceConfig, database_url_of
-from seedvr2_ray.serve.database import Database, open_database, utc_now
-from seedvr2_ray.serve.key_store import KeyStore
+from seedvr2_ray.serve.db.database import Database, open_database, utc_now
+from seedvr2_ray.serve.db.key_store import KeyStore
+from seedvr2_ray.serve.security.api_keys import make_key
 
 _ROOT = Path(__file__).parents[2]
 _START_SECONDS = 300.0

@@ -8,7 +8,7 @@ import pytest
 
 from seedvr2_ray.restoration.lanczos import LANCZOS, LanczosRestorer
 from seedvr2_ray.restoration.run import restore_video
-from seedvr2_ray.serve.job_store import JobStore
+from seedvr2_ray.serve.db.job_store import JobStore
 from tests.media import clips
 from tests.serve.braked import HELD
 from tests.serve.http_jobs import PATIENCE_SECONDS, completed, download, settings_of, submit, until

@@ -12,9 +12,9 @@ import httpx
 import pytest
 from websockets.sync.client import connect
 
-from seedvr2_ray.serve.database import utc_now
-from seedvr2_ray.serve.job_store import JobStore
-from seedvr2_ray.serve.usage_store import UsageStore
+from seedvr2_ray.serve.db.database import utc_now
+from seedvr2_ray.serve.db.job_store import JobStore
+from seedvr2_ray.serve.db.usage_store import UsageStore
 from tests.media import clips
 from tests.serve.braked import HELD
 from tests.serve.http_jobs import (

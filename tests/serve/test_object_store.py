@@ -11,7 +11,7 @@ from seedvr2_ray.restoration.run import restore_video
 from seedvr2_ray.serve.config import FetchRules
 from tests.media import clips
 from tests.s3_server import bucket, endpoint
-from tests.serve.api.ingress import upload
+from tests.serve.http.v1.ingress import upload
 from tests.serve.http_jobs import PATIENCE_SECONDS, SETTINGS, completed, events, settings_of
 from tests.serve.running import start_service
 

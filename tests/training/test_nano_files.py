@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from seedvr2_ray.models.catalogue import find_entry
-from seedvr2_ray.models.weights import WeightsSource, require_model
-from seedvr2_ray.restoration.diffusion_load import load_networks
+from seedvr2_ray.models.weights.catalogue import find_entry
+from seedvr2_ray.models.weights.download import WeightsSource, require_model
+from seedvr2_ray.restoration.diffusion.load import load_networks
 from training.clips import Motion, render, to_planes
 from training.clips_unseen import CONDITIONS
 from training.degradation import degrade, enlarge, to_bytes

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from seedvr2_ray.restoration.colour_match import wavelet
+from seedvr2_ray.restoration.colour.colour_match import wavelet
 from training.canvases import dead_leaves
 from training.clips import draw_clip
 from training.dataset import Dataset, DatasetPlan, build_dataset

@@ -5,7 +5,7 @@ from one frame per second and CPU core at 640x360 (see ``docs/nano.md``).
 """
 
 from seedvr2_ray.models.seedvr2.config import DiTConfig, WindowGrid
-from seedvr2_ray.models.seedvr2.vae_config import VAEConfig
+from seedvr2_ray.models.seedvr2.vae.config import VAEConfig
 
 NANO_VAE = VAEConfig(
     block_out_channels=(16, 48),

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from seedvr2_ray.errors import SettingsError
-from seedvr2_ray.models.seedvr2.dit import SeedVR2Transformer
-from seedvr2_ray.models.seedvr2.execution import DEFAULT_EXECUTION, Execution
+from seedvr2_ray.models.seedvr2.transformer.dit import SeedVR2Transformer
+from seedvr2_ray.models.seedvr2.transformer.execution import DEFAULT_EXECUTION, Execution
 
 LAST_TIMESTEP = 1000.0
 _SHIFT_VIDEO_LOW = 256 * 256 * 37

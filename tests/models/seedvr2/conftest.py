@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from seedvr2_ray.models.seedvr2.config import SEEDVR2_3B, SEEDVR2_7B, DiTConfig, WindowGrid
-from seedvr2_ray.models.seedvr2.dit import SeedVR2Transformer
+from seedvr2_ray.models.seedvr2.transformer.dit import SeedVR2Transformer
 
 GOLDEN = Path(__file__).parents[2] / "data" / "golden"
 Golden = Callable[[str], dict[str, Tensor]]

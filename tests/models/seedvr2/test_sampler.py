@@ -7,8 +7,6 @@ import torch
 from torch import Tensor
 
 from seedvr2_ray.errors import SettingsError
-from seedvr2_ray.models.seedvr2.block import TimeSlots
-from seedvr2_ray.models.seedvr2.dit import SeedVR2Transformer, fold_timestep
 from seedvr2_ray.models.seedvr2.sampler import (
     add_condition_noise,
     apply_guidance,
@@ -19,6 +17,8 @@ from seedvr2_ray.models.seedvr2.sampler import (
     shift_timestep,
     timesteps,
 )
+from seedvr2_ray.models.seedvr2.transformer.block import TimeSlots
+from seedvr2_ray.models.seedvr2.transformer.dit import SeedVR2Transformer, fold_timestep
 
 Golden = Callable[[str], dict[str, Tensor]]
 

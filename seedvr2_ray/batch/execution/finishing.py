@@ -1,0 +1,133 @@
+"""What is done with restored segments: parts as soon as neighbours are there, masters as soon as all parts are."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+from seedvr2_ray.batch.execution.heartbeats import at_work
+from seedvr2_ray.batch.execution.videos import Film, FilmOutcome, log_kind, parts_digest
+from seedvr2_ray.batch.job import Job
+from seedvr2_ray.batch.report.figures import figures_of
+from seedvr2_ray.errors import TargetError
+from seedvr2_ray.restoration.planning.plan import Recipe, Segment
+from seedvr2_ray.restoration.work import encoded_segments as parts
+from seedvr2_ray.restoration.work.assemble import assemble
+from seedvr2_ray.restoration.work.encoded_segments import Neighbourhood, neighbourhood_of
+from seedvr2_ray.restoration.work.failures import Failure, describe_failure
+from seedvr2_ray.storage.faults import printable
+from seedvr2_ray.storage.location import exists
+from seedvr2_ray.storage.sources import SourceCopies, require_unchanged
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PartOrder:
+    """One part to finish."""
+
+    film_number: int
+    content: str
+    recipe: Recipe
+    around: Neighbourhood
+
+    @property
+    def segment(self) -> Segment:
+        """The segment whose part it is."""
+        return self.around.segment
+
+
+def order_part(film: Film, index: int) -> PartOrder:
+    """Describe one part of a film."""
+    return PartOrder(
+        film_number=film.row.number,
+        content=film.source.content,
+        recipe=film.plan.recipe,
+        around=neighbourhood_of(film.plan.segments, index),
+    )
+
+
+def finish_part(order: PartOrder, job: Job) -> Failure | None:
+    """Blend, encode and commit one part, and delete the intermediates that have served."""
+
+    def finish() -> None:
+        with _workspace(job) as workspace:
+            parts.finish_part(order.recipe, order.around, job.store_of(order.content), workspace=workspace)
+
+    try:
+        with at_work(job.run, "finish"):
+            job.retrying(finish)
+    except Exception as error:  # noqa: BLE001  # One film must not stop the others.
+        return describe_failure("finish", error)
+    return None
+
+
+def publish_film(film: Film, job: Job) -> FilmOutcome | Failure:
+    """Join a film's parts into its master, publish it with its provenance, and note that it is done."""
+    try:
+        with at_work(job.run, "finish"):
+            return job.retrying(lambda: _publish(film, job))
+    except Exception as error:  # noqa: BLE001  # One film must not stop the others.
+        return describe_failure("assemble", error)
+
+
+def _publish(film: Film, job: Job) -> FilmOutcome:
+    row, plan, store, key = film.row, film.plan, film.store(job), film.key
+    with _workspace(job) as workspace:
+        with SourceCopies(Path(job.scratch) / "sources", job.scratch_bytes).opened(
+            row.source, film.source.version
+        ) as path:
+            require_unchanged(film.source)
+            _claim_target(film, job)
+            assembly = assemble(
+                plan,
+                store,
+                row.target,
+                source_path=str(path),
+                workspace=workspace,
+                overwrite=True,
+                timings={},
+            )
+    figures = figures_of(plan, assembly.provenance)
+    version = film.source.version
+    record = {
+        "content": film.source.content,
+        "version": {"text": version.text, "size": version.size, "mark": version.mark},
+        "parts": parts_digest([segment.part_address for segment in plan.segments]),
+        "figures": figures,
+    }
+    job.log.commit(log_kind("published", key), key, record)
+    job.log.discard(log_kind("publishing", key), key)
+    return FilmOutcome(
+        number=row.number,
+        where=row.where,
+        source=printable(row.source),
+        target=printable(row.target),
+        state="published",
+        content=film.source.content,
+        figures=figures,
+    )
+
+
+def _claim_target(film: Film, job: Job) -> None:
+    """Note that from here on the target may hold our work: whoever goes on after a crash may replace it.
+
+    Raises:
+        TargetError: somebody else wrote there since the film was planned.
+    """
+    kind, target = log_kind("publishing", film.key), film.row.target
+    if job.log.find(kind, film.key) is not None:
+        return
+    if not job.overwrite and exists(target):
+        raise TargetError(f"{printable(target)} came into being while the job was at work; remove it or choose another")
+    job.log.commit(kind, film.key, {"target": printable(target)})
+
+
+@contextmanager
+def _workspace(job: Job) -> Iterator[Path]:
+    folder = Path(job.scratch) / "writing" / uuid4().hex
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,141 @@
+"""What travels through Ray Data: descriptions of segments, a few kilobytes each. Frames never do."""
+
+import pickle
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Literal
+
+from seedvr2_ray.batch.execution.videos import Film, FilmOutcome
+from seedvr2_ray.restoration.planning.geometry import Geometry
+from seedvr2_ray.restoration.planning.plan import Recipe, Segment
+from seedvr2_ray.restoration.work.encoded_segments import blended_part_of
+from seedvr2_ray.restoration.work.failures import Failure
+from seedvr2_ray.storage.sources import Pinned
+
+BURST = 16
+"""Segments that one film sends before others get their turn: a long one must not hold up the short ones."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SegmentRow:
+    """One segment to restore."""
+
+    film_number: int
+    """Of the manifest row."""
+    recipe: Recipe
+    segment: Segment
+    blended_part: str | None
+    """Address of the successor's part, when it needs this segment's last frames."""
+    source: Pinned
+    film: Film | None
+    """The whole film, with the first segment it sends: whoever finishes it learns of it from here."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FilmsRow:
+    """Films for which nothing has to be restored: finished ones, refused ones, ones that want only assembling."""
+
+    outcomes: tuple[FilmOutcome, ...]
+    films: tuple[Film, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SegmentResult:
+    """What became of one segment."""
+
+    film_number: int
+    index: int
+    address: str
+    state: Literal["restored", "found", "not_needed", "failed"]
+    num_frames: int
+    seconds: float
+    film: Film | None
+    failure: Failure | None = None
+    worker: str = ""
+    """Which process did it."""
+    worker_busy_seconds: float = 0.0
+    """What that process has spent on segments since it started."""
+    worker_alive_seconds: float = 0.0
+
+
+def choose_gang_size(geometry: Geometry) -> int:
+    """Say how many GPUs must restore a segment together.
+
+    One: a segment of any size the catalogue's models accept fits one device, because memory is bounded by
+    chunks and bands. Sequence parallelism will raise this where one device would take too long.
+    """
+    return 1
+
+
+def rows_of_film(film: Film) -> Iterator[SegmentRow]:
+    """Yield a row for every segment that is still to be restored; the film itself goes with the first."""
+    segments = film.plan.segments
+    for position, index in enumerate(film.work().to_restore):
+        segment = segments[index]
+        yield SegmentRow(
+            film_number=film.row.number,
+            recipe=film.plan.recipe,
+            segment=segment,
+            blended_part=blended_part_of(segments, index),
+            source=film.source,
+            film=film if position == 0 else None,
+        )
+
+
+def take_turns(planned: Iterable[Film | FilmOutcome], burst: int = BURST) -> Iterator[SegmentRow | FilmsRow]:
+    """Send the segments of films in bursts, a new film after each.
+
+    A film with a thousand segments occupies every worker when it is alone, and shares them with those that
+    are planned after it. At most one shard's films are under way at a time.
+    """
+    under_way: list[Iterator[SegmentRow]] = []
+    outcomes: list[FilmOutcome] = []
+    films: list[Film] = []
+    for item in planned:
+        if isinstance(item, FilmOutcome):
+            outcomes.append(item)
+            continue
+        if not item.work().to_restore:
+            films.append(item)
+            continue
+        under_way.append(rows_of_film(item))
+        yield from _one_turn(under_way, burst)
+    if outcomes or films:
+        yield FilmsRow(outcomes=tuple(outcomes), films=tuple(films))
+    while under_way:
+        yield from _one_turn(under_way, burst)
+
+
+def _one_turn(under_way: list[Iterator[SegmentRow]], burst: int) -> Iterator[SegmentRow]:
+    for rows in list(under_way):
+        sent = list(islice(rows, burst))
+        yield from sent
+        if len(sent) < burst:
+            under_way.remove(rows)
+
+
+def to_columns(row: SegmentRow | FilmsRow) -> dict[str, Any]:
+    """Turn a row into plain columns: a few to be read in Ray's dashboard, and the row itself."""
+    described: dict[str, Any] = {"film": -1, "segment": -1, "frames": 0, "gang_size": 1}
+    if isinstance(row, SegmentRow):
+        described = {
+            "film": row.film_number,
+            "segment": row.segment.index,
+            "frames": row.segment.num_frames,
+            "gang_size": choose_gang_size(row.recipe.geometry),
+        }
+    return {**described, "payload": pickle.dumps(row)}
+
+
+def from_payload(payload: bytes) -> Any:
+    """Read back what :func:`to_columns` or :func:`result_columns` wrote.
+
+    Rows live only between the processes of one job, which trust one another as all of Ray's do.
+    """
+    return pickle.loads(payload)
+
+
+def result_columns(results: Sequence[SegmentResult | FilmsRow]) -> dict[str, list[Any]]:
+    """Turn results into columns."""
+    return {"payload": [pickle.dumps(result) for result in results]}

@@ -1,0 +1,267 @@
+"""From a row of the manifest to a planned film, or to the reason why there is nothing to do for it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from seedvr2_ray.batch.job import Job
+from seedvr2_ray.batch.manifest.manifest import ManifestRow
+from seedvr2_ray.batch.report.figures import figures_of
+from seedvr2_ray.errors import TargetError
+from seedvr2_ray.media.container.probe import probe
+from seedvr2_ray.restoration.planning.plan import Plan, plan_video, publication_key
+from seedvr2_ray.restoration.restorer import RestorerIdentity
+from seedvr2_ray.restoration.run import shots_of
+from seedvr2_ray.restoration.work.assemble import beside
+from seedvr2_ray.restoration.work.failures import Failure, Stage, describe_failure
+from seedvr2_ray.restoration.work.remaining import Work, plan_work
+from seedvr2_ray.restoration.work.segment import PARTS, RESTORED
+from seedvr2_ray.storage.address import Fingerprint, digest_of, fingerprint
+from seedvr2_ray.storage.commits import CommitStore
+from seedvr2_ray.storage.faults import printable, translated
+from seedvr2_ray.storage.location import exists, open_location
+from seedvr2_ray.storage.sources import Pinned, SourceCopies, pin, require_unchanged
+
+FilmState = Literal["published", "skipped", "quarantined"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FilmOutcome:
+    """How one row of the manifest ended."""
+
+    number: int
+    where: str
+    source: str
+    target: str
+    state: FilmState
+    content: str = ""
+    """What its work is filed under; empty when it was not even read."""
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Film:
+    """A planned row: everything needed to finish it, wherever its segments are restored."""
+
+    row: ManifestRow
+    source: Pinned
+    plan: Plan
+    key: str
+    """Address of its publication: of row, settings, limits and restorer."""
+    restored: frozenset[str]
+    """Intermediates that were committed when it was planned."""
+    parts: frozenset[str]
+
+    def work(self) -> Work:
+        """Say what was left to do when it was planned."""
+        return plan_work(self.plan.segments, self.restored, self.parts)
+
+    def store(self, job: Job) -> CommitStore:
+        """Return where its segments are committed."""
+        return job.store_of(self.source.content)
+
+
+def plan_film(row: ManifestRow, job: Job, identity: RestorerIdentity) -> Film | FilmOutcome:
+    """Read, probe and plan one row; nothing is planned again that an earlier run published.
+
+    Returns:
+        The film, or an outcome: ``skipped`` because it is published as planned, ``quarantined`` because it
+        cannot be restored.
+    """
+    key = publication_key(row.source, row.target, row.settings, identity, max_pixels=job.max_pixels)
+    kind = log_kind(f"planning/{job.run}", key)
+    try:
+        finished = job.retrying(lambda: _find_published(row, job, key))
+        if finished is not None:
+            return finished
+        # Noted before it is read: a file that kills whoever probes it would take its shard along.
+        deaths = job.log.record_attempt(kind, key) - 1
+        if deaths >= job.max_deaths:
+            return outcome_of(row, _poison(deaths))
+        planned = _read_and_plan(row, job, identity, key)
+        job.log.clear_attempts(kind, key)
+    except Exception as error:  # noqa: BLE001  # A file that cannot be planned must not stop the others.
+        return outcome_of(row, describe_failure("read", error))
+    return planned
+
+
+def _read_and_plan(row: ManifestRow, job: Job, identity: RestorerIdentity, key: str) -> Film | FilmOutcome:
+    stage: Stage = "read"
+    try:
+        version = job.retrying(lambda: _known_version(row.source, job) or fingerprint(row.source))
+        with SourceCopies(Path(job.scratch) / "sources", job.scratch_bytes).opened(row.source, version) as path:
+            source = pin(row.source, version, path)
+            require_unchanged(source)
+            stage = "plan"
+            return job.retrying(lambda: _plan(row, job, identity, source, path, key))
+    except Exception as error:  # noqa: BLE001  # As above, and whoever can say what went wrong did not die of it.
+        return outcome_of(row, describe_failure(stage, error))
+
+
+def _poison(deaths: int) -> Failure:
+    return Failure(
+        stage="read",
+        error=f"the process that probed it died {deaths} times",
+        remedy="repair or convert the file, or take it out of the manifest, then run the same command again",
+    )
+
+
+def outcome_of(row: ManifestRow, failure: Failure, content: str = "") -> FilmOutcome:
+    """Say that a row is set aside."""
+    return FilmOutcome(
+        number=row.number,
+        where=row.where,
+        source=printable(row.source),
+        target=printable(row.target),
+        state="quarantined",
+        content=content,
+        failure=failure,
+    )
+
+
+def log_kind(kind: str, address: str) -> str:
+    """Spread the records on whole files over 256 folders: there may be millions."""
+    return f"{kind}/{address[:2]}"
+
+
+def parts_digest(part_addresses: list[str]) -> str:
+    """Return one address for all parts of a film: equal means that a master holds the same pictures."""
+    return digest_of(part_addresses)
+
+
+def _find_published(row: ManifestRow, job: Job, key: str) -> FilmOutcome | None:
+    """Recognise a file that an earlier run published from the same bytes, by its record and its sidecar."""
+    kind = log_kind("published", key)
+    record = job.log.find(kind, key)
+    if record is None:
+        return None
+    version = Fingerprint(**record["version"])
+    source = Pinned(url=row.source, content=record["content"], version=version)
+    place = open_location(row.source)
+    with translated(place.url, "source"):
+        found = place.backend.info(place.path)
+    is_same = (found.size, found.mark) == (version.size, version.mark) or fingerprint(row.source) == version
+    sidecar = read_sidecar(row.target) if is_same else None
+    if sidecar is None or _parts_of(sidecar) != record["parts"] or not _is_there(row.target):
+        job.log.discard(kind, key)  # Something was replaced or removed: it is made again.
+        return None
+    return FilmOutcome(
+        number=row.number,
+        where=row.where,
+        source=printable(row.source),
+        target=printable(row.target),
+        state="skipped",
+        content=source.content,
+        figures=record["figures"],
+    )
+
+
+def _known_version(url: str, job: Job) -> Fingerprint | None:
+    """Spare a local file from being read again when it looks as it did."""
+    address = digest_of(url)
+    record = job.log.find(log_kind("versions", address), address)
+    if record is None:
+        return None
+    known = Fingerprint(**record)
+    place = open_location(url)
+    with translated(place.url, "source"):
+        found = place.backend.info(place.path)
+    if found.mark and (found.size, found.mark) == (known.size, known.mark):
+        return known
+    job.log.discard(log_kind("versions", address), address)
+    return None
+
+
+def _plan(
+    row: ManifestRow, job: Job, identity: RestorerIdentity, source: Pinned, path: Path, key: str
+) -> Film | FilmOutcome:
+    store = job.store_of(source.content)
+    address = digest_of(row.source)
+    version = {"text": source.version.text, "size": source.version.size, "mark": source.version.mark}
+    job.log.commit(log_kind("versions", address), address, version)
+    media = probe(str(path), limits=job.limits, salvage=row.settings.salvage)
+    shots: tuple[int, ...] = (0,)
+    if row.settings.detect_shots and media.video.num_frames > 1:
+        # Looked for once per content and committed: it is what planning spends its time on.
+        shots = shots_of(str(path), media, source.content, store, salvage=row.settings.salvage)
+    plan = plan_video(
+        media,
+        row.settings,
+        source=row.source,
+        fingerprint=source.content,
+        shots=shots,
+        restorer=identity,
+        target=row.target,
+        max_pixels=job.max_pixels,
+    )
+    finished = _require_target(row, job, plan, source, key)
+    if finished is not None:
+        return finished
+    return Film(
+        row=row,
+        source=source,
+        plan=plan,
+        key=key,
+        restored=store.addresses(RESTORED),
+        parts=store.addresses(PARTS),
+    )
+
+
+def _require_target(row: ManifestRow, job: Job, plan: Plan, source: Pinned, key: str) -> FilmOutcome | None:
+    """Refuse a target that is somebody else's; recognise one that is this plan's.
+
+    Raises:
+        TargetError: it exists, was made otherwise, and may not be overwritten.
+    """
+    sidecar = read_sidecar(row.target)
+    expected = parts_digest([segment.part_address for segment in plan.segments])
+    if sidecar is not None and _parts_of(sidecar) == expected and _is_there(row.target):
+        return FilmOutcome(
+            number=row.number,
+            where=row.where,
+            source=printable(row.source),
+            target=printable(row.target),
+            state="skipped",
+            content=source.content,
+            figures=figures_of(plan, sidecar),
+        )
+    if job.overwrite or not exists(row.target):
+        return None
+    if job.log.find(log_kind("publishing", key), key) is not None:
+        return None  # An earlier run of this very job was stopped while it published.
+    raise TargetError(
+        f"{printable(row.target)} exists and was not made from this source with these settings; "
+        "choose another target or allow overwriting it"
+    )
+
+
+def read_sidecar(target: str) -> dict[str, Any] | None:
+    """Return the provenance beside a target, if there is one that can be read."""
+    place = open_location(beside(target, ".json"))
+    try:
+        with translated(place.url, "store"):
+            try:
+                data = place.backend.read(place.path)
+            except FileNotFoundError:
+                return None
+        found = json.loads(data)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _parts_of(sidecar: Mapping[str, Any]) -> str | None:
+    try:
+        return parts_digest([str(segment["part_address"]) for segment in sidecar["segments"]])
+    except (KeyError, TypeError):
+        return None
+
+
+def _is_there(target: str) -> bool:
+    """Say whether a master lies at its target. Of a folder of images only its sidecar can be asked for."""
+    if target.endswith("/") or "%" in target.rpartition("/")[2]:
+        return True
+    return exists(target)

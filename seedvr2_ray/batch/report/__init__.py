@@ -1,0 +1,1 @@
+"""How a job ended: outcomes on disk, figures, the report."""

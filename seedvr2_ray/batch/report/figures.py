@@ -1,0 +1,44 @@
+"""What one restored file cost and how good it is, from what was noted about its segments."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from seedvr2_ray.restoration.planning.plan import Plan
+
+
+def figures_of(plan: Plan, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Sum up the records of all segments.
+
+    Returns:
+        Plain values. A quality that was not measured is None. ``gpu_seconds`` counts what restoring took,
+        whatever the device; ``idle_seconds`` of it were spent waiting for decoded frames.
+    """
+    restored = [segment["restored"] for segment in provenance["segments"]]
+    lengths = [stop - start for start, stop in (record["frames"] for record in restored)]
+    return {
+        "frames": plan.media.video.num_frames,
+        "restored_frames": plan.restored_frames,
+        "restored_megapixels": round(plan.restored_megapixels, 3),
+        "segments": len(plan.segments),
+        "duration_seconds": round(float(plan.media.duration_seconds), 3),
+        "size": f"{plan.recipe.geometry.width}x{plan.recipe.geometry.height}",
+        "model": plan.recipe.restorer.name,
+        "gpu_seconds": round(sum(record["seconds"] for record in restored), 3),
+        "idle_seconds": round(sum(record["idle_seconds"] for record in restored), 3),
+        "missing_frames": sum(len(record["missing_frames"]) for record in restored),
+        "psnr": _mean(restored, lengths, lambda quality: quality.get("psnr")),
+        "ssim": _mean(restored, lengths, lambda quality: quality.get("ssim")),
+        "colour_error": _mean(restored, lengths, lambda quality: quality.get("colour_error")),
+    }
+
+
+def _mean(
+    records: Sequence[Mapping[str, Any]], weights: Sequence[int], figure: Callable[[Mapping[str, Any]], float | None]
+) -> float | None:
+    measured = [
+        (value, weight)
+        for record, weight in zip(records, weights, strict=True)
+        if (value := figure(record.get("quality") or {})) is not None
+    ]
+    total = sum(weight for _, weight in measured)
+    return round(sum(value * weight for value, weight in measured) / total, 4) if total else None

@@ -1,0 +1,99 @@
+"""``seedvr2-ray batch``: an archive on this machine or on a Ray cluster."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from seedvr2_ray.cli.options import with_settings
+from seedvr2_ray.models.attention import AttentionBackend
+from seedvr2_ray.models.weights.download import WeightsSource
+from seedvr2_ray.restoration.load import LoadOptions
+from seedvr2_ray.restoration.run import DEFAULT_MAX_PIXELS
+from seedvr2_ray.settings import RestoreSettings
+
+SET_ASIDE = 3
+"""Exit code of a job that set files aside: the same as of a single source that cannot be used."""
+
+
+@with_settings
+def batch(
+    settings: RestoreSettings,
+    manifest: Annotated[
+        str, typer.Option(help="A folder, an object store's prefix, or a .csv, .jsonl or .parquet file with rows.")
+    ],
+    output: Annotated[str | None, typer.Option(help="Folder or prefix of the results.")] = None,
+    pattern: Annotated[
+        list[str] | None, typer.Option(help="Shell pattern of the files of a folder to take; may be repeated.")
+    ] = None,
+    job_folder: Annotated[
+        str | None, typer.Option(help="Folder of the job's own files, seen by all machines; by default inside OUTPUT.")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster; by default RAY_ADDRESS, or a Ray of its own on this machine.")
+    ] = None,
+    min_workers: Annotated[int, typer.Option(min=1, help="Restorers that are always kept.")] = 1,
+    max_workers: Annotated[int | None, typer.Option(min=1, help="Restorers at most; by default all that fit.")] = None,
+    gpus_per_worker: Annotated[float | None, typer.Option(min=0, help="By default 1 where there are GPUs.")] = None,
+    cpus_per_worker: Annotated[float, typer.Option(min=0, help="For decoding and encoding beside the GPU.")] = 1.0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace targets that exist.")] = False,
+    keep_work: Annotated[bool, typer.Option("--keep-work", help="Leave the intermediates in place.")] = False,
+    price: Annotated[float, typer.Option(min=0, help="Price of a GPU hour, for the report.")] = 0.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan everything, restore nothing.")] = False,
+    rate: Annotated[
+        float, typer.Option(help="With --dry-run: output megapixels one restorer is assumed to make per second.")
+    ] = 10.0,
+    scratch: Annotated[str | None, typer.Option(help="Folder on every machine for copies of remote sources.")] = None,
+    weights_dir: Annotated[
+        Path | None, typer.Option(envvar="SEEDVR2_WEIGHTS_DIR", help="Folder with checkpoints on every machine.")
+    ] = None,
+    mirror: Annotated[
+        str | None, typer.Option(envvar="SEEDVR2_WEIGHTS_MIRROR", help="URL of a folder with checkpoints.")
+    ] = None,
+    attention: Annotated[AttentionBackend, typer.Option(help="Attention kernel.")] = "sdpa",
+    max_pixels: Annotated[int, typer.Option(help="Largest output, in pixels of width x height.")] = DEFAULT_MAX_PIXELS,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, for programs.")] = False,
+) -> None:
+    """Restore a whole archive.
+
+    Every file of a manifest, on all GPUs of a Ray cluster or on this machine.
+
+    Stopping it (Ctrl-C, a crash, ray job stop, a lost machine) loses at most the segments in work: run the
+    same command again and it goes on. Files that cannot be restored are set aside in quarantine.jsonl with the
+    reason and the way out, and the exit code is then 3; the report is in the job's folder.
+    """
+    # Ray takes seconds to import, which every other command would pay for with each start.
+    from seedvr2_ray.batch.bulk import BulkRequest, estimate_bulk, run_bulk
+    from seedvr2_ray.batch.execution.cluster import Pool
+    from seedvr2_ray.batch.manifest.manifest import ManifestSource
+    from seedvr2_ray.cli.batch_console import BulkDisplay, show_estimate, show_report
+    from seedvr2_ray.restoration.load import CatalogueRestorers
+
+    weights = WeightsSource(weights_dir=weights_dir, mirror_url=mirror)
+    request = BulkRequest(
+        manifest=ManifestSource(url=manifest, output=output, defaults=settings, patterns=tuple(pattern or ())),
+        folder=job_folder,
+        pool=Pool(min_size=min_workers, max_size=max_workers, num_gpus=gpus_per_worker, num_cpus=cpus_per_worker),
+        address=address,
+        restorers=CatalogueRestorers(LoadOptions(weights=weights, attention=attention)),
+        overwrite=overwrite,
+        keep_work=keep_work,
+        max_pixels=max_pixels,
+        price_per_gpu_hour=price,
+        scratch=scratch,
+    )
+    console = Console(highlight=False, soft_wrap=True)
+    if dry_run:
+        estimate = estimate_bulk(request, rate).summary()
+        console.print_json(json.dumps(estimate)) if as_json else show_estimate(estimate, console)
+        return
+    with BulkDisplay(quiet=as_json) as display:
+        summary = run_bulk(request, display)
+    if as_json:
+        console.print_json(json.dumps(summary))
+    else:
+        show_report(summary, request.job_folder(), console)
+    if summary["files"]["quarantined"]:
+        raise typer.Exit(SET_ASIDE)

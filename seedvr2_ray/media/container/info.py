@@ -1,0 +1,112 @@
+"""What is known about a source before any of its frames is restored."""
+
+from array import array
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal
+
+from seedvr2_ray.frames import ColourTags
+
+Chroma = Literal["420", "422", "444", "440", "411", "410", "rgb", "grey"]
+Rotation = Literal[0, 90, 180, 270]
+StreamKind = Literal["audio", "subtitle", "attachment", "data", "cover"]
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """One line of the preflight: what will happen to something found in the source."""
+
+    outcome: Literal["kept", "converted", "left_out", "refused"]
+    """``refused`` stops the job before anything is spent."""
+    subject: str
+    """What it is about: ``rotation``, ``interlacing``, ``subtitle stream 3`` ..."""
+    reason: str
+    """One sentence for a person, with the way out where there is one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VideoInfo:
+    """The pictures of a source: of its first video stream that is no cover art, or of a still image."""
+
+    stream_index: int
+    codec: str
+    """FFmpeg's name of the codec: ``h264``, ``prores``, ``png`` ..."""
+    pixel_format: str
+    width: int
+    """Of the frames :func:`~seedvr2_ray.media.decode.decode_span` yields: rotation applied, pixels as stored."""
+    height: int
+    sample_aspect: Fraction
+    """Width over height of one pixel, after rotation; 1 when the source does not say."""
+    rotation: Rotation
+    """Degrees clockwise that the stored picture is turned for display."""
+    mirrored: bool
+    """Whether the stored picture is also flipped left to right before it is turned (EXIF)."""
+    bit_depth: int
+    chroma: Chroma
+    has_alpha: bool
+    colour: ColourTags
+    """As tagged, with untagged values filled in by the usual rule (SD, HD, RGB); see ``guessed_colour``."""
+    guessed_colour: bool
+    time_base: Fraction
+    """Seconds per tick of every pts."""
+    frame_rate: Fraction
+    """Exact rate when constant, mean rate when variable; 1 for a still image."""
+    is_variable_rate: bool
+    num_frames: int
+    field_order: Literal["progressive", "interlaced", "telecined"]
+    timestamps: Literal["pts", "dts", "counted"] = "pts"
+    """How the decoder recognises a frame: by its presentation time; by the decoding time of the packet
+    that made the decoder give it (AVI stores no other); or only by counting from the beginning."""
+
+    @property
+    def display_aspect(self) -> Fraction:
+        """Width over height of the picture as a viewer sees it."""
+        return Fraction(self.width, self.height) * self.sample_aspect
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StreamInfo:
+    """A stream that is copied rather than restored."""
+
+    index: int
+    kind: StreamKind
+    codec: str
+    language: str
+    title: str
+    description: str
+    """For a person: ``aac, 48000 Hz, stereo``."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chapter:
+    """A named stretch of the source."""
+
+    start_seconds: Fraction
+    end_seconds: Fraction
+    title: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MediaInfo:
+    """Everything the plan needs to know about a source. Made by :func:`~seedvr2_ray.media.container.probe.probe`."""
+
+    path: str
+    size_bytes: int
+    container: str
+    """FFmpeg's name of the demuxer: ``mov,mp4,m4a,3gp,3g2,mj2``, ``matroska,webm``, ``png_pipe`` ..."""
+    kind: Literal["video", "image"]
+    video: VideoInfo
+    frame_pts: "array[int]"
+    """Presentation time of every frame in display order, in ticks of ``video.time_base``."""
+    damaged_frames: tuple[tuple[int, int], ...]
+    """Ranges [start, stop) of frame numbers that the container lists and the decoder is known not to give."""
+    streams: tuple[StreamInfo, ...]
+    chapters: tuple[Chapter, ...]
+    metadata: dict[str, str]
+    preflight: tuple[Notice, ...]
+
+    @property
+    def duration_seconds(self) -> Fraction:
+        """From the first frame to the end of the last one."""
+        ticks = self.frame_pts[-1] - self.frame_pts[0]
+        return ticks * self.video.time_base + 1 / self.video.frame_rate

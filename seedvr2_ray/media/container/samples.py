@@ -1,0 +1,212 @@
+"""A look at a few decoded frames: what containers do not say, or say wrongly."""
+
+import math
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import chain, islice
+
+import av
+from av.filter import Graph
+from av.sidedata.sidedata import SideData
+
+from seedvr2_ray.errors import MediaError
+from seedvr2_ray.frames import ColourTags
+from seedvr2_ray.media.container.index import FrameIndex
+from seedvr2_ray.media.container.info import Rotation
+from seedvr2_ray.media.container.source import (
+    BACKTRACK_SECONDS,
+    Source,
+    decode_packets,
+    demux_video,
+    open_source,
+    ticks,
+)
+from seedvr2_ray.media.picture.colour import tags_from_codes
+from seedvr2_ray.media.picture.pixel_formats import chroma_of, is_opaque, may_have_alpha
+from seedvr2_ray.media.stills.image_header import has_further_pages, read_orientation
+
+_FRAMES_PER_SAMPLE = 20
+_QUARTERS: tuple[Rotation, ...] = (0, 90, 180, 270)
+_MIN_TELECINE_SHARE = 0.25
+"""3:2 pulldown repeats a field in two of five frames; noise hides some of them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Samples:
+    """What was seen in the first frames and in some from the middle."""
+
+    pixel_format: str
+    width: int
+    """As stored, before rotation."""
+    height: int
+    colour: ColourTags
+    """As tagged."""
+    rotation: Rotation
+    mirrored: bool
+    is_askew: bool
+    """The display matrix asks for something other than quarter turns and mirroring."""
+    has_alpha: bool
+    is_interlaced: bool
+    is_telecined: bool
+    """Interlaced, with fields repeated in the rhythm of film shown at 30 frames."""
+    is_soft_telecined: bool
+    """Progressive frames with flags that ask the player to repeat fields."""
+    has_further_pages: bool
+    """A TIFF with more than one picture."""
+    side_data: frozenset[str]
+    """Names of what travels with the frames: HDR metadata, closed captions ..."""
+
+
+def take_samples(path: str, stream_index: int, index: FrameIndex) -> Samples:
+    """Decode the first frames and a few from the middle.
+
+    Raises:
+        MediaError: not even the first frame can be decoded.
+    """
+    head = _look(path, stream_index, None)
+    if head is None:
+        raise MediaError(f"{path}: its pictures cannot be decoded; the file is damaged")
+    looks = [head]
+    if len(index.pts) > 2 * _FRAMES_PER_SAMPLE and index.timestamps != "counted":
+        middle = _look(path, stream_index, index.pts[len(index.pts) // 2])
+        looks += [middle] if middle is not None else []
+    num_frames, num_interlaced = sum(look.num_frames for look in looks), sum(look.num_interlaced for look in looks)
+    with open_source(path, stream_index) as source:
+        field_order = source.stream.codec_context.field_order
+        is_image = source.is_image
+        is_soft_telecined = source.stream.codec_context.name == "mpeg2video" and _repeats_fields(source)
+    # Containers can say so too (MOV's fiel box) where the codec has no flag for it.
+    is_interlaced = not is_image and (2 * num_interlaced > num_frames or (field_order > 1 and not num_interlaced))
+    first = head.first
+    rotation, mirrored, is_askew = (*read_orientation(path), False) if is_image else _display_turn(first)
+    return Samples(
+        pixel_format=first.format.name,
+        width=first.width,
+        height=first.height,
+        colour=_tags(first, is_image=is_image),
+        rotation=rotation,
+        mirrored=mirrored,
+        is_askew=is_askew,
+        has_alpha=may_have_alpha(first.format.name) and not (is_image and is_opaque(first)),
+        is_interlaced=is_interlaced,
+        is_telecined=is_interlaced and max(look.repeated_share for look in looks) >= _MIN_TELECINE_SHARE,
+        is_soft_telecined=is_soft_telecined and not is_interlaced,
+        has_further_pages=is_image and has_further_pages(path),
+        side_data=frozenset().union(*(look.side_data for look in looks)),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """A few consecutive frames."""
+
+    first: av.VideoFrame
+    num_frames: int
+    num_interlaced: int
+    repeated_share: float
+    """How many of them show a field again that the frame before showed."""
+    side_data: frozenset[str]
+
+
+def _look(path: str, stream_index: int, near: int | None) -> _Look | None:
+    for seconds in (None,) if near is None else BACKTRACK_SECONDS:
+        with open_source(path, stream_index) as source:
+            seek_to = None if near is None or seconds is None else near - ticks(seconds, source)
+            decoded = decode_packets(source, seek_to=seek_to, num_threads=0)
+            look = _summary(item.frame for item in islice(decoded, _FRAMES_PER_SAMPLE))
+        if look is not None:
+            return look
+    return None
+
+
+def _summary(frames: Iterator[av.VideoFrame]) -> _Look | None:
+    """Look at frames one by one: of large ones only a few fit into memory."""
+    first = next(frames, None)
+    if first is None:
+        return None
+    graph = _field_detector(first) if first.interlaced_frame else None
+    num_frames = num_interlaced = num_repeated = 0
+    side_data: set[str] = set()
+    for frame in chain((first,), frames):
+        num_frames += 1
+        num_interlaced += frame.interlaced_frame
+        side_data.update(_side_data(frame))
+        if graph is not None:
+            graph.vpush(frame)
+            num_repeated += _count_repeated(graph)
+    if graph is not None:
+        graph.vpush(None)
+        num_repeated += _count_repeated(graph)
+    share = num_repeated / num_frames if num_frames == _FRAMES_PER_SAMPLE else 0.0
+    return _Look(first, num_frames, num_interlaced, share, frozenset(side_data))
+
+
+def _field_detector(frame: av.VideoFrame) -> Graph:
+    graph = Graph()
+    source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1))
+    graph.link_nodes(source, graph.add("idet"), graph.add("buffersink")).configure()
+    return graph
+
+
+def _count_repeated(graph: Graph) -> int:
+    count = 0
+    while True:
+        try:
+            frame = graph.vpull()
+        except (av.BlockingIOError, av.EOFError):
+            return count
+        count += frame.metadata.get("lavfi.idet.repeated.current_frame") in ("top", "bottom")
+
+
+def _tags(frame: av.VideoFrame, *, is_image: bool) -> ColourTags:
+    # Grey images that do not say are full range; grey video is not.
+    is_grey_image = is_image and frame.color_range == 0 and chroma_of(frame.format.name) == "grey"
+    is_full = frame.color_range == 2 or frame.format.name.startswith("yuvj") or is_grey_image
+    return tags_from_codes(
+        primaries=frame.color_primaries,
+        transfer=frame.color_trc,
+        matrix=frame.colorspace,
+        colour_range=2 if is_full else frame.color_range,
+    )
+
+
+def _display_turn(frame: av.VideoFrame) -> tuple[Rotation, bool, bool]:
+    """Split a display matrix into a flip, quarter turns, and whether anything is left over."""
+    matrix = _side_data(frame).get("DISPLAYMATRIX")
+    if matrix is None:
+        # Found by another way, which knows no flips, where side data cannot be listed.
+        return _QUARTERS[round(-frame.rotation / 90) % 4], False, False
+    a, b, _, c, d, *_ = struct.unpack("<9i", bytes(matrix))
+    mirrored = a * d - b * c < 0
+    sign = -1 if mirrored else 1
+    # The matrix maps a point (x, y), y down, to (a x + c y, b x + d y): its first row is where
+    # "right" goes, which the flip has turned around.
+    degrees = math.degrees(math.atan2(sign * b, sign * a)) % 360
+    quarters = round(degrees / 90)
+    return _QUARTERS[quarters % 4], mirrored, abs(degrees - 90 * quarters) > 1
+
+
+def _side_data(frame: av.VideoFrame) -> dict[str, SideData]:
+    try:
+        container: Iterable[SideData] = frame.side_data  # type: ignore[assignment]
+        return {item.type.name: item for item in container}
+    except ValueError:
+        # Kinds newer than PyAV's list hide all others (EXIF, in still images).
+        return {}
+
+
+def _repeats_fields(source: Source) -> bool:
+    """Whether MPEG-2 pictures ask for a field to be shown again (ISO 13818-2, 6.2.3.1)."""
+    return any(_asks_for_repeat(bytes(packet)) for packet in islice(demux_video(source), _FRAMES_PER_SAMPLE))
+
+
+def _asks_for_repeat(data: bytes) -> bool:
+    at = data.find(b"\0\0\1\xb5")
+    while at >= 0:
+        # Extension 8 describes the picture; 27 bits further on is repeat_first_field.
+        if at + 7 < len(data) and data[at + 4] >> 4 == 8:
+            return bool(data[at + 7] & 2)
+        at = data.find(b"\0\0\1\xb5", at + 4)
+    return False

@@ -1,0 +1,332 @@
+"""Opening a file nobody has vouched for, and decoding it packet by packet.
+
+The rest of the package never calls :func:`av.open` on a source itself: names are taken for what
+they are (no protocols, no playlists that point at other files), and every libav exception becomes
+one of ours.
+"""
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal
+
+import av
+from av.codec.context import ThreadType
+from av.container import InputContainer
+
+from seedvr2_ray.errors import DamagedMediaError, MediaError
+from seedvr2_ray.media.container.file_url import file_url
+from seedvr2_ray.media.container.inventory import is_cover
+
+Timestamps = Literal["pts", "dts", "counted"]
+
+BACKTRACK_SECONDS = (0, 1, 5, 30)
+"""How far before a wanted frame to look for a key frame, one attempt after the other."""
+
+_IMAGE_DEMUXERS = {"jpeg_pipe", "png_pipe", "webp_pipe", "tiff_pipe", "bmp_pipe"}
+
+_DEMUXERS = ",".join(
+    (
+        "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,av1,obu,ivf,flv",
+        "asf,ogg,mxf,dv,gxf,nut,rm,yuv4mpegpipe,gif,apng,mjpeg,vob,wtv",
+        *sorted(_IMAGE_DEMUXERS),
+    )
+)
+"""Containers that hold their own pictures. Playlists (HLS, DASH, concat) are not among them: a job
+must not be able to make this machine read other files or addresses."""
+
+_DECODERS_WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+_SNIFF_BYTES = 65536
+_WEBP_ANIMATION = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An open file and the stream whose pictures are restored."""
+
+    path: str
+    container: InputContainer
+    stream: av.VideoStream
+
+    @property
+    def is_image(self) -> bool:
+        """Whether the file is a single still picture."""
+        return self.container.format.name in _IMAGE_DEMUXERS
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedFrame:
+    """A picture as the decoder gave it."""
+
+    frame: av.VideoFrame
+    fed_dts: int | None
+    """Decoding time of the packet that made the decoder give the picture; nothing while draining."""
+
+
+@contextmanager
+def open_source(path: str, stream_index: int | None = None) -> Iterator[Source]:
+    """Open a local file and choose its pictures.
+
+    Args:
+        path: taken literally; ``concat:x`` or ``http://...`` are names of files here.
+        stream_index: the stream that a probe chose; chosen here when not given.
+
+    Raises:
+        MediaError: the file is missing, empty, no media, or has no pictures.
+    """
+    with open_container(path) as container:
+        yield Source(path, container, _choose_video(container, path, stream_index))
+
+
+def open_container(path: str) -> InputContainer:
+    """Open a local file with all its streams.
+
+    Args:
+        path: taken literally, as by :func:`open_source`.
+
+    Raises:
+        MediaError: the file is missing, empty, or no media.
+    """
+    demuxer = _require_readable(path)
+    options = {"protocol_whitelist": "file", "format_whitelist": _DEMUXERS}
+    try:
+        return av.open(file_url(path), "r", format=demuxer, container_options=options, metadata_errors="replace")
+    except (av.FFmpegError, ValueError) as error:
+        raise MediaError(_why_not_media(path)) from error
+
+
+def path_of(container: InputContainer) -> str:
+    """Return the path that a container was opened with."""
+    return container.name.removeprefix(file_url(""))
+
+
+def decode_packets(
+    source: Source,
+    *,
+    seek_to: int | None,
+    num_threads: int,
+    thread_type: Literal["AUTO", "SLICE"] = "AUTO",
+    latest_start: int | None = None,
+    remember_packets: bool = False,
+) -> Iterator[DecodedFrame]:
+    """Decode a freshly opened source in display order.
+
+    Packets that the decoder rejects are skipped: whoever knows which frames to expect notices.
+
+    Args:
+        seek_to: where to start, in ticks of the stream; decoding begins at the key frame found there.
+            From the beginning of the file when not given.
+        num_threads: of the decoder, 0 for as many as the machine has cores.
+        thread_type: ``SLICE`` gives every frame as soon as it can be given, which
+            :attr:`DecodedFrame.fed_dts` needs.
+        remember_packets: attach to every frame, as ``opaque``, the place in the file of the packet it was coded in.
+        latest_start: stop at once, without a frame, when decoding would begin at a later presentation time.
+    """
+    stream = source.stream
+    decoder = _decoder_of(stream)
+    decoder.thread_type = ThreadType[thread_type]
+    decoder.thread_count = num_threads
+    decoder.copy_opaque = remember_packets
+    waiting_for_key = seek_to is not None
+    if seek_to is not None:
+        try:
+            source.container.seek(seek_to, stream=stream, backward=True)
+        except av.FFmpegError:
+            return
+    for packet in demux_video(source):
+        if waiting_for_key:
+            if not packet.is_keyframe:
+                continue
+            if latest_start is not None and packet.pts is not None and packet.pts > latest_start:
+                return
+            waiting_for_key = False
+        if remember_packets:
+            packet.opaque = packet.pos
+        for frame in _decode(decoder, packet):
+            yield DecodedFrame(frame, packet.dts)
+    for frame in _decode(decoder, None):
+        yield DecodedFrame(frame, None)
+
+
+def demux_video(source: Source) -> Iterator["av.Packet[av.VideoStream]"]:
+    """Read the packets of the chosen stream that hold data; a read error ends the file."""
+    for other in source.container.streams:
+        if other.index != source.stream.index:
+            other.discard = av.stream.Discard.all
+    packets = source.container.demux(source.stream)
+    while True:
+        try:
+            packet = next(packets)
+        except (StopIteration, av.FFmpegError):
+            return
+        # To a decoder an empty packet means the end; AVI uses them for "as before".
+        if packet.size:
+            yield packet
+
+
+def _decoder_of(stream: av.VideoStream) -> av.VideoCodecContext:
+    """The stream's own decoder, except where it would drop transparency: libav's for VP8 and VP9 do."""
+    library = _DECODERS_WITH_ALPHA.get(stream.codec_context.name)
+    if library is None or stream.metadata.get("alpha_mode") != "1" or library not in av.codecs_available:
+        return stream.codec_context
+    decoder = av.CodecContext.create(library, "r")
+    assert isinstance(decoder, av.VideoCodecContext)
+    return decoder
+
+
+def _decode(decoder: av.VideoCodecContext, packet: "av.Packet[av.VideoStream] | None") -> list[av.VideoFrame]:
+    try:
+        return decoder.decode(packet)
+    except av.FFmpegError:
+        return []
+
+
+def stamp_of(decoded: DecodedFrame, timestamps: Timestamps) -> int | None:
+    """The time by which a frame is recognised, or None when it only follows from its neighbours."""
+    if timestamps == "pts":
+        return decoded.frame.pts
+    return decoded.fed_dts if timestamps == "dts" else None
+
+
+def ticks(seconds: int, source: Source) -> int:
+    """A stretch of time in ticks of the stream."""
+    return round(seconds / (source.stream.time_base or Fraction(1)))
+
+
+def missing_end(path: str) -> int:
+    """How many bytes shorter a file is than its container says; 0 when complete or unknown."""
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        head = file.read(4096)
+        if head[:4] == b"RIFF":
+            return max(0, int.from_bytes(head[4:8], "little") + 8 - size)
+        if head[:4] == b"\x1aE\xdf\xa3":
+            return _missing_matroska(head, size)
+        if head[4:8] == b"ftyp":
+            return max(0, _iso_boxes(path)[1] - size)
+    return 0
+
+
+def _require_readable(path: str) -> str | None:
+    """Check the file as a file; return the demuxer to force for still images."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        raise MediaError(f"{path} does not exist") from None
+    except (OSError, ValueError) as error:
+        raise MediaError(f"{path} cannot be opened: {_reason(error)}") from error
+    if stat.S_ISDIR(status.st_mode):
+        raise MediaError(f"{path} is a folder; name a video or image file")
+    if not stat.S_ISREG(status.st_mode):
+        raise MediaError(f"{path} is no ordinary file; save the stream to a file first")
+    if status.st_size == 0:
+        raise MediaError(f"{path} is empty (0 bytes)")
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_SNIFF_BYTES)
+    except OSError as error:
+        raise MediaError(f"{path} cannot be read: {_reason(error)}") from error
+    return _image_demuxer(head, path)
+
+
+def _reason(error: Exception) -> str:
+    return (getattr(error, "strerror", None) or str(error)).lower()
+
+
+def _image_demuxer(head: bytes, path: str) -> str | None:
+    """Recognise still images by content: libav goes by their names, which may hold patterns like %d."""
+    if head.startswith(b"\xff\xd8\xff"):
+        return "jpeg_pipe"
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "apng" if b"acTL" in head[: head.find(b"IDAT") if b"IDAT" in head else None] else "png_pipe"
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        if head[12:16] == b"VP8X" and head[20] & _WEBP_ANIMATION:
+            raise MediaError(f"{path} is an animated WebP, which cannot be decoded here; convert it to GIF or APNG")
+        return "webp_pipe"
+    if head[:4] in (b"II*\0", b"MM\0*"):
+        return "tiff_pipe"
+    if head[:2] == b"BM" and head[6:10] == b"\0\0\0\0":
+        return "bmp_pipe"
+    return None
+
+
+def _why_not_media(path: str) -> str:
+    with open(path, "rb") as file:
+        head = file.read(4096)
+    if head[4:8] == b"ftyp" and b"moov" not in _iso_boxes(path)[0]:
+        return (
+            f"{path} has lost its index (no moov box): the recording or the copy was cut off before its end, "
+            "and without the index no frame can be found; copy it again or repair it with the recorder's own tool"
+        )
+    if head.lstrip()[:1] and _is_text(head):
+        return f"{path} holds text, not a video or an image"
+    return f"{path} is no video or image in a supported container, or its header is damaged"
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        text = head[: len(head) - 4].decode("utf-8") if len(head) > 8 else head.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return all(character.isprintable() or character in "\r\n\t\f\ufeff" for character in text)
+
+
+def _choose_video(container: InputContainer, path: str, index: int | None) -> av.VideoStream:
+    candidates = [stream for stream in container.streams.video if not is_cover(stream)]
+    if index is not None:
+        candidates = [stream for stream in candidates if stream.index == index]
+    if not candidates:
+        kinds = sorted({stream.type for stream in container.streams})
+        found = f"only {', '.join(kinds)}" if kinds else "nothing"
+        raise MediaError(f"{path} has no pictures to restore: it holds {found}")
+    # The types do not say so, but libav has no context for a codec it does not know.
+    if getattr(candidates[0], "codec_context", None) is None:
+        raise MediaError(f"{path} is coded with a codec that is not supported here; convert it to another codec first")
+    return candidates[0]
+
+
+def _iso_boxes(path: str) -> tuple[frozenset[bytes], int]:
+    """Names of the top-level boxes of an ISO file, and where the last of them should end."""
+    names = set()
+    position, size = 0, os.path.getsize(path)
+    with open(path, "rb") as file:
+        while position + 8 <= size:
+            file.seek(position)
+            header = file.read(16)
+            length = int.from_bytes(header[:4], "big")
+            if length == 1:
+                length = int.from_bytes(header[8:16], "big")
+            elif length == 0:
+                length = size - position
+            if length < 8:
+                break
+            names.add(header[4:8])
+            position += length
+    return frozenset(names), position
+
+
+def _missing_matroska(head: bytes, size: int) -> int:
+    """Compare the size in the header of the Segment, which holds everything, with the file's."""
+    at = head.find(b"\x18S\x80g")
+    if at < 0:
+        return 0
+    first = head[at + 4]
+    length = 8 - first.bit_length() + 1
+    value = int.from_bytes(head[at + 4 : at + 4 + length], "big") & ((1 << 7 * length) - 1)
+    if value == (1 << 7 * length) - 1:
+        return 0  # Written live: the size was never filled in.
+    return max(0, at + 4 + length + value - size)
+
+
+def require_not_encrypted(packet: "av.Packet[av.VideoStream]", path: str) -> None:
+    """Refuse pictures that are scrambled: a decoder would make noise of them."""
+    if packet.has_sidedata("encryption_info") or packet.has_sidedata("encryption_init_info"):
+        raise MediaError(f"{path} is encrypted (DRM); only unprotected files can be restored")
+
+
+def damaged(path: str, what: str) -> DamagedMediaError:
+    """The error for a file of which a part is lost, with the way out."""
+    return DamagedMediaError(f"{path}: {what}; pass --salvage to restore what can be read")

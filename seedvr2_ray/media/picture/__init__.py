@@ -1,0 +1,1 @@
+"""What a decoded picture is: colour, pixel formats, sampling, and converting between them."""

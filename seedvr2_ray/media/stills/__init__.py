@@ -1,0 +1,1 @@
+"""Still images, read and written by libraries made for them."""

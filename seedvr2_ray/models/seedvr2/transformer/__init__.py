@@ -1,0 +1,1 @@
+"""The diffusion transformer: windows, packing, attention blocks."""

@@ -1,0 +1,114 @@
+"""The blocks of the causal video VAE, by their equations.
+
+Shapes: B clips, C channels, T frames, H height, W width, N positions of a frame.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from seedvr2_ray.models.seedvr2.vae.layers import CausalConv3d, FrameNorm
+from seedvr2_ray.models.seedvr2.vae.state import SlicePass
+from seedvr2_ray.models.seedvr2.vae.steps import causal_step
+
+
+class ResnetBlock(nn.Module):
+    """Two convolutions, each behind norm and SiLU, added to the input."""
+
+    def __init__(self, channels_in: int, channels_out: int, groups: int, eps: float) -> None:
+        super().__init__()
+        self.norm1 = FrameNorm(channels_in, groups, eps)
+        self.conv1 = CausalConv3d(channels_in, channels_out)
+        self.norm2 = FrameNorm(channels_out, groups, eps)
+        self.conv2 = CausalConv3d(channels_out, channels_out)
+        self.has_shortcut = channels_in != channels_out
+        if self.has_shortcut:
+            self.conv_shortcut = CausalConv3d(channels_in, channels_out, (1, 1, 1), padding="none")
+        self.is_idle = False
+        """Whether the convolutions are known to add nothing and are not computed."""
+        self.has_merged_shortcut = False
+        """Whether an upsampler before this block does the shortcut's work."""
+
+    def leave_out_zeros(self) -> None:
+        """Pass over both convolutions from now on if the second one's weights are all zero now."""
+        self.is_idle = not (self.conv2.weight.any() or self.conv2.bias.any())
+
+    def forward(self, x_BCTHW: Tensor, run: SlicePass) -> Tensor:
+        if self.is_idle:
+            has_own_shortcut = self.has_shortcut and not self.has_merged_shortcut
+            return self.conv_shortcut.convolve(x_BCTHW) if has_own_shortcut else x_BCTHW
+        hidden_BCTHW = causal_step(self.conv1, x_BCTHW, run, self.norm1)
+        hidden_BCTHW = causal_step(self.conv2, hidden_BCTHW, run, self.norm2)
+        # In place: a convolution's output is its own, and its gradient does not need it.
+        return hidden_BCTHW.add_(self.conv_shortcut.convolve(x_BCTHW) if self.has_shortcut else x_BCTHW)
+
+
+class FrameAttention(nn.Module):
+    """One attention head over all positions of each frame; frames do not mix."""
+
+    def __init__(self, channels: int, groups: int, eps: float) -> None:
+        super().__init__()
+        self.group_norm = FrameNorm(channels, groups, eps)
+        self.to_q = nn.Linear(channels, channels)
+        self.to_k = nn.Linear(channels, channels)
+        self.to_v = nn.Linear(channels, channels)
+        # The checkpoint calls the projection to_out.0: a list that once had a dropout behind it.
+        self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
+
+    def forward(self, x_BCTHW: Tensor, run: SlicePass) -> Tensor:
+        batch, channels, frames, height, width = x_BCTHW.shape
+        tokens_BTNC = self.group_norm(x_BCTHW).permute(0, 2, 3, 4, 1).reshape(batch, frames, height * width, channels)
+        attended_BTNC = attend(
+            self.to_q(tokens_BTNC), self.to_k(tokens_BTNC), self.to_v(tokens_BTNC), run.options.attention_scores
+        )
+        out_BTHWC = torch.unflatten(self.to_out[0](attended_BTNC), 2, (height, width))
+        return x_BCTHW + out_BTHWC.permute(0, 4, 1, 2, 3)
+
+
+def attend(q_BTNC: Tensor, k_BTNC: Tensor, v_BTNC: Tensor, most_scores: int | None) -> Tensor:
+    """Softmax attention within each frame, a block of queries at a time where scores are limited.
+
+    Heads of 512 channels are beyond the flash kernels. Where the fallback holds all N x N scores,
+    a block of rows bounds them; every row is still normalised over all of its keys.
+    """
+    if most_scores is None:
+        return F.scaled_dot_product_attention(q_BTNC, k_BTNC, v_BTNC)
+    rows = max(1, most_scores // k_BTNC.shape[2])
+    out_BTNC = torch.empty_like(q_BTNC)
+    for clip in range(q_BTNC.shape[0]):
+        for frame in range(q_BTNC.shape[1]):
+            # Kept four-dimensional: with fewer dimensions no kernel but the fallback is considered.
+            place = (slice(clip, clip + 1), slice(frame, frame + 1))
+            for start in range(0, q_BTNC.shape[2], rows):
+                block = (*place, slice(start, start + rows))
+                out_BTNC[block] = F.scaled_dot_product_attention(q_BTNC[block], k_BTNC[place], v_BTNC[place])
+    return out_BTNC
+
+
+class MidBlock(nn.Module):
+    """The lowest level: a residual block before and after the attention, where there is one."""
+
+    def __init__(self, channels: int, groups: int, eps: float, *, attention: bool) -> None:
+        super().__init__()
+        self.resnets = nn.ModuleList([ResnetBlock(channels, channels, groups, eps) for _ in range(2)])
+        self.attentions = nn.ModuleList([FrameAttention(channels, groups, eps)] if attention else [])
+
+    def forward(self, x_BCTHW: Tensor, run: SlicePass) -> Tensor:
+        before, after = self.resnets
+        x_BCTHW = before(x_BCTHW, run)
+        for attention in self.attentions:
+            x_BCTHW = attention(x_BCTHW, run)
+        out_BCTHW: Tensor = after(x_BCTHW, run)
+        return out_BCTHW
+
+
+class Downsampler(nn.Module):
+    """Halves height and width, and time where asked."""
+
+    def __init__(self, channels: int, *, time: bool) -> None:
+        super().__init__()
+        kernel, stride = ((3, 3, 3), (2, 2, 2)) if time else ((1, 3, 3), (1, 2, 2))
+        self.conv = CausalConv3d(channels, channels, kernel, stride, padding="end")
+
+    def forward(self, x_BCTHW: Tensor, run: SlicePass) -> Tensor:
+        return causal_step(self.conv, x_BCTHW, run)

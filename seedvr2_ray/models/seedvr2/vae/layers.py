@@ -1,0 +1,211 @@
+"""The two primitives of the causal video VAE: convolution and norm.
+
+Shapes: B clips, C channels, G groups of channels, T frames, H height, W width.
+
+Nothing here looks into the future, and statistics never cross frames. So a clip may be cut into
+slices anywhere, if every convolution is given the last input frames of the slice before.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from seedvr2_ray.models.seedvr2.vae.layout import layout_of
+from seedvr2_ray.models.seedvr2.vae.state import SlicePass
+
+FP32_ROWS = 256
+"""Rows per step where the last convolution runs in fp32: its input is twice as large there."""
+
+
+class CausalConv3d(nn.Module):
+    """A 3-D convolution whose last temporal tap meets the current frame.
+
+    Time is padded with the frames before the slice, or with copies of the clip's first frame,
+    never with zeros. Height and width are padded with zeros on ``both`` sides, at the ``end`` only
+    (below and to the right), or on ``none``.
+    """
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        kernel: tuple[int, int, int] = (3, 3, 3),
+        stride: tuple[int, int, int] = (1, 1, 1),
+        *,
+        padding: Literal["both", "end", "none"] = "both",
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(channels_out, channels_in, *kernel))
+        self.bias = nn.Parameter(torch.empty(channels_out))
+        self.stride = stride
+        self.padding = padding
+        self.num_remembered = kernel[0] - stride[0] if kernel[0] > 1 else 0
+        """Input frames that the next slice must be given."""
+        self.fp32_output = False
+        """Compute and return fp32 whatever the input's type; set by ``VideoVAE.prepare``."""
+        self.num_idle_taps = 0
+        """First taps in time that are known to be zero and not computed; see :meth:`leave_out_zeros`."""
+        self.is_pointwise = False
+        """Whether only the tap at the position itself is computed."""
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw weights of a size that keeps the variance of what passes through."""
+        bound = math.sqrt(3 / self.weight[0].numel())
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.zeros_(self.bias)
+
+    def leave_out_zeros(self) -> None:
+        """Compute from now on without the taps that are zero now. Exact, and training leaves them zero."""
+        # Channels and positions do not matter here, only which of the taps have any weight.
+        used_THW = (self.weight.detach() != 0).flatten(0, 1).any(dim=0)
+        used_T, taps = used_THW.flatten(1).any(dim=1), len(used_THW)
+        strided = self.stride != (1, 1, 1)
+        self.num_idle_taps = 0 if strided else int(used_T.int().argmax()) if used_T.any() else taps - 1
+        used_THW[-1, used_THW.shape[1] // 2, used_THW.shape[2] // 2] = False
+        self.is_pointwise = self.padding == "both" and not strided and not used_THW.any()
+
+    def compute_zeros(self) -> None:
+        """Compute every tap again, whatever its weights."""
+        self.num_idle_taps, self.is_pointwise = 0, False
+
+    @property
+    def is_framewise(self) -> bool:
+        """Whether only the current frame is read, although the kernel has taps for others."""
+        return 0 < self.num_idle_taps == self.weight.shape[2] - 1
+
+    def extra_repr(self) -> str:
+        channels_out, channels_in, *kernel = self.weight.shape
+        return f"{channels_in}, {channels_out}, kernel={tuple(kernel)}, stride={self.stride}, padding={self.padding}"
+
+    def forward(self, x_BCTHW: Tensor, run: SlicePass) -> Tensor:
+        if self.num_remembered == 0:
+            return self.convolve(x_BCTHW)
+        cache = run.load()
+        extended_BCTHW = torch.cat([self.repeat_first(x_BCTHW) if cache is None else cache, x_BCTHW], dim=2)
+        run.store(extended_BCTHW[:, :, -self.num_remembered :])
+        return self.convolve(extended_BCTHW)
+
+    def repeat_first(self, x_BCTHW: Tensor) -> Tensor:
+        """What stands before the first frame of a clip: copies of it, one less than temporal taps."""
+        copies_BCTHW = x_BCTHW[:, :, :1].expand(-1, -1, self.weight.shape[2] - 1, -1, -1)
+        return copies_BCTHW.contiguous(memory_format=layout_of(x_BCTHW))
+
+    def convolve(self, extended_BCTHW: Tensor, *, rows_given: bool = False) -> Tensor:
+        """Convolve frames that already begin with those the kernel reaches back to.
+
+        ``rows_given`` says that the rows beyond the upper and lower edge are there, too.
+        """
+        pad_rows, pad_columns = 0 if rows_given or self.padding != "both" else 1, int(self.padding == "both")
+        if self.padding == "end":
+            extended_BCTHW = F.pad(extended_BCTHW, (0, 1, 0, 0 if rows_given else 1))
+        if self.fp32_output and extended_BCTHW.dtype in (torch.bfloat16, torch.float16):
+            return self._convolve_in_fp32(F.pad(extended_BCTHW, (0, 0, pad_rows, pad_rows)), pad_columns)
+        if self.is_pointwise and rows_given:
+            extended_BCTHW = extended_BCTHW[:, :, :, 1:-1]
+        extended_BCTHW = extended_BCTHW[:, :, self.num_idle_taps :]
+        if self.is_pointwise:
+            weight, pad_rows, pad_columns = self.weight[:, :, -1:, 1:2, 1:2], 0, 0
+        else:
+            weight = self.weight[:, :, self.num_idle_taps :]
+        return F.conv3d(extended_BCTHW, weight, self.bias, self.stride, (0, pad_rows, pad_columns))
+
+    def convolve_frames(self, frames_NCHW: Tensor) -> Tensor:
+        """Convolve frames that do not see each other, where :attr:`is_framewise` holds."""
+        weight, padding = (self.weight[:, :, -1, 1:2, 1:2], 0) if self.is_pointwise else (self.weight[:, :, -1], 1)
+        return F.conv2d(frames_NCHW, weight, self.bias, padding=padding)
+
+    def _convolve_in_fp32(self, extended_BCTHW: Tensor, pad_columns: int) -> Tensor:
+        # A frame and some rows at a time, so that the fp32 copies stay small.
+        weight, bias, taps = self.weight.float(), self.bias.float(), self.weight.shape[2]
+        frames = []
+        for t in range(extended_BCTHW.shape[2] - taps + 1):
+            bands = [
+                F.conv3d(
+                    extended_BCTHW[:, :, t : t + taps, row : row + FP32_ROWS + 2].float(),
+                    weight,
+                    bias,
+                    padding=(0, 0, pad_columns),
+                )
+                for row in range(0, extended_BCTHW.shape[3] - 2, FP32_ROWS)
+            ]
+            frames.append(torch.cat(bands, dim=3))
+        return torch.cat(frames, dim=2)
+
+    def convolve_image(self, frame_BCHW: Tensor) -> Tensor:
+        """Convolve a clip's first frame: all temporal taps meet copies of it, so their sum does the same."""
+        weight = self.weight.sum(2, dtype=torch.promote_types(self.weight.dtype, torch.float32))
+        dtype = torch.float32 if self.fp32_output and frame_BCHW.dtype != torch.float64 else frame_BCHW.dtype
+        pad_both = int(self.padding == "both")
+        if self.padding == "end":
+            frame_BCHW = F.pad(frame_BCHW, (0, 1, 0, 1))
+        if frame_BCHW.is_contiguous(memory_format=torch.channels_last):
+            weight = weight.contiguous(memory_format=torch.channels_last)
+        return F.conv2d(frame_BCHW.to(dtype), weight.to(dtype), self.bias.to(dtype), self.stride[1:], pad_both)
+
+
+class FrameNorm(nn.Module):
+    """Group norm with statistics of each frame by itself, which is what makes slicing exact."""
+
+    def __init__(self, channels: int, groups: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.groups = groups
+        self.eps = eps
+
+    def extra_repr(self) -> str:
+        return f"{len(self.weight)}, groups={self.groups}, eps={self.eps}"
+
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        if not x_BCTHW.is_cpu:
+            scale_BCT11, shift_BCT11 = self.affine(x_BCTHW)
+            return torch.addcmul(shift_BCT11, x_BCTHW, scale_BCT11).to(x_BCTHW.dtype)
+        # The CPU's own kernel keeps fp32 statistics if its factors are fp32, reads either layout,
+        # and is several times faster. CUDA's would copy to another layout and round the statistics.
+        factor_dtype = torch.promote_types(x_BCTHW.dtype, torch.float32)
+        weight, bias = self.weight.to(factor_dtype), self.bias.to(factor_dtype)
+        normed_NCHW = F.group_norm(as_frames(x_BCTHW), self.groups, weight, bias, self.eps)
+        return from_frames(normed_NCHW, x_BCTHW.shape[2])
+
+    def affine(self, x_BCTHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Statistics and learned factors as one multiplication and one addition per channel and frame."""
+        mean_BGT, var_BGT = frame_statistics(x_BCTHW, self.groups)
+        rstd_BGT = torch.rsqrt(var_BGT + self.eps)
+        weight_GC = self.weight.to(rstd_BGT.dtype).view(self.groups, -1)
+        bias_GC = self.bias.to(rstd_BGT.dtype).view(self.groups, -1)
+        scale_BGCT = rstd_BGT[:, :, None] * weight_GC[:, :, None]
+        shift_BGCT = bias_GC[:, :, None] - mean_BGT[:, :, None] * scale_BGCT
+        return scale_BGCT.flatten(1, 2)[..., None, None], shift_BGCT.flatten(1, 2)[..., None, None]
+
+
+def as_frames(x_BCTHW: Tensor) -> Tensor:
+    """The frames of all clips, one after the other, [B T, C, H, W]; shares memory where the layout allows it."""
+    # Joining dimensions of length one would leave strides that no kernel takes for a known layout.
+    if x_BCTHW.shape[2] == 1:
+        return x_BCTHW[:, :, 0]
+    if x_BCTHW.shape[0] == 1:
+        return x_BCTHW[0].transpose(0, 1)
+    return x_BCTHW.transpose(1, 2).flatten(0, 1)
+
+
+def from_frames(frames_NCHW: Tensor, num_frames: int) -> Tensor:
+    """The opposite of :func:`as_frames`, for clips of so many frames."""
+    return torch.unflatten(frames_NCHW, 0, (-1, num_frames)).transpose(1, 2)
+
+
+def frame_statistics(x_BCTHW: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of each clip, group and frame ``[B, G, T]``, in fp32 or better."""
+    grouped_BGCTHW = torch.unflatten(x_BCTHW, 1, (groups, -1))
+    if x_BCTHW.dtype in (torch.float32, torch.float64):
+        var_BGT, mean_BGT = torch.var_mean(grouped_BGCTHW, dim=(2, 4, 5), correction=0)
+        return mean_BGT, var_BGT
+    # var_mean would round its results to the half-precision type. The sum of squares loses digits
+    # only where |mean| exceeds the spread by more than such a type resolves anyway.
+    mean_BGT = grouped_BGCTHW.mean(dim=(2, 4, 5), dtype=torch.float32)
+    norm_BGT = torch.linalg.vector_norm(grouped_BGCTHW, dim=(2, 4, 5), dtype=torch.float32)
+    count = grouped_BGCTHW[0, 0, :, 0].numel()
+    return mean_BGT, (norm_BGT.square() / count - mean_BGT.square()).clamp_min(0)

@@ -1,0 +1,252 @@
+"""Every released checkpoint: where it lies, how large it is, what it must hash to, under which licence."""
+
+import difflib
+from dataclasses import dataclass
+from typing import Literal
+
+from seedvr2_ray.errors import SettingsError
+from seedvr2_ray.models.seedvr2.config import SEEDVR2_3B, SEEDVR2_7B, DiTConfig
+from seedvr2_ray.models.seedvr2.nano_config import NANO_DIT, NANO_VAE
+from seedvr2_ray.models.seedvr2.vae.config import SEEDVR2_VAE, VAEConfig
+
+Role = Literal["transformer", "vae", "positive", "negative"]
+"""What a file holds; the last two are the embeddings of the fixed prompts."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WeightFile:
+    """One file with weights. Its name is the same in a weights folder, on a mirror and in its repository."""
+
+    name: str
+    repository: str | None
+    """On the Hugging Face hub; None when the file ships inside this package, below ``models/``."""
+    licence: str
+    num_gigabytes: float
+    """For people; rounded."""
+    size_bytes: int | None = None
+    """Exactly, where it is known."""
+    sha256: str | None = None
+    """None where no trustworthy source gives it: then the hub's own value is used after a download."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Component:
+    """What one part of a model can be loaded from."""
+
+    role: Role
+    files: tuple[WeightFile, ...]
+    """Alternatives with the same numbers; the first that is found is used, the first of all is downloaded."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelEntry:
+    """A restorer that ``RestoreSettings.model`` can name."""
+
+    name: str
+    summary: str
+    """One line for a person."""
+    licence: str
+    transformer: DiTConfig | None = None
+    """None for a classical filter, which has no components either."""
+    vae: VAEConfig | None = None
+    components: tuple[Component, ...] = ()
+    anchor_rows: int = 16
+    """Black rows the model wants below the picture for a tone anchor; see :mod:`restoration.padding`."""
+
+    def component(self, role: Role) -> Component:
+        """Return the part of that role."""
+        return next(component for component in self.components if component.role == role)
+
+
+_APACHE = "Apache-2.0"
+_CONVERTED = "numz/SeedVR2_comfyUI"
+_ORIGINAL_3B = "ByteDance-Seed/SeedVR2-3B"
+_ORIGINAL_7B = "ByteDance-Seed/SeedVR2-7B"
+
+
+def _hub(
+    repository: str, name: str, gigabytes: float, sha256: str | None = None, size_bytes: int | None = None
+) -> WeightFile:
+    return WeightFile(
+        name=name,
+        repository=repository,
+        licence=_APACHE,
+        num_gigabytes=gigabytes,
+        size_bytes=size_bytes,
+        sha256=sha256,
+    )
+
+
+def bundled(name: str, *, licence: str, size_bytes: int, sha256: str) -> WeightFile:
+    """Describe a file that ships inside the package.
+
+    Args:
+        name: relative to ``seedvr2_ray/models``, with forward slashes: ``nano/transformer.safetensors``.
+        licence: SPDX name.
+        size_bytes, sha256: of the file as committed; a package that was built wrongly is told apart at load.
+    """
+    return WeightFile(
+        name=name,
+        repository=None,
+        licence=licence,
+        num_gigabytes=round(size_bytes / 1e9, 3),
+        size_bytes=size_bytes,
+        sha256=sha256,
+    )
+
+
+_VAE = Component(
+    role="vae",
+    files=(
+        _hub(
+            _CONVERTED,
+            "ema_vae_fp16.safetensors",
+            0.5,
+            "20678548f420d98d26f11442d3528f8b8c94e57ee046ef93dbb7633da8612ca1",
+        ),
+        _hub(_ORIGINAL_3B, "ema_vae.pth", 1.0),
+    ),
+)
+_POSITIVE = Component(
+    role="positive",
+    files=(
+        _hub(
+            _ORIGINAL_3B,
+            "pos_emb.pt",
+            0.0006,
+            "fa07a14844314772266b66c3b95deb0027696d8fe7065721263db5176f45d799",
+            595_100,
+        ),
+    ),
+)
+_NEGATIVE = Component(
+    role="negative",
+    files=(
+        _hub(
+            _ORIGINAL_3B,
+            "neg_emb.pt",
+            0.0007,
+            "6a43e5800ef2354f1c156d27535834da055cbec8248298b8923492bba2076581",
+            656_540,
+        ),
+    ),
+)
+
+
+def _seedvr2(name: str, summary: str, config: DiTConfig, *files: WeightFile) -> ModelEntry:
+    transformer = Component(role="transformer", files=files)
+    return ModelEntry(
+        name=name,
+        summary=summary,
+        licence=_APACHE,
+        transformer=config,
+        vae=SEEDVR2_VAE,
+        components=(transformer, _VAE, _POSITIVE, _NEGATIVE),
+    )
+
+
+_NANO_TEXT = bundled(
+    "nano/text.safetensors",
+    licence=_APACHE,
+    size_bytes=328,
+    sha256="2d1afd5adc80d55fa28a97e08b745add2363c8430f4eed87143a633c7ee20731",
+)
+_NANO_TRANSFORMER = bundled(
+    "nano/transformer.safetensors",
+    licence=_APACHE,
+    size_bytes=1152608,
+    sha256="d5bec4fa56423968d17efd566e0f790e66df6bc3ca8f40196d3e84d3106c5474",
+)
+_NANO_VAE = bundled(
+    "nano/vae.safetensors",
+    licence=_APACHE,
+    size_bytes=2094158,
+    sha256="dc4cadf04af9ae143465ac6255c81aa49bf394be1e37407adcf94f94580c5102",
+)
+
+_ENTRIES = (
+    _seedvr2(
+        "seedvr2-3b",
+        "SeedVR2 3B: half the weights, about 7 % faster end to end, because the VAE is shared",
+        SEEDVR2_3B,
+        _hub(
+            _CONVERTED,
+            "seedvr2_ema_3b_fp16.safetensors",
+            6.8,
+            "2fd0e03a3dad24e07086750360727ca437de4ecd456f769856e960ae93e2b304",
+        ),
+        _hub(_ORIGINAL_3B, "seedvr2_ema_3b.pth", 13.6),
+    ),
+    _seedvr2(
+        "seedvr2-7b",
+        "SeedVR2 7B",
+        SEEDVR2_7B,
+        _hub(
+            _CONVERTED,
+            "seedvr2_ema_7b_fp16.safetensors",
+            16.5,
+            "7b8241aa957606ab6cfb66edabc96d43234f9819c5392b44d2492d9f0b0bbe4a",
+        ),
+        _hub(_ORIGINAL_7B, "seedvr2_ema_7b.pth", 33.0, None, 32_958_774_606),
+    ),
+    _seedvr2(
+        "seedvr2-7b-sharp",
+        "SeedVR2 7B, sharper: closest to the source in published comparisons",
+        SEEDVR2_7B,
+        _hub(
+            _CONVERTED,
+            "seedvr2_ema_7b_sharp_fp16.safetensors",
+            16.5,
+            "20a93e01ff24beaeebc5de4e4e5be924359606c356c9c51509fba245bd2d77dd",
+        ),
+        _hub(_ORIGINAL_7B, "seedvr2_ema_7b_sharp.pth", 33.0),
+    ),
+    ModelEntry(
+        name="nano",
+        summary="For demonstration and tests: the whole path in seconds without a GPU; see docs/nano.md",
+        licence=_APACHE,
+        transformer=NANO_DIT,
+        vae=NANO_VAE,
+        components=(
+            Component(role="transformer", files=(_NANO_TRANSFORMER,)),
+            Component(role="vae", files=(_NANO_VAE,)),
+            # Trained without a negative prompt: with one text for both, guidance changes nothing.
+            Component(role="positive", files=(_NANO_TEXT,)),
+            Component(role="negative", files=(_NANO_TEXT,)),
+        ),
+        anchor_rows=0,
+    ),
+    ModelEntry(
+        name="lanczos",
+        summary="Lanczos filter: no weights, no restoration; for tests and comparisons",
+        licence=_APACHE,
+        anchor_rows=0,
+    ),
+)
+
+CATALOGUE: dict[str, ModelEntry] = {entry.name: entry for entry in _ENTRIES}
+"""By name, in the order in which they are listed to people."""
+
+
+def find_entry(name: str) -> ModelEntry:
+    """Look a model up by name.
+
+    Raises:
+        SettingsError: there is none of that name.
+    """
+    entry = CATALOGUE.get(name)
+    if entry is None:
+        close = difflib.get_close_matches(name, CATALOGUE, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise SettingsError(f"unknown model {name!r}; {hint}known are {', '.join(CATALOGUE)}")
+    return entry
+
+
+def default_model(*, cuda_available: bool) -> str:
+    """Return the model that ``auto`` stands for on this machine.
+
+    The 7B-sharp on a GPU: the VAE costs most of the time in either size, so the 3B saves little. Elsewhere
+    the small model of this package, which takes the same path and gains about half a decibel on degraded film
+    (docs/nano.md says where it does not).
+    """
+    return "seedvr2-7b-sharp" if cuda_available else "nano"

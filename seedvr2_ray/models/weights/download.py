@@ -1,0 +1,354 @@
+"""Weight files on this machine: found, downloaded, verified, listed. Reading them is :mod:`checkpoint`'s work."""
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import fsspec  # type: ignore[import-untyped]
+import huggingface_hub
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.utils import logging as hub_logging
+from huggingface_hub.utils.tqdm import tqdm as hub_progress_bar
+
+from seedvr2_ray.errors import DeploymentError
+from seedvr2_ray.models.weights.catalogue import CATALOGUE, Component, ModelEntry, Role, WeightFile, find_entry
+
+Progress = Callable[[str, int, int | None], None]
+"""Called with a file's name, the bytes that are there, and the bytes it will have (None if unknown)."""
+
+_BLOCK_BYTES = 8 * 2**20
+_PACKAGE_FOLDER = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WeightsSource:
+    """Where weights may come from, in the order in which they are looked for."""
+
+    weights_dir: Path | None = None
+    """A folder of the operator's; downloads go there too. Without it the Hugging Face cache is used."""
+    mirror_url: str | None = None
+    """A folder that fsspec can read (``s3://bucket/weights``); asked before the hub, also when offline."""
+    cache_dir: Path | None = None
+    """The Hugging Face cache; None takes the one that ``HF_HOME`` names."""
+    endpoint: str | None = None
+    """A private hub; None takes the one that ``HF_ENDPOINT`` names."""
+
+    @property
+    def own_dir(self) -> Path:
+        """A folder that is looked into first, and that what is not the hub's business is written to."""
+        return self.weights_dir or Path.home() / ".cache" / "seedvr2-ray" / "weights"
+
+
+@dataclass(frozen=True, slots=True)
+class FoundFile:
+    """A weight file on this machine."""
+
+    role: Role
+    file: WeightFile
+    path: Path
+    sha256: str
+    """Of the bytes in ``path``."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRecord:
+    """One line of ``models list``, for a person or as JSON."""
+
+    name: str
+    summary: str
+    licence: str
+    num_gigabytes: float
+    """Of the files that would be downloaded."""
+    state: Literal["ready", "missing", "no weights needed"]
+    missing: tuple[str, ...]
+    """Names of files that are not on this machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """One line of ``models verify``."""
+
+    name: str
+    path: str | None
+    sha256: str | None
+    state: Literal["verified", "unpublished hash", "missing", "damaged"]
+    """``unpublished hash``: no one publishes what the file should hash to, only its size can be checked."""
+    detail: str
+
+
+def list_models(source: WeightsSource) -> list[ModelRecord]:
+    """Return what the catalogue knows and what of it is on this machine; nothing is downloaded or hashed."""
+    records = []
+    for entry in CATALOGUE.values():
+        missing = [part.files[0] for part in entry.components if find_component(part, source) is None]
+        state: Literal["ready", "missing", "no weights needed"] = "missing" if missing else "ready"
+        records.append(
+            ModelRecord(
+                name=entry.name,
+                summary=entry.summary,
+                licence=entry.licence,
+                num_gigabytes=round(sum(part.files[0].num_gigabytes for part in entry.components), 3),
+                state=state if entry.components else "no weights needed",
+                missing=tuple(file.name for file in missing),
+            )
+        )
+    return records
+
+
+def pull_model(name: str, source: WeightsSource, progress: Progress | None = None) -> list[FoundFile]:
+    """Bring every file of a model onto this machine and verify it. What is there already is only verified.
+
+    Raises:
+        SettingsError: there is no such model.
+        DeploymentError: a file cannot be fetched, or is not what it should be.
+    """
+    return [obtain_component(part, source, progress) for part in find_entry(name).components]
+
+
+def verify_model(name: str, source: WeightsSource) -> list[FileRecord]:
+    """Hash every file of a model again, whatever was noted before; nothing is downloaded."""
+    return [_verify_component(part, source) for part in find_entry(name).components]
+
+
+def require_model(entry: ModelEntry, source: WeightsSource, *, may_download: bool = True) -> dict[Role, FoundFile]:
+    """Return the verified files of a model by role.
+
+    Raises:
+        DeploymentError: a file is missing and must not or cannot be downloaded, or is damaged.
+    """
+    found = {}
+    for part in entry.components:
+        if not may_download and find_component(part, source) is None:
+            raise DeploymentError(
+                f"{entry.name} needs {part.files[0].name}, which is not on this machine; "
+                f"run `seedvr2-ray models pull {entry.name}`"
+            )
+        found[part.role] = obtain_component(part, source)
+    return found
+
+
+def find_component(component: Component, source: WeightsSource) -> tuple[WeightFile, Path] | None:
+    """Return the first of a component's files that is on this machine, and where."""
+    for file in component.files:
+        path = _find_file(file, source)
+        if path is not None:
+            return file, path
+    return None
+
+
+def obtain_component(component: Component, source: WeightsSource, progress: Progress | None = None) -> FoundFile:
+    """Return a verified file of a component, downloaded if none is on this machine."""
+    found = find_component(component, source)
+    file, path = found or (component.files[0], _download(component.files[0], source, progress))
+    return FoundFile(component.role, file, path, verify_file(file, path, source))
+
+
+def verify_file(file: WeightFile, path: Path, source: WeightsSource, *, trust_record: bool = True) -> str:
+    """Return a file's sha256 after comparing it with the expected one.
+
+    A file that was hashed before is not hashed again while its path, size and time are the same: 16 GB
+    take half a minute. A file that does not match is left where it is.
+
+    Raises:
+        DeploymentError: size or hash differ from the catalogue's, or the file cannot be read.
+    """
+    try:
+        size_bytes = path.stat().st_size
+        _require_size(file, path, size_bytes)
+        sha256 = _recorded_hash(path, source) if trust_record else None
+        if sha256 is None:
+            sha256 = _hash_file(path)
+            _record_hash(path, source, sha256)
+    except OSError as error:
+        raise DeploymentError(f"cannot read {path}: {error.strerror or error}; check it and its permissions") from error
+    expected = expected_hash(file, path)
+    if expected is not None and sha256 != expected:
+        raise DeploymentError(
+            f"{path} is not the released {file.name}: its sha256 is {sha256}, expected {expected}; "
+            "it was left in place: move it away and pull the model again"
+        )
+    return sha256
+
+
+def expected_hash(file: WeightFile, path: Path) -> str | None:
+    """Return what a file must hash to: the catalogue's value, else the one the hub stored it under."""
+    if file.sha256 is not None:
+        return file.sha256
+    # In the Hugging Face cache a snapshot links to a blob that is named by the hash the hub gave.
+    blob = path.resolve().name
+    return blob if path.is_symlink() and re.fullmatch(r"[0-9a-f]{64}", blob) else None
+
+
+def _verify_component(component: Component, source: WeightsSource) -> FileRecord:
+    found = find_component(component, source)
+    if found is None:
+        return FileRecord(component.files[0].name, None, None, "missing", "not on this machine")
+    file, path = found
+    try:
+        sha256 = verify_file(file, path, source, trust_record=False)
+    except DeploymentError as error:
+        return FileRecord(file.name, str(path), None, "damaged", str(error))
+    if expected_hash(file, path) is None:
+        return FileRecord(file.name, str(path), sha256, "unpublished hash", "no published hash to compare with")
+    return FileRecord(file.name, str(path), sha256, "verified", "sha256 as published")
+
+
+def _find_file(file: WeightFile, source: WeightsSource) -> Path | None:
+    if file.repository is None:
+        path = _PACKAGE_FOLDER / file.name
+        return path if path.is_file() else None
+    if (source.own_dir / file.name).is_file():
+        return source.own_dir / file.name
+    cached = huggingface_hub.try_to_load_from_cache(file.repository, file.name, cache_dir=source.cache_dir)
+    return Path(cached) if isinstance(cached, str) else None
+
+
+def _download(file: WeightFile, source: WeightsSource, progress: Progress | None) -> Path:
+    if file.repository is None:
+        raise DeploymentError(f"{file.name} is missing from the installed package; install seedvr2-ray again")
+    if source.mirror_url is not None:
+        return _download_from_mirror(file, source, source.mirror_url, progress)
+    try:
+        with _quiet_hub():
+            return Path(
+                huggingface_hub.hf_hub_download(
+                    file.repository,
+                    file.name,
+                    local_dir=source.weights_dir,
+                    cache_dir=source.cache_dir,
+                    endpoint=source.endpoint,
+                    tqdm_class=_reporting_bar(file.name, progress) if progress else None,
+                )
+            )
+    except LocalEntryNotFoundError as error:
+        raise DeploymentError(
+            f"cannot download {file.name} from {file.repository}: the Hugging Face hub cannot be reached from here; "
+            "check the connection, put the file into the weights folder, or name a mirror"
+        ) from error
+    except (HfHubHTTPError, OSError) as error:
+        raise DeploymentError(
+            f"cannot download {file.name} from {file.repository} on the Hugging Face hub ({_first_line(error)}); "
+            "put the file into the weights folder, or name a mirror"
+        ) from error
+
+
+@contextmanager
+def _quiet_hub() -> Iterator[None]:
+    """Keep the hub's client from telling of every retry: what it comes to is said once, by us."""
+    before = hub_logging.get_verbosity()
+    hub_logging.set_verbosity(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        hub_logging.set_verbosity(before)
+
+
+def _download_from_mirror(file: WeightFile, source: WeightsSource, mirror_url: str, progress: Progress | None) -> Path:
+    url = f"{mirror_url.rstrip('/')}/{file.name}"
+    folder = source.own_dir
+    target, partial = folder / file.name, folder / f"{file.name}.partial"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _copy_resumable(url, partial, file.name, progress)
+    # fsspec's stores raise errors of their own libraries, which have no common root.
+    except Exception as error:
+        raise DeploymentError(
+            f"cannot fetch {url} ({_first_line(error)}); check the mirror, or remove it to use the Hugging Face hub"
+        ) from error
+    try:
+        _require_size(file, partial, partial.stat().st_size)
+        found = _hash_file(partial)
+        if file.sha256 is not None and found != file.sha256:
+            raise DeploymentError(f"{url} is not the released {file.name}: its sha256 is {found}")
+    except DeploymentError as error:
+        rejected = partial.rename(folder / f"{file.name}.rejected")
+        raise DeploymentError(f"{error}; kept as {rejected}; put the right file onto the mirror") from error
+    partial.rename(target)
+    _record_hash(target, source, found)
+    return target
+
+
+def _copy_resumable(url: str, partial: Path, name: str, progress: Progress | None) -> None:
+    filesystem, remote = fsspec.core.url_to_fs(url)
+    total = filesystem.size(remote)
+    done = partial.stat().st_size if partial.exists() else 0
+    if total is not None and done > total:
+        done = 0
+    with filesystem.open(remote, "rb") as reader, partial.open("r+b" if done else "wb") as writer:
+        reader.seek(done)
+        writer.seek(done)
+        while block := reader.read(_BLOCK_BYTES):
+            writer.write(block)
+            done += len(block)
+            if progress:
+                progress(name, done, total)
+
+
+def _require_size(file: WeightFile, path: Path, size_bytes: int) -> None:
+    if file.size_bytes is not None and size_bytes < file.size_bytes:
+        raise DeploymentError(f"{path} is truncated: it has {size_bytes:,} of {file.size_bytes:,} bytes; pull it again")
+    if file.size_bytes is not None and size_bytes != file.size_bytes:
+        raise DeploymentError(
+            f"{path} is not the released {file.name}: it has {size_bytes:,} bytes, expected {file.size_bytes:,}"
+        )
+
+
+def _hash_file(path: Path) -> str:
+    with path.open("rb") as reader:
+        return hashlib.file_digest(reader, "sha256").hexdigest()
+
+
+def _record_path(path: Path, source: WeightsSource) -> Path:
+    return source.own_dir / ".verified" / f"{hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:32]}.json"
+
+
+def _recorded_hash(path: Path, source: WeightsSource) -> str | None:
+    try:
+        record = json.loads(_record_path(path, source).read_text())
+        stat = path.stat()
+        if (record["size"], record["mtime_ns"]) == (stat.st_size, stat.st_mtime_ns):
+            return str(record["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        # No record, or an unreadable one: the file is hashed.
+        return None
+    return None
+
+
+def _record_hash(path: Path, source: WeightsSource, sha256: str) -> None:
+    stat = path.stat()
+    record = {"path": str(path), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": sha256}
+    record_path = _record_path(path, source)
+    try:
+        record_path.parent.mkdir(parents=True, exist_ok=True)
+        record_path.write_text(json.dumps(record))
+    except OSError:
+        # A read-only weights folder is ordinary; the file is hashed again next time.
+        return
+
+
+def _reporting_bar(name: str, progress: Progress) -> type[Any]:
+    class ReportingBar(hub_progress_bar):
+        """Tells the caller instead of the terminal."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **{**kwargs, "disable": True})  # type: ignore[no-untyped-call]
+            self._done = int(kwargs.get("initial") or 0)
+            self._total = kwargs.get("total")
+
+        def update(self, n: float | None = 1) -> bool | None:
+            self._done += int(n or 0)
+            progress(name, self._done, int(self._total) if self._total else None)
+            return None
+
+    return ReportingBar
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -1,0 +1,1 @@
+"""Colour matching and transparency: what is done to restored pictures beside the networks."""

@@ -1,0 +1,1 @@
+"""Restoring a segment with a diffusion model: chunks, noise, padding, stitching, placement."""

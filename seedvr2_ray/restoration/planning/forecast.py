@@ -1,0 +1,99 @@
+"""What a plan will need of a device's memory, said before any weights are here."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+from seedvr2_ray.errors import CapacityError
+from seedvr2_ray.models.seedvr2.transformer.dit import SeedVR2Transformer
+from seedvr2_ray.models.seedvr2.vae.config import fastest_options
+from seedvr2_ray.models.seedvr2.vae.video_vae import VideoVAE
+from seedvr2_ray.models.weights.catalogue import ModelEntry
+from seedvr2_ray.restoration.device import default_dtype, device_name, free_bytes
+from seedvr2_ray.restoration.planning.memory import MemoryCosts, plan_memory
+from seedvr2_ray.restoration.planning.plan import Plan
+from seedvr2_ray.restoration.planning.segment_plan import ModelFacts, describe_model, describe_segment
+from seedvr2_ray.restoration.restorer import SegmentTask
+
+_GIB = 2**30
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MemoryForecast:
+    """What the longest segment of a plan needs on a device that holds nothing else."""
+
+    device: str
+    peak_bytes: int | None
+    """None when it does not fit."""
+    free_bytes: int
+    refusal: str = ""
+    """Why it does not fit, and what would."""
+    costs: str
+    """Where the figures come from."""
+
+    def __str__(self) -> str:
+        if self.peak_bytes is None:
+            return f"does not fit: {self.refusal}"
+        return (
+            f"{self.peak_bytes / _GIB:.1f} GiB at the peak; {self.free_bytes / _GIB:.1f} GiB are free ({self.device})"
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeviceMemory:
+    """A device that may be another machine's: what has to be known of it to say what fits."""
+
+    name: str
+    """Under which memory costs are stored."""
+    kind: str
+    """As torch says it: ``cuda`` or ``cpu``."""
+    dtype: torch.dtype
+    free_bytes: int
+
+
+def look_at_device(device: torch.device) -> DeviceMemory:
+    """Describe a device of this machine as it is now."""
+    return DeviceMemory(
+        name=device_name(device), kind=device.type, dtype=default_dtype(device), free_bytes=free_bytes(device)
+    )
+
+
+def forecast_memory(plan: Plan, entry: ModelEntry, device: DeviceMemory) -> MemoryForecast | None:
+    """Predict the memory of a plan's longest segment; allocates nothing.
+
+    Returns:
+        None for a classical filter, which needs no more than a few frames.
+    """
+    facts = _facts_of(entry, device.kind, device.dtype)
+    if facts is None:
+        return None
+    longest = max(plan.segments, key=lambda segment: segment.num_frames)
+    task = SegmentTask(
+        first_frame=longest.span.start,
+        num_frames=longest.num_frames,
+        geometry=plan.recipe.geometry,
+        settings=plan.recipe.settings,
+        output_depth=plan.recipe.master.working_depth,
+    )
+    costs = MemoryCosts.for_device(device.name)
+    peak, refusal = None, ""
+    try:
+        demand = describe_segment(task, facts)
+        peak = plan_memory(demand, costs, device.free_bytes, may_offload=device.kind != "cpu").stages.peak
+    except CapacityError as error:
+        refusal = str(error)
+    return MemoryForecast(
+        device=device.name, peak_bytes=peak, free_bytes=device.free_bytes, refusal=refusal, costs=costs.source
+    )
+
+
+@lru_cache(maxsize=8)
+def _facts_of(entry: ModelEntry, kind: str, dtype: torch.dtype) -> ModelFacts | None:
+    if entry.transformer is None or entry.vae is None:
+        return None
+    # Shapes without numbers: sizes are known from the configuration alone.
+    with torch.device("meta"):
+        transformer = SeedVR2Transformer(entry.transformer).to(dtype)
+        vae = VideoVAE(entry.vae).to(dtype)
+    return describe_model(transformer, vae, fastest_options(kind), dtype=dtype, anchor_rows=entry.anchor_rows)

@@ -1,0 +1,214 @@
+"""``restore``: one segment from the source's frames to a committed intermediate, and on to a finished part.
+
+Both steps commit atomically under the segment's addresses and do nothing when the commit is there, so
+that any number of workers may try, in any order, as often as they like.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import av
+from torch import Tensor
+
+from seedvr2_ray.errors import DeploymentError, StorageError
+from seedvr2_ray.frames import Frames
+from seedvr2_ray.media.decode import decode_span
+from seedvr2_ray.media.output.encode import FrameConverter, PartWriter
+from seedvr2_ray.media.output.intermediate import IntermediateWriter, read_intermediate
+from seedvr2_ray.media.picture.blend import blend_frames
+from seedvr2_ray.media.picture.luma import luma_of
+from seedvr2_ray.restoration.planning.plan import Recipe, Segment
+from seedvr2_ray.restoration.report.joins import REACH, SourceStep, step_across
+from seedvr2_ray.restoration.report.quality import QualitySampler
+from seedvr2_ray.restoration.restorer import Restorer, SegmentTask
+from seedvr2_ray.restoration.work.threads import ReadAhead, WriteBehind
+from seedvr2_ray.storage.commits import CommitStore
+
+RESTORED = "restored"
+"""Kind of the commits that hold a segment's lossless intermediate."""
+PARTS = "parts"
+"""Kind of the commits that hold a segment's finished, encoded part."""
+
+_BATCH_BYTES = 24 << 20
+_LONGEST_BATCH = 8
+
+
+def restore_segment(
+    recipe: Recipe,
+    segment: Segment,
+    restorer: Restorer,
+    store: CommitStore,
+    *,
+    source_path: str,
+    workspace: Path,
+    on_frames: Callable[[int], None] = lambda num_frames: None,
+    check_cancelled: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Decode, restore, and commit one segment as a lossless intermediate.
+
+    Memory is bounded by a few batches of frames and by what the restorer itself keeps.
+
+    Args:
+        source_path: where the source's bytes lie on this machine.
+        workspace: a folder for the file being written.
+        on_frames: told how many more frames are restored, for progress.
+        check_cancelled: raises to stop; called at least once per batch.
+
+    Returns:
+        The commit's record: what was done, how long each stage took, quality figures, missing frames.
+    """
+    committed = store.find(RESTORED, segment.address)
+    if committed is not None:
+        return committed
+    if restorer.identity != recipe.restorer:
+        raise DeploymentError(
+            f"the segment was planned for {recipe.restorer.name} ({recipe.restorer.digest[:12]}) and this "
+            f"worker holds {restorer.identity.name} ({restorer.identity.digest[:12]}); plan again, or "
+            "start workers of the same version"
+        )
+    began = time.perf_counter()
+    missing: list[int] = []
+    sampler, source_step = QualitySampler(segment.span), SourceStep(segment)
+    geometry = recipe.geometry
+    task = SegmentTask(
+        first_frame=segment.span.start,
+        num_frames=segment.num_frames,
+        geometry=geometry,
+        settings=recipe.settings,
+        output_depth=recipe.master.working_depth,
+        check_cancelled=check_cancelled,
+    )
+    decoded = decode_span(
+        source_path,
+        recipe.video,
+        segment.span,
+        batch_frames=_batch_frames(geometry.source_width * geometry.source_height),
+        deinterlace=recipe.settings.deinterlace,
+        salvage=recipe.settings.salvage,
+        on_missing=missing.append,
+    )
+    path = workspace / f"{segment.address}.mkv"
+    converter = FrameConverter(recipe.master)
+    num_restored = 0
+    with IntermediateWriter(str(path), recipe.master) as writer:
+
+        def encode(frames: Frames) -> None:
+            for frame in converter.convert(frames):
+                writer.write(frame)
+
+        with (
+            ReadAhead(source_step.watch(sampler.watch_source(decoded))) as source_frames,
+            WriteBehind(encode) as encoder,
+        ):
+            for frames in restorer.restore(iter(source_frames), task):
+                check_cancelled()
+                sampler.watch_restored(frames)
+                encoder.put(frames)
+                num_restored += len(frames)
+                on_frames(len(frames))
+        # A short intermediate must not be committed: every later run would trust it and fail.
+        assert num_restored == segment.num_frames, f"{recipe.restorer.name} made {num_restored} of {segment.num_frames}"
+    seconds = time.perf_counter() - began
+    record = {
+        "segment": segment.index,
+        "frames": [segment.span.start, segment.span.stop],
+        "restorer": recipe.restorer.name,
+        "seconds": round(seconds, 3),
+        "idle_seconds": round(source_frames.waiting_seconds, 3),
+        "missing_frames": sorted(set(missing)),
+        "quality": sampler.measure(),
+        "source_step": source_step.measure(),
+    }
+    store.commit(RESTORED, segment.address, record, path)
+    path.unlink(missing_ok=True)
+    return store.find(RESTORED, segment.address) or record
+
+
+def finish_segment(
+    recipe: Recipe,
+    segment: Segment,
+    predecessor: Segment | None,
+    store: CommitStore,
+    *,
+    workspace: Path,
+    check_cancelled: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Blend a restored segment with its predecessor's overlap and commit it in the master's codec.
+
+    Args:
+        predecessor: the segment before, when ``segment`` shares frames with it.
+
+    Returns:
+        The commit's record.
+
+    Raises:
+        StorageError: an intermediate this part needs is not committed.
+    """
+    committed = store.find(PARTS, segment.part_address)
+    if committed is not None:
+        return committed
+    began = time.perf_counter()
+    restored = store.find(RESTORED, segment.address)
+    if restored is None:
+        raise StorageError(f"segment {segment.index} is to be finished and is not restored; restore it first")
+    path = workspace / f"{segment.part_address}.part"
+    around_join: list[Tensor] = []
+    full_range = recipe.master.colour.full_range
+    with PartWriter(str(path), recipe.master) as writer:
+        for position, frame in _finished_frames(segment, predecessor, store, workspace):
+            check_cancelled()
+            if predecessor is not None and position < REACH:
+                around_join.append(luma_of(frame, full_range=full_range))
+            if position >= 0:
+                writer.write(frame)
+    record = {
+        "segment": segment.index,
+        "frames": [segment.span.start, segment.span.start + segment.part_frames],
+        "blended_frames": segment.overlap,
+        "boundary_step": _boundary_step(around_join, predecessor, store),
+        "seconds": round(time.perf_counter() - began, 3),
+        # The intermediate is deleted once it has served; what was noted about it goes on from here.
+        "restored": restored,
+    }
+    store.commit(PARTS, segment.part_address, record, path)
+    path.unlink(missing_ok=True)
+    return store.find(PARTS, segment.part_address) or record
+
+
+def predecessor_of(segments: Sequence[Segment], segment: Segment) -> Segment | None:
+    """Return the segment that ``segment`` is blended with, if there is one."""
+    return segments[segment.index - 1] if segment.overlap else None
+
+
+def _finished_frames(
+    segment: Segment, predecessor: Segment | None, store: CommitStore, workspace: Path
+) -> Iterator[tuple[int, av.VideoFrame]]:
+    """Yield the part's frames, numbered from 0; before them, below 0, the last ones of the part before."""
+    own_path = store.fetch_payload(RESTORED, segment.address, workspace)
+    own = enumerate(read_intermediate(str(own_path), 0, segment.part_frames))
+    if predecessor is not None:
+        tail_path = store.fetch_payload(RESTORED, predecessor.address, workspace)
+        before = min(REACH, predecessor.part_frames)
+        tail = read_intermediate(str(tail_path), predecessor.part_frames - before, predecessor.num_frames)
+        for position, earlier in enumerate(tail, start=-before):
+            if position < 0:
+                yield position, earlier
+            else:
+                _, later = next(own)
+                yield position, blend_frames(earlier, later, position=position, length=segment.overlap)
+    yield from own
+
+
+def _boundary_step(lumas_HW: Sequence[Tensor], predecessor: Segment | None, store: CommitStore) -> float | None:
+    """Return what a join adds to the source's own change there; None without a join."""
+    if predecessor is None:
+        return None
+    source = (store.find(RESTORED, predecessor.address) or {}).get("source_step")
+    restored = step_across(lumas_HW, min(REACH, predecessor.part_frames))
+    return None if source is None or restored is None else round(restored - source, 4)
+
+
+def _batch_frames(pixels: int) -> int:
+    return max(1, min(_LONGEST_BATCH, _BATCH_BYTES // (pixels * 3)))

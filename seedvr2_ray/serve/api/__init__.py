@@ -1,1 +1,0 @@
-"""API v1 over HTTP: routes that translate requests into calls of :class:`seedvr2_ray.serve.service.Service`."""

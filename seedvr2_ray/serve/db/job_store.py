@@ -1,0 +1,446 @@
+"""The jobs of the service, kept in its database: one row each, which is the truth about it.
+
+A runner holds a job by a lease, and names the fence it was given in every write. The fence grows whenever the job
+changes hands, so whatever a runner writes that has lost its job changes nothing.
+"""
+
+import secrets
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Unpack
+
+import sqlalchemy as sa
+
+from seedvr2_ray.serve.db.database import Database
+from seedvr2_ray.serve.db.job_order import POSITIONS, is_claimable, is_unfinished, is_unheld, load_of, waiting_order
+from seedvr2_ray.serve.db.job_rows import (
+    Belonging,
+    Changes,
+    Load,
+    LostClaim,
+    NewJob,
+    Page,
+    Renewal,
+    changed_columns,
+    from_cursor,
+    new_row,
+    to_cursor,
+    to_job,
+)
+from seedvr2_ray.serve.db.tables import jobs
+from seedvr2_ray.serve.db.webhook_store import enqueue
+from seedvr2_ray.serve.jobs import Job, JobState, require_transition
+from seedvr2_ray.serve.problems import ConflictRefusal, GoneRefusal, MissingRefusal
+
+__all__ = ["Belonging", "Changes", "JobStore", "Load", "LostClaim", "NewJob", "Page", "Renewal"]
+
+MAX_PAGE = 200
+"""Most jobs of one page."""
+
+_ADMISSION_LOCK = 0x5EED_0002
+_FINAL = sorted(state for state in JobState if state.is_final)
+_HAS_LEFT = sa.or_(
+    jobs.c.deleted_at.is_not(None),
+    sa.and_(jobs.c.delete_requested, jobs.c.state.in_(_FINAL)),
+)
+
+
+class JobStore:
+    """Every job of a deployment. Synchronous; safe to use from many threads, and many processes on one database."""
+
+    def __init__(self, database: Database) -> None:
+        """Keep jobs in a migrated database."""
+        self._database = database
+
+    def create(self, new: NewJob, *, admit: Callable[[Load], None] | None = None) -> tuple[Job, bool]:
+        """Queue a job, or find the one that the same request made before.
+
+        Args:
+            new: what to do, and for whom.
+            admit: raises if there is too much to do already. No other job is created between its look and this one,
+                and it is not asked about a repeated request.
+
+        Returns:
+            The job, and whether it is new.
+
+        Raises:
+            ConflictRefusal: another request has used the same key.
+            GoneRefusal: the same request made a job that was deleted.
+        """
+        now = self._database.clock()
+        job_id = f"job_{secrets.token_hex(12)}"
+        with self._database.writing() as connection:
+            if admit is not None:
+                self._database.serialise(connection, _ADMISSION_LOCK)
+                if (known := _made_before(connection, new)) is not None:
+                    return known, False
+                admit(load_of(connection, new.owner))
+            row = self._database.insert_unless_there(connection, jobs, new_row(new, job_id, now))
+            if row is not None:
+                return to_job(row), True
+            known = _made_before(connection, new)
+            assert known is not None, "only the key can have been in the way"
+            return known, False
+
+    def get(self, job_id: str, *, owner: str | None = None, even_deleted: bool = False) -> Job:
+        """Return a job.
+
+        Args:
+            job_id: which.
+            owner: refuse jobs of anybody else, as if they did not exist; ``None`` for the service itself.
+            even_deleted: return what is left of a deleted job instead of refusing it.
+
+        Raises:
+            MissingRefusal: there is no such job, or it is somebody else's.
+            GoneRefusal: it was deleted.
+        """
+        with self._database.reading() as connection:
+            job = _read(connection, job_id, owner=owner)
+        if not even_deleted:
+            _require_present(job)
+        return job
+
+    def list(
+        self,
+        *,
+        owner: str | None,
+        states: Collection[JobState] | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> Page:
+        """List jobs, newest first; deleted ones are left out.
+
+        Pages that follow one another show every job that was there at the first exactly once, whatever is submitted
+        meanwhile.
+
+        Args:
+            owner: whose; ``None`` for everybody's.
+            states: only jobs in these.
+            limit: most jobs on the page; at least 1 and at most ``MAX_PAGE`` are given.
+            cursor: ``next_cursor`` of the page before.
+
+        Raises:
+            InputError: the cursor is not one.
+        """
+        limit = min(max(limit, 1), MAX_PAGE)
+        query = sa.select(jobs).where(sa.not_(_HAS_LEFT)).order_by(jobs.c.created_at.desc(), jobs.c.id.desc())
+        if owner is not None:
+            query = query.where(jobs.c.owner == owner)
+        if states is not None:
+            query = query.where(jobs.c.state.in_(sorted(states)))
+        if cursor is not None:
+            created_at, job_id = from_cursor(cursor)
+            query = query.where(
+                sa.or_(
+                    jobs.c.created_at < created_at,
+                    sa.and_(jobs.c.created_at == created_at, jobs.c.id < job_id),
+                )
+            )
+        with self._database.reading() as connection:
+            found = [to_job(row) for row in connection.execute(query.limit(limit + 1)).mappings()]
+        return Page(tuple(found[:limit]), to_cursor(found[limit - 1]) if len(found) > limit else None)
+
+    def queue_position(self, job: Job) -> int | None:
+        """Return how many claims away a job is: 1 is the next; ``None`` if it does not wait."""
+        return self.queue_positions().get(job.id) if job.state is JobState.QUEUED else None
+
+    def queue_positions(self) -> dict[str, int]:
+        """Return the positions of all jobs that wait, with one query for all event streams."""
+        now = {"now": self._database.clock()}
+        with self._database.reading() as connection:
+            return {row.id: row.position for row in connection.execute(POSITIONS, now)}
+
+    def versions(self, job_ids: Iterable[str]) -> dict[str, int]:
+        """Return the versions of some jobs with one query; deleted ones are left out."""
+        wanted = list(job_ids)
+        if not wanted:
+            return {}
+        query = sa.select(jobs.c.id, jobs.c.version).where(jobs.c.id.in_(wanted), sa.not_(_HAS_LEFT))
+        with self._database.reading() as connection:
+            return {row.id: row.version for row in connection.execute(query)}
+
+    def load(self, owner: str | None = None) -> Load:
+        """Say how much there is to do, and how many unfinished jobs ``owner`` has."""
+        with self._database.reading() as connection:
+            return load_of(connection, owner)
+
+    def count(self, owner: str | None) -> dict[JobState, int]:
+        """Count an owner's jobs by state, or with ``None`` everybody's; deleted ones are left out."""
+        query = sa.select(jobs.c.state, sa.func.count().label("num")).where(sa.not_(_HAS_LEFT)).group_by(jobs.c.state)
+        if owner is not None:
+            query = query.where(jobs.c.owner == owner)
+        with self._database.reading() as connection:
+            return {JobState(row.state): row.num for row in connection.execute(query)}
+
+    def claim(self, runner: str, *, lease_seconds: float, limit: int) -> Sequence[Job]:
+        """Take jobs that nobody works on, in their order: priority, then fair among owners, then age.
+
+        Each is PLANNING afterwards, whatever its last runner had reached: it goes on from what is committed.
+        Jobs whose runner was lost and that were asked to stop are ended here rather than given to anybody.
+
+        Args:
+            runner: who takes them.
+            lease_seconds: for how long, unless renewed.
+            limit: most jobs to take.
+        """
+        now = self._database.clock()
+        # Runners ask twice a second; looking first leaves the write lock to others.
+        with self._database.reading() as connection:
+            if limit < 1 or connection.execute(sa.select(jobs.c.id).where(is_unheld(now)).limit(1)).first() is None:
+                return []
+        with self._database.writing() as connection:
+            self._end_abandoned(connection)
+            order = waiting_order(now)
+            query = (
+                sa.select(jobs.c.id)
+                .join(order, order.c.id == jobs.c.id)
+                .where(is_claimable(now))  # Looked at again when the row is locked.
+                .order_by(order.c.position)
+                .limit(limit)
+                .with_for_update(of=jobs, skip_locked=True)
+            )
+            taken = list(connection.scalars(query))
+            update = (
+                sa.update(jobs)
+                .where(jobs.c.id.in_(taken))
+                .values(
+                    state=JobState.PLANNING.value,
+                    runner=runner,
+                    lease_until=now + timedelta(seconds=lease_seconds),
+                    fence=jobs.c.fence + 1,
+                    version=jobs.c.version + 1,
+                    num_tries=jobs.c.num_tries + 1,
+                    started_at=sa.func.coalesce(jobs.c.started_at, now),
+                )
+                .returning(jobs)
+            )
+            claimed = {row["id"]: to_job(row) for row in connection.execute(update).mappings()}
+        return [claimed[job_id] for job_id in taken]
+
+    def renew(self, runner: str, fences: Mapping[str, int], *, lease_seconds: float) -> Renewal:
+        """Go on holding jobs, and learn which of them are lost or were asked to stop.
+
+        Args:
+            runner: who holds them.
+            fences: the fence of each, by job id.
+            lease_seconds: for how long, from now.
+        """
+        if not fences:
+            return Renewal(lost=frozenset(), cancelled=frozenset())
+        update = (
+            sa.update(jobs)
+            .where(_held_with(runner, fences))
+            .values(lease_until=self._database.clock() + timedelta(seconds=lease_seconds))
+            .returning(jobs.c.id, jobs.c.cancel_requested)
+        )
+        with self._database.writing() as connection:
+            held = {row.id: row.cancel_requested for row in connection.execute(update)}
+        return Renewal(
+            lost=frozenset(fences.keys() - held.keys()),
+            cancelled=frozenset(job_id for job_id, is_cancelled in held.items() if is_cancelled),
+        )
+
+    def release(self, runner: str, fences: Mapping[str, int]) -> None:
+        """Give jobs back, for others to claim at once; those that the runner has lost are left alone."""
+        if not fences:
+            return
+        update = (
+            sa.update(jobs)
+            .where(_held_with(runner, fences))
+            .values(runner=None, lease_until=None, fence=jobs.c.fence + 1, version=jobs.c.version + 1)
+        )
+        with self._database.writing() as connection:
+            connection.execute(update)
+
+    def advance(self, job_id: str, fence: int, after: JobState, **changes: Unpack[Changes]) -> Job:
+        """Take the next step of a job that a runner holds, and write what came with it.
+
+        A final step ends the claim and queues the webhook, all at once or not at all.
+
+        Raises:
+            LostClaim: the fence is not the latest, or the job has ended.
+            ConflictRefusal: ``after`` may not follow the job's state.
+        """
+        with self._database.writing() as connection:
+            job = _locked(connection, job_id)
+            if job is None or job.fence != fence or job.runner is None:
+                raise _lost(job_id, fence)
+            require_transition(job_id, job.state, after)
+            columns = changed_columns(changes)
+            if after.is_final:
+                return self._end(connection, job, after, columns)
+            return _write(connection, job_id, {"state": after.value, **columns})
+
+    def note(self, job_id: str, fence: int, **changes: Unpack[Changes]) -> None:
+        """Write news of a job that a runner holds; its state stays.
+
+        Raises:
+            LostClaim: the fence is not the latest, or the job has ended.
+        """
+        update = (
+            sa.update(jobs)
+            .where(jobs.c.id == job_id, jobs.c.fence == fence, jobs.c.runner.is_not(None))
+            .values(version=jobs.c.version + 1, **changed_columns(changes))
+        )
+        with self._database.writing() as connection:
+            if connection.execute(update).rowcount != 1:
+                raise _lost(job_id, fence)
+
+    def request_cancel(self, job_id: str, *, owner: str | None) -> Job:
+        """Cancel a job: at once if nobody works on it, else its runner learns of it. Asking twice does no harm.
+
+        Raises:
+            MissingRefusal, GoneRefusal: as :meth:`get`.
+            ConflictRefusal: the job has completed or failed.
+        """
+        with self._database.writing() as connection:
+            job = _present(connection, job_id, owner)
+            if job.cancel_requested or job.state is JobState.CANCELLED:
+                return job
+            require_transition(job_id, job.state, JobState.CANCELLED)
+            return self._cancel(connection, job, {"cancel_requested": True})
+
+    def request_delete(self, job_id: str, *, owner: str | None) -> Job:
+        """Cancel a job if it is unfinished, and have its data deleted. Once finished it is gone for callers.
+
+        Raises:
+            MissingRefusal, GoneRefusal: as :meth:`get`.
+        """
+        with self._database.writing() as connection:
+            job = _present(connection, job_id, owner)
+            if job.state.is_final:
+                return _write(connection, job_id, {"delete_requested": True})
+            return self._cancel(connection, job, {"cancel_requested": True, "delete_requested": True})
+
+    def expired(self, what: Belonging, *, ended_before: datetime, limit: int = 100) -> Sequence[Job]:
+        """List finished jobs whose belongings are to go: those that ended long ago, and those whose owner asked.
+
+        Args:
+            what: which of their belongings.
+            ended_before: jobs that ended later are kept, unless their owner asked.
+            limit: most jobs to list, the first ended first.
+        """
+        query = (
+            sa.select(jobs)
+            .where(
+                jobs.c.state.in_(_FINAL),
+                jobs.c[what.value].is_(None),
+                sa.or_(jobs.c.finished_at < ended_before, jobs.c.delete_requested),
+            )
+            .order_by(jobs.c.finished_at, jobs.c.id)
+            .limit(limit)
+        )
+        with self._database.reading() as connection:
+            return [to_job(row) for row in connection.execute(query).mappings()]
+
+    def mark_deleted(self, job_id: str, *what: Belonging) -> Job:
+        """Note that belongings of a job are deleted. Once all are, the row forgets what it held of the caller's."""
+        now = self._database.clock()
+        with self._database.writing() as connection:
+            row = connection.execute(sa.select(jobs).where(jobs.c.id == job_id).with_for_update()).mappings().one()
+            columns: dict[str, Any] = {part.value: now for part in what if row[part.value] is None}
+            if all(row[part.value] is not None or part.value in columns for part in Belonging):
+                columns |= {"source_location": "", "source_name": "", "webhook_url": None, "metadata": {}}
+            return _write(connection, job_id, columns)
+
+    def results_in_use(self, address: str, *, besides: str | None = None) -> int:
+        """Count the jobs that a result belongs to and that were not deleted, leaving out job ``besides``."""
+        return self._count(jobs.c.result_address == address, sa.not_(_HAS_LEFT), besides)
+
+    def content_in_use(self, content: str, *, besides: str | None = None) -> int:
+        """Count the jobs that may still need intermediates of a source's content, leaving out job ``besides``."""
+        kept = sa.or_(is_unfinished, sa.and_(jobs.c.intermediates_deleted_at.is_(None), sa.not_(_HAS_LEFT)))
+        return self._count(jobs.c.content == content, kept, besides)
+
+    def upload_in_use(self, upload_id: str, *, besides: str | None = None) -> int:
+        """Count the jobs that an upload is the source of and that may still read it, leaving out job ``besides``."""
+        is_source = sa.and_(jobs.c.source_kind == "upload", jobs.c.source_location == upload_id)
+        kept = sa.or_(is_unfinished, sa.and_(jobs.c.inputs_deleted_at.is_(None), sa.not_(_HAS_LEFT)))
+        return self._count(is_source, kept, besides)
+
+    def _count(self, first: sa.ColumnElement[bool], second: sa.ColumnElement[bool], besides: str | None) -> int:
+        query = sa.select(sa.func.count()).select_from(jobs).where(first, second)
+        if besides is not None:
+            query = query.where(jobs.c.id != besides)
+        with self._database.reading() as connection:
+            return connection.scalars(query).one()
+
+    def _end_abandoned(self, connection: sa.Connection) -> None:
+        """End the jobs that were asked to stop and whose runner is lost."""
+        abandoned = (
+            sa.select(jobs)
+            .where(is_unheld(self._database.clock()), jobs.c.cancel_requested)
+            .with_for_update(skip_locked=True)
+        )
+        for row in connection.execute(abandoned).mappings().all():
+            self._end(connection, to_job(row), JobState.CANCELLED, {"fence": row["fence"] + 1})
+
+    def _cancel(self, connection: sa.Connection, job: Job, columns: dict[str, Any]) -> Job:
+        now = self._database.clock()
+        if job.runner is None or job.lease_until is None or job.lease_until < now:
+            return self._end(connection, job, JobState.CANCELLED, {**columns, "fence": job.fence + 1})
+        return _write(connection, job.id, columns)
+
+    def _end(self, connection: sa.Connection, job: Job, after: JobState, columns: dict[str, Any]) -> Job:
+        now = self._database.clock()
+        if job.webhook_url is not None:
+            enqueue(connection, job_id=job.id, url=job.webhook_url, event=f"job.{after}", now=now)
+        ended = {"state": after.value, "finished_at": now, "runner": None, "lease_until": None}
+        return _write(connection, job.id, {**ended, **columns})
+
+
+def _read(connection: sa.Connection, job_id: str, *, owner: str | None = None) -> Job:
+    row = connection.execute(sa.select(jobs).where(jobs.c.id == job_id)).mappings().first()
+    if row is None or owner not in (None, row["owner"]):
+        raise MissingRefusal(f"there is no job {job_id[:80]!r} of yours; GET /v1/jobs lists the ones you have")
+    return to_job(row)
+
+
+def _locked(connection: sa.Connection, job_id: str) -> Job | None:
+    row = connection.execute(sa.select(jobs).where(jobs.c.id == job_id).with_for_update()).mappings().first()
+    return None if row is None else to_job(row)
+
+
+def _present(connection: sa.Connection, job_id: str, owner: str | None) -> Job:
+    _read(connection, job_id, owner=owner)
+    job = _locked(connection, job_id)
+    assert job is not None, "rows are never deleted"
+    _require_present(job)
+    return job
+
+
+def _require_present(job: Job) -> None:
+    if job.deleted_at is not None or (job.delete_requested and job.state.is_final):
+        raise GoneRefusal(f"job {job.id} was deleted; submit it again")
+
+
+def _write(connection: sa.Connection, job_id: str, columns: dict[str, Any]) -> Job:
+    update = sa.update(jobs).where(jobs.c.id == job_id).values(version=jobs.c.version + 1, **columns).returning(jobs)
+    return to_job(connection.execute(update).mappings().one())
+
+
+def _held_with(runner: str, fences: Mapping[str, int]) -> sa.ColumnElement[bool]:
+    pairs = sa.tuple_(jobs.c.id, jobs.c.fence).in_(list(fences.items()))
+    return sa.and_(jobs.c.runner == runner, pairs, is_unfinished)
+
+
+def _lost(job_id: str, fence: int) -> LostClaim:
+    return LostClaim(f"job {job_id} is not held with fence {fence} any more; leave it to whoever has it now")
+
+
+def _made_before(connection: sa.Connection, new: NewJob) -> Job | None:
+    """Find the job that a key made, and refuse the key if it made it from another request."""
+    if new.idempotency_key is None:
+        return None
+    query = sa.select(jobs).where(jobs.c.owner == new.owner, jobs.c.idempotency_key == new.idempotency_key)
+    row = connection.execute(query).mappings().first()
+    if row is None:
+        return None
+    if row["request_digest"] != new.request_digest:
+        raise ConflictRefusal(
+            f"Idempotency-Key {new.idempotency_key[:80]!r} belongs to another request, which made job {row['id']}; "
+            "use a new key for a new request"
+        )
+    job = to_job(row)
+    _require_present(job)
+    return job

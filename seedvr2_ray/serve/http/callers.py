@@ -1,0 +1,98 @@
+"""Who is asking: what every route needs before it does anything."""
+
+import re
+from typing import Annotated
+
+import anyio.to_thread
+from fastapi import Depends, Path, Security
+from fastapi.security import APIKeyHeader, HTTPBearer
+from starlette.requests import HTTPConnection
+
+from seedvr2_ray.serve.problems import AuthenticationRefusal, MissingRefusal
+from seedvr2_ray.serve.security.auth import Caller
+from seedvr2_ray.serve.service.verbs import Service
+
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+_bearer = HTTPBearer(auto_error=False, scheme_name="bearer", description="An API key or a signed token.")
+_api_key = APIKeyHeader(name="X-API-Key", auto_error=False, scheme_name="key", description="An API key.")
+
+
+def service_of(connection: HTTPConnection) -> Service:
+    """Return the service that an application was made for."""
+    service: Service = connection.app.state.service
+    return service
+
+
+async def signed_in(connection: HTTPConnection) -> Caller:
+    """Find out who is asking, and count the request.
+
+    Raises:
+        AuthenticationRefusal: nobody we know.
+        RateRefusal: they ask too often.
+    """
+    service = service_of(connection)
+    host = connection.client.host if connection.client else None
+    try:
+        caller = await anyio.to_thread.run_sync(
+            service.authenticator.authenticate, connection.headers, connection.query_params, host
+        )
+    except AuthenticationRefusal:
+        await service.count_request(None, host)  # Whoever guesses keys does not do so for long.
+        raise
+    await service.count_request(caller, host)
+    return caller
+
+
+async def may_read_job(connection: HTTPConnection, job_id: str) -> Caller:
+    """Let in whoever owns a job, or holds a link that was signed for this path.
+
+    Raises:
+        AuthenticationRefusal: neither.
+    """
+    if "signature" not in connection.query_params:
+        return await signed_in(connection)
+    service = service_of(connection)
+    await service.count_request(None, connection.client.host if connection.client else None)
+    path = connection.scope["path"].removeprefix(connection.scope.get("root_path", ""))
+    service.links.require_valid(connection.scope.get("method", "GET"), path, connection.query_params)
+    job = await anyio.to_thread.run_sync(service.jobs.get, job_id)
+    return Caller(owner=job.owner, scopes=frozenset({"jobs:read"}))
+
+
+def usable_id(text: str) -> str:
+    """Refuse what cannot be an id before a database has to look at it.
+
+    Raises:
+        MissingRefusal: it has letters that no id has.
+    """
+    if not _ID.fullmatch(text):
+        raise MissingRefusal("there is nothing with such an id; ids have letters, digits, dashes and underscores")
+    return text
+
+
+async def _job_id(job_id: Annotated[str, Path(description="As the submission answered it.")]) -> str:
+    return usable_id(job_id)
+
+
+async def _upload_id(upload_id: Annotated[str, Path(description="As the creation answered it.")]) -> str:
+    return usable_id(upload_id)
+
+
+async def _caller(connection: HTTPConnection) -> Caller:
+    return await signed_in(connection)
+
+
+async def _job_reader(connection: HTTPConnection, job_id: Annotated[str, Depends(_job_id)]) -> Caller:
+    return await may_read_job(connection, job_id)
+
+
+TheService = Annotated[Service, Depends(service_of)]
+JobId = Annotated[str, Depends(_job_id)]
+UploadId = Annotated[str, Depends(_upload_id)]
+TheCaller = Annotated[Caller, Depends(_caller)]
+JobReader = Annotated[Caller, Depends(_job_reader)]
+"""The owner of a job, or whoever holds a signed link to the path."""
+
+SIGNED_IN = [Security(_bearer), Security(_api_key)]
+"""For the API's document: the two ways to sign in, of which one is needed."""

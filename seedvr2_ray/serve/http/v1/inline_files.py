@@ -1,0 +1,81 @@
+"""Files that arrive inside JSON: read with the deployment's limit, and made into jobs like any other upload."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import anyio
+from starlette.requests import Request
+
+from seedvr2_ray.serve.http.bodies import body_of
+from seedvr2_ray.serve.http.inline_media import LONGEST_TEXT, JsonBody, read_json_body
+from seedvr2_ray.serve.http.problem_bodies import ProtocolRefusal
+from seedvr2_ray.serve.jobs import Job
+from seedvr2_ray.serve.security.auth import Caller
+from seedvr2_ray.serve.service.submission import Submission
+from seedvr2_ray.serve.service.verbs import Service
+from seedvr2_ray.storage.sources import default_scratch
+
+_BLOCK_BYTES = 1 << 20
+_IDLE_SECONDS = 60.0
+
+
+async def read_inline(request: Request, service: Service, caller: Caller) -> JsonBody:
+    """Read a JSON body that may carry files.
+
+    Raises:
+        ProtocolRefusal: it breaks off, or stops coming.
+        InputError: it is no JSON object, or its files are not base64.
+        SizeRefusal: it is too large.
+        PermissionRefusal: it is long enough to carry a file, and the caller may not make jobs.
+        RateRefusal: likewise, and there is too much to do already.
+    """
+    length = request.headers.get("content-length", "")
+    if not (length.isascii() and length.isdecimal() and int(length[:20]) <= LONGEST_TEXT):
+        await service.require_room(caller)
+    try:
+        return await read_json_body(
+            _in_time(body_of(request)),
+            scratch=Path(service.config.scratch or default_scratch()) / "bodies",
+            max_bytes=service.limits.max_upload_bytes,
+        )
+    except ConnectionError:
+        raise ProtocolRefusal("the connection broke off before the request was complete") from None
+
+
+async def submit_file(service: Service, caller: Caller, path: Path, name: str, submission: Submission) -> Job:
+    """Make a job of a file that lies here; a copy of it becomes an upload, which goes if the job is refused.
+
+    Args:
+        service: takes the job.
+        caller: whose job it will be.
+        path: of the file.
+        name: what the file is called.
+        submission: the rest of it.
+    """
+    upload = await service.uploads.receive(caller, name, _blocks(path))
+    try:
+        job, _ = await service.submit(caller, replace(submission, upload_id=upload.id))
+    except BaseException:
+        with anyio.CancelScope(shield=True):
+            await service.uploads.delete(caller, upload.id)
+        raise
+    return job
+
+
+async def _in_time(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    while True:
+        try:
+            with anyio.fail_after(_IDLE_SECONDS):
+                chunk = await anext(chunks)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            raise ProtocolRefusal(f"nothing of the body came for {_IDLE_SECONDS:g} s; send it again", 408) from None
+        yield chunk
+
+
+async def _blocks(path: Path) -> AsyncIterator[bytes]:
+    async with await anyio.open_file(path, "rb") as file:
+        while block := await file.read(_BLOCK_BYTES):
+            yield block

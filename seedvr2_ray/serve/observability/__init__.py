@@ -1,0 +1,1 @@
+"""Logs, traces, gauges and error tracking."""

@@ -1,0 +1,1 @@
+"""What makes jobs happen: claims, fair shares, dispatch, retention, notifications."""

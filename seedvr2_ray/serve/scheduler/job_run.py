@@ -1,0 +1,242 @@
+"""One claimed job, from its claim to its end: prepare, restore, finish, publish, and say how far it is."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from typing import Literal
+
+from seedvr2_ray.errors import DeploymentError, SeedVR2Error, StorageError
+from seedvr2_ray.restoration.work.failures import is_transient
+from seedvr2_ray.serve.db.job_rows import Changes
+from seedvr2_ray.serve.db.job_store import LostClaim
+from seedvr2_ray.serve.db.usage_store import Use
+from seedvr2_ray.serve.jobs import ErrorInfo, Job, JobState, Progress, ResultInfo
+from seedvr2_ray.serve.problems import kind_of
+from seedvr2_ray.serve.scheduler.dispatch import StalledError
+from seedvr2_ray.serve.scheduler.video_progress import FilmProgress
+from seedvr2_ray.serve.scheduler.video_run import FilmRun, Meter, Shared, patience
+from seedvr2_ray.serve.workers.protocol import PreparedJob, PrepareOrder
+from seedvr2_ray.serve.workers.tasks import StalePlanError
+from seedvr2_ray.telemetry.metrics import count, observe
+
+_log = logging.getLogger(__name__)
+
+_STALLS_OF_A_FILM = 6
+"""Looking for shots and joining go over a whole film, and say nothing meanwhile."""
+
+
+class JobRun:
+    """Works on one job as long as the claim on it holds."""
+
+    def __init__(self, job: Job, shared: Shared) -> None:
+        """Begin nothing yet."""
+        self._job = job
+        self._shared = shared
+        model = str(job.settings["model"])
+        self._meter = Meter(model, shared.config.models.get(model), job.gpu_seconds)
+        self._film: FilmProgress | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._end: Literal["drop", "cancel"] | None = None
+
+    @property
+    def fence(self) -> int:
+        """Of the claim."""
+        return self._job.fence
+
+    def drop(self) -> None:
+        """Stop at once and write nothing more: the job is somebody else's."""
+        self._stop("drop")
+
+    def cancel(self) -> None:
+        """Stop at once and note that the job was cancelled."""
+        self._stop("cancel")
+
+    def note_use(self) -> None:
+        """Write down what the job has taken so far. Blocks."""
+        with contextlib.suppress(LostClaim):
+            self._shared.jobs.note(self._job.id, self.fence, **self._meter.changes())
+
+    async def run(self) -> None:
+        """Work until the job has ended, or is not ours any more."""
+        self._task = asyncio.current_task()
+        try:
+            if self._end is None:
+                _log.info("%s is begun, claim %d", self._job.id, self.fence)
+                await self._work()
+            elif self._end == "cancel":
+                await self._finish_as(JobState.CANCELLED)
+        except asyncio.CancelledError:
+            if self._end is None:
+                raise  # The runner itself is ended.
+            if self._end == "cancel":
+                await self._finish_as(JobState.CANCELLED)
+        except LostClaim:
+            _log.info("%s is somebody else's now", self._job.id)
+        except Exception as error:  # noqa: BLE001  # Whatever it was, its owner is told and other jobs go on.
+            if isinstance(error, SeedVR2Error):
+                _log.warning("%s failed: %s", self._job.id, error)
+            else:
+                _log.exception("%s failed", self._job.id)
+            await self._finish_as(JobState.FAILED, error=explain(error))
+
+    def _stop(self, end: Literal["drop", "cancel"]) -> None:
+        if self._end is None:
+            self._end = end
+            if self._task is not None:
+                self._task.cancel()
+
+    async def _work(self) -> None:
+        """Try until it succeeds; errors that may pass have the job planned again, from what is committed."""
+        tries, done_before, identify_again = 0, -1, False
+        while True:
+            try:
+                await self._attempt(identify_again=identify_again)
+                return
+            except Exception as error:
+                if not is_transient(error) or isinstance(error, StalledError):
+                    raise
+                done = 0 if self._film is None else self._film.num_done
+                # An error now and then in a job of days is not the same as one that does not go away.
+                tries, done_before = (1 if done > done_before else tries + 1), done
+                if tries >= self._shared.retries.num_tries:
+                    raise
+                identify_again = isinstance(error, StalePlanError)
+                count("seedvr2_retries", state=type(error).__name__)
+                _log.warning("%s is planned again: %s", self._job.id, error)
+            await asyncio.sleep(self._shared.retries.pause_seconds(tries))
+
+    async def _attempt(self, *, identify_again: bool) -> None:
+        prepared = await self._prepare(identify_again=identify_again)
+        while prepared.published is None and prepared.result_address in self._shared.making:
+            await self._shared.making[prepared.result_address].wait()
+            prepared = await self._prepare(identify_again=False)
+        if prepared.published is not None:
+            await self._finish_as(JobState.COMPLETED, result=prepared.published)
+            return
+        done = self._shared.making[prepared.result_address] = asyncio.Event()
+        try:
+            await self._finish_as(JobState.COMPLETED, result=await self._make(prepared))
+        finally:
+            del self._shared.making[prepared.result_address]
+            done.set()
+
+    async def _prepare(self, *, identify_again: bool) -> PreparedJob:
+        job, shared = self._job, self._shared
+        if job.state is not JobState.PLANNING:
+            self._job = await shared.in_thread(shared.jobs.advance, job.id, self.fence, JobState.PLANNING)
+        if job.settings["model"] not in shared.config.models:
+            raise DeploymentError(
+                f"this deployment does not serve {job.settings['model']} any more; choose another model"
+            )
+        identity = await shared.workers.identify(self._meter.model, again=identify_again)
+        limits = shared.limits()
+        order = PrepareOrder(
+            job_id=job.id,
+            source=job.source,
+            settings=job.settings,
+            limits=limits,
+            fetch=shared.config.fetch,
+            identity=identity,
+        )
+        began = time.monotonic()
+        async with patience(limits.fetch_seconds + _STALLS_OF_A_FILM * limits.stall_seconds, "preparing the job"):
+            prepared = await shared.workers.prepare(order)
+        observe("seedvr2_stage_seconds", time.monotonic() - began, stage="prepare")
+        # The address is named before the result is used, so that nobody deletes it meanwhile.
+        await shared.in_thread(
+            shared.jobs.note,
+            job.id,
+            self.fence,
+            content=prepared.source.content,
+            result_address=prepared.result_address,
+        )
+        if prepared.published is not None and not await shared.in_thread(
+            shared.results.has, "master", prepared.result_address
+        ):
+            raise StalePlanError("the result was deleted while the job was planned")
+        return prepared
+
+    async def _make(self, prepared: PreparedJob) -> ResultInfo:
+        """Restore what is not committed yet, finish and publish."""
+        film = self._film = FilmProgress(self._job.id, self._job.source.name, prepared)
+        await self._advance(JobState.RESTORING, film)
+        await FilmRun(self._job, film, self._meter, self._shared).run()
+        await self._advance(JobState.ASSEMBLING, film)
+        began = time.monotonic()
+        async with patience(_STALLS_OF_A_FILM * self._shared.limits().stall_seconds, "publishing the result"):
+            result = await self._shared.workers.publish(film.publish_order())
+        observe("seedvr2_stage_seconds", time.monotonic() - began, stage="assemble")
+        film.has_preview = True
+        return result
+
+    async def _advance(self, state: JobState, film: FilmProgress) -> None:
+        progress = film.snapshot(time.monotonic())
+        self._job = await self._shared.in_thread(
+            self._shared.jobs.advance, self._job.id, self.fence, state, progress=progress
+        )
+
+    async def _finish_as(
+        self, state: JobState, *, result: ResultInfo | None = None, error: ErrorInfo | None = None
+    ) -> None:
+        """Write down how the job ended and what it took; if even that fails, another runner finds out again."""
+        changes: Changes = {**self._meter.changes()}
+        if result is not None:
+            changes["result"] = result
+        if error is not None:
+            changes["error"] = error
+        if self._film is not None:
+            changes["progress"] = self._film.snapshot(time.monotonic())
+        elif result is not None:
+            # Made by an earlier job, with its stills.
+            frames = result.num_frames
+            changes["progress"] = Progress(frames_done=frames, frames_total=frames, has_preview=True)
+        retries = self._shared.retries
+        for tries in range(1, retries.num_tries + 1):
+            try:
+                await self._shared.in_thread(self._write_end, state, changes)
+                break
+            except LostClaim:
+                return
+            except StorageError as failure:
+                _log.warning("the end of %s cannot be written now: %s", self._job.id, failure)
+                await asyncio.sleep(retries.pause_seconds(tries))
+        else:
+            return  # Whoever claims it next comes to the same end, and counts it.
+        _log.info("%s is %s, after %.1f s of devices", self._job.id, state.value, self._meter.gpu_seconds)
+        count("seedvr2_jobs", state=state.value)
+        if error is not None:
+            count("seedvr2_errors", state=error.kind)
+
+    def _write_end(self, state: JobState, changes: Changes) -> None:
+        """Record the use first: said twice it counts once, but a job that has ended is never looked at again."""
+        meter, film = self._meter, self._film
+        if meter.gpu_seconds > 0:
+            media = None if film is None else film.plan.media
+            is_whole = media is not None and state is JobState.COMPLETED
+            self._shared.usage.record(
+                Use(
+                    reference=self._job.id,
+                    owner=self._job.owner,
+                    job_id=self._job.id,
+                    model=meter.model,
+                    gpu_seconds=meter.gpu_seconds,
+                    megapixels=meter.megapixels,
+                    output_seconds=float(media.duration_seconds) if is_whole and media is not None else 0.0,
+                    cost=meter.cost,
+                )
+            )
+            count("seedvr2_cost", meter.cost)
+            if is_whole and media is not None and media.duration_seconds > 0:
+                minutes = float(media.duration_seconds) / 60
+                observe("seedvr2_gpu_seconds_per_minute", meter.gpu_seconds / minutes, stage=meter.model)
+        self._shared.jobs.advance(self._job.id, self.fence, state, **changes)
+
+
+def explain(error: BaseException) -> ErrorInfo:
+    """Say why a job failed, in words its owner may read."""
+    kind = kind_of(type(error))
+    if isinstance(error, SeedVR2Error):
+        return ErrorInfo(kind=kind.name, detail=str(error), remedy=kind.remedy)
+    # What an error of another library says may name folders, addresses or credentials.
+    return ErrorInfo(kind=kind.name, detail=f"an unexpected {type(error).__name__} ended the job", remedy=kind.remedy)

@@ -1,0 +1,123 @@
+"""What is deleted when: inputs, intermediates and results of finished jobs after their times, deleted jobs' at once.
+
+Anything that several jobs share stays until the last of them is gone. A sweep may be repeated, cut off, and done by
+several runners at once; what it deletes under the hands of a job that has just begun is made again by that job.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+from seedvr2_ray.serve.config import Retention
+from seedvr2_ray.serve.db.database import Clock, utc_now
+from seedvr2_ray.serve.db.job_store import Belonging, JobStore
+from seedvr2_ray.serve.db.upload_store import UploadStore
+from seedvr2_ray.serve.db.webhook_store import WebhookStore
+from seedvr2_ray.serve.jobs import Job
+from seedvr2_ray.serve.problems import GoneRefusal, MissingRefusal
+from seedvr2_ray.serve.workers.tasks import Site
+from seedvr2_ray.storage.location import remove_folder
+
+_MOST_UPLOADS = 1000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Swept:
+    """How much one sweep deleted."""
+
+    inputs: int
+    intermediates: int
+    results: int
+    uploads: int
+
+    @property
+    def num_deleted(self) -> int:
+        """Of everything together."""
+        return self.inputs + self.intermediates + self.results + self.uploads
+
+
+class Sweeper:
+    """Deletes what has expired."""
+
+    def __init__(
+        self,
+        site: Site,
+        rules: Retention,
+        jobs: JobStore,
+        uploads: UploadStore,
+        webhooks: WebhookStore,
+        *,
+        clock: Clock = utc_now,
+    ) -> None:
+        """Delete nothing yet.
+
+        Args:
+            rules: how long things are kept.
+        """
+        self._site = site
+        self._rules = rules
+        self._jobs = jobs
+        self._uploads = uploads
+        self._webhooks = webhooks
+        self._clock = clock
+
+    def sweep(self) -> Swept:
+        """Delete what has expired, and say how much that was. Blocks for as long as deleting takes.
+
+        Raises:
+            StorageError: the database or the storage does not answer; the next sweep goes on.
+        """
+        rules = self._rules
+        swept = Swept(
+            inputs=self._delete(Belonging.INPUTS, rules.uploads_hours, self._delete_input),
+            intermediates=self._delete(Belonging.INTERMEDIATES, rules.intermediates_hours, self._delete_intermediates),
+            results=self._delete(Belonging.RESULTS, rules.results_hours, self._delete_result),
+            uploads=self._delete_idle_uploads(),
+        )
+        self._webhooks.forget(created_before=self._clock() - timedelta(hours=rules.results_hours))
+        return swept
+
+    def _delete(self, what: Belonging, hours: float, delete: Callable[[Job], None]) -> int:
+        num_deleted = 0
+        while expired := self._jobs.expired(what, ended_before=self._clock() - timedelta(hours=hours)):
+            for job in expired:
+                delete(job)
+                # Only now: what is cut off here is deleted once more.
+                self._jobs.mark_deleted(job.id, what)
+            num_deleted += len(expired)
+        return num_deleted
+
+    def _delete_input(self, job: Job) -> None:
+        source = job.source
+        if source.kind == "url":
+            remove_folder(self._site.source_folder(job.id))
+        elif source.kind == "upload" and not self._jobs.upload_in_use(source.location, besides=job.id):
+            self._delete_upload(source.location)
+
+    def _delete_intermediates(self, job: Job) -> None:
+        remove_folder(self._site.deaths_folder(job.id))
+        if job.content is not None and not self._jobs.content_in_use(job.content, besides=job.id):
+            remove_folder(self._site.work_folder(job.content))
+
+    def _delete_result(self, job: Job) -> None:
+        address = job.result_address
+        if address is not None and not self._jobs.results_in_use(address, besides=job.id):
+            self._site.results.discard(address)
+
+    def _delete_idle_uploads(self) -> int:
+        limit = self._clock() - timedelta(hours=self._rules.uploads_hours)
+        idle = [
+            upload
+            for upload in self._uploads.idle(changed_before=limit, limit=_MOST_UPLOADS)
+            if not self._jobs.upload_in_use(upload.id)
+        ]
+        for upload in idle:
+            self._delete_upload(upload.id)
+        return len(idle)
+
+    def _delete_upload(self, upload_id: str) -> None:
+        remove_folder(self._site.upload_folder(upload_id))
+        try:
+            self._uploads.delete(upload_id)
+        except (GoneRefusal, MissingRefusal):
+            return  # Its owner, or another runner, was faster.

@@ -1,0 +1,1 @@
+"""The verbs of the service: submit, look, fetch results, upload, estimate."""

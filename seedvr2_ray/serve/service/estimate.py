@@ -1,0 +1,75 @@
+"""What a job would take and cost, said before anything is spent: from the probed source and the settings alone."""
+
+from dataclasses import dataclass, replace
+
+from seedvr2_ray.errors import InputError
+from seedvr2_ray.media.container.info import MediaInfo, Notice
+from seedvr2_ray.restoration.planning.plan import plan_video
+from seedvr2_ray.restoration.restorer import RestorerIdentity
+from seedvr2_ray.serve.config import ModelPool
+from seedvr2_ray.serve.workers.tasks import target_name
+from seedvr2_ray.settings import RestoreSettings
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Appraisal:
+    """An estimate of one job."""
+
+    segments: int
+    """Without looking for shots, which would mean decoding everything; cuts only add to them."""
+    frames: int
+    """That go through the model: those of the source and the overlaps of segments."""
+    width: int
+    height: int
+    seconds: float
+    """Of restoring, once begun, with every replica there may be and nobody else at work."""
+    gpu_seconds: float
+    cost: float
+    notices: tuple[Notice, ...] = ()
+    refusals: tuple[str, ...] = ()
+    """Why the job would be refused; empty when it would be taken."""
+    queue_seconds: float = 0.0
+    """Before it begins, judging by what waits now."""
+
+
+def appraise(media: MediaInfo, settings: RestoreSettings, pool: ModelPool, *, name: str, max_pixels: int) -> Appraisal:
+    """Estimate a job whose source has been probed.
+
+    Args:
+        pool: that of the settings' model.
+        name: of the source's file; its ending may choose the container.
+        max_pixels: of an output picture here.
+    """
+    try:
+        plan = plan_video(
+            media,
+            settings,
+            source=name,
+            fingerprint=name,
+            shots=(0,),
+            # Sizes and cuts do not depend on the weights, which need not be here.
+            restorer=RestorerIdentity(settings.model, "estimate"),
+            target=target_name(media, settings, name),
+            max_pixels=max_pixels,
+        )
+    except InputError as error:
+        return replace(refused(str(error)), frames=media.video.num_frames, notices=media.preflight)
+    seconds = plan.restored_megapixels / pool.megapixels_per_second
+    gpu_seconds = seconds * pool.gang_size
+    return Appraisal(
+        segments=len(plan.segments),
+        frames=plan.restored_frames,
+        width=plan.recipe.geometry.width,
+        height=plan.recipe.geometry.height,
+        seconds=seconds / max(1, min(pool.max_replicas, len(plan.segments))),
+        gpu_seconds=gpu_seconds,
+        cost=gpu_seconds * pool.price_per_gpu_hour / 3600,
+        notices=plan.notices,
+    )
+
+
+def refused(reason: str) -> Appraisal:
+    """Say that a job would not be taken."""
+    return Appraisal(
+        segments=0, frames=0, width=0, height=0, seconds=0.0, gpu_seconds=0.0, cost=0.0, refusals=(reason,)
+    )

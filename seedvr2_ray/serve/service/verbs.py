@@ -1,0 +1,370 @@
+"""What an ingress can do, whichever HTTP dialect it speaks: every check, and every verb on jobs.
+
+The dialects translate requests into these calls and values into answers; admission, ownership, quotas and idempotency
+live here, so that no dialect has logic of its own. Everything that waits for a database or a disk does so in a thread.
+"""
+
+import logging
+import secrets as random_secrets
+import threading
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import anyio
+import anyio.to_thread
+
+from seedvr2_ray.errors import DeploymentError, InputError, MediaError
+from seedvr2_ray.models.weights.catalogue import CATALOGUE, ModelEntry
+from seedvr2_ray.serve.config import Limits, ModelPool, ServiceConfig
+from seedvr2_ray.serve.db.database import Database
+from seedvr2_ray.serve.db.job_store import JobStore, Load, NewJob
+from seedvr2_ray.serve.db.key_store import KeyStore
+from seedvr2_ray.serve.db.service_values import shared_value
+from seedvr2_ray.serve.db.upload_store import Upload, UploadStore
+from seedvr2_ray.serve.db.usage_store import UsageOfDay, UsageStore
+from seedvr2_ray.serve.jobs import Job, JobState, ResultInfo, Source
+from seedvr2_ray.serve.observability.gauges import Gauge, gauges_of
+from seedvr2_ray.serve.problems import ConflictRefusal, FetchRefusal, GoneRefusal, MissingRefusal, RateRefusal
+from seedvr2_ray.serve.scheduler.job_watch import JobWatch, Snapshot
+from seedvr2_ray.serve.scheduler.webhooks import require_webhook_url
+from seedvr2_ray.serve.secrets import Secrets
+from seedvr2_ray.serve.security.auth import Authenticator, Caller
+from seedvr2_ray.serve.security.inspection import Inspector, shared_inspector
+from seedvr2_ray.serve.security.links import SignedLinks
+from seedvr2_ray.serve.security.rate_limits import RequestLimiter, counted_as
+from seedvr2_ray.serve.service.admission import queue_seconds, require_quota, require_room
+from seedvr2_ray.serve.service.estimate import Appraisal, appraise, refused
+from seedvr2_ray.serve.service.remote_sources import borrowed
+from seedvr2_ray.serve.service.results import Results, StoredFile
+from seedvr2_ray.serve.service.submission import Submission, require_sane, settle_settings, source_of_url
+from seedvr2_ray.serve.service.upload_files import UploadFiles
+from seedvr2_ray.serve.service.uploads import Uploads
+from seedvr2_ray.settings import RestoreSettings
+from seedvr2_ray.storage.location import require_writable
+from seedvr2_ray.storage.sources import default_scratch
+
+_log = logging.getLogger(__name__)
+Value = TypeVar("Value")
+
+_MOST_INSPECTIONS = 4
+"""Processes that look at files side by side; more would only take the processors from one another."""
+_MOST_BORROWINGS = 2
+"""Files that are fetched only to be estimated, side by side."""
+_DAY = timedelta(hours=24)
+
+
+async def _nobody() -> None:
+    """Wake nobody: a runner that polls finds the job too."""
+
+
+class Service:
+    """One deployment as its ingress sees it."""
+
+    def __init__(
+        self,
+        config: ServiceConfig,
+        secrets: Secrets,
+        database: Database,
+        *,
+        wake: Callable[[], Awaitable[None]] = _nobody,
+        rates: RequestLimiter | None = None,
+        inspector: Inspector | None = None,
+    ) -> None:
+        """Bundle what an ingress needs.
+
+        Args:
+            database: migrated.
+            wake: hints to a runner that there is something to do; may fail without harm.
+            rates: counts requests; by default those of this process.
+            inspector: by default the one that this process shares.
+        """
+        self.config = config
+        self.secrets = secrets
+        self.jobs = JobStore(database)
+        self.usage = UsageStore(database)
+        self.results = Results(f"{config.data.rstrip('/')}/results")
+        self.authenticator = Authenticator(config, secrets, KeyStore(database))
+        self.links = SignedLinks(
+            secrets.signing_key or shared_value(database, "signing-key", lambda: random_secrets.token_bytes(32))
+        )
+        self.watch = JobWatch(self.jobs, lambda: self.limits.max_parallel_streams)
+        self._scratch = Path(config.scratch or default_scratch())
+        self.uploads = Uploads(
+            UploadStore(database),
+            UploadFiles(config.data, self._scratch / "uploads"),
+            config,
+            limits=lambda: self.limits,
+            in_use=self.jobs.upload_in_use,
+        )
+        self._inspector = inspector or shared_inspector()
+        self._wake = wake
+        self._rates = rates or RequestLimiter()
+        self._clock = database.clock
+        self._limits = config.limits
+        self._looks = anyio.CapacityLimiter(_MOST_INSPECTIONS)
+        self._borrowings = anyio.CapacityLimiter(_MOST_BORROWINGS)
+
+    @property
+    def limits(self) -> Limits:
+        """What callers may ask for at this moment."""
+        return self._limits
+
+    def replace_limits(self, limits: Limits) -> None:
+        """Change the limits while the service runs; what was accepted stays accepted."""
+        self._limits = limits
+
+    def warm_up(self) -> None:
+        """Begin to load what the first submission would otherwise wait for; returns at once."""
+        threading.Thread(target=self._start_inspector, name="inspector-start", daemon=True).start()
+
+    def _start_inspector(self) -> None:
+        try:
+            self._inspector.start()
+        except DeploymentError as error:
+            _log.error("%s", error)
+
+    async def submit(self, caller: Caller, submission: Submission) -> tuple[Job, bool]:
+        """Check a submission and queue it as a job.
+
+        Returns:
+            The job, and whether it is new: the same request under the same key gives the job it made before.
+
+        Raises:
+            InputError: the settings, the source or the file cannot be used.
+            RateRefusal: there is too much to do already, or the owner's quota is used up.
+            ConflictRefusal: the key belongs to another request, or the upload is not complete.
+        """
+        caller.require("jobs:write")
+        settings = self._checked(submission)
+        source, appraisal = await self._look_at_source(caller, submission, settings)
+        if appraisal is not None and appraisal.refusals:
+            raise InputError(appraisal.refusals[0])
+        gpu_seconds = 0.0 if appraisal is None else appraisal.gpu_seconds
+        new = NewJob(
+            owner=caller.owner,
+            source=source,
+            settings=settings.to_mapping(),
+            priority=submission.priority,
+            estimated_gpu_seconds=gpu_seconds,
+            webhook_url=submission.webhook_url,
+            metadata=dict(submission.metadata),
+            idempotency_key=submission.idempotency_key,
+            request_digest=submission.digest() if submission.idempotency_key else None,
+        )
+        admit = partial(self._admit, gpu_seconds=gpu_seconds, used=await self._used_today(caller))
+        job, is_new = await _in_thread(self.jobs.create, new, admit=admit)
+        if is_new:
+            await self._wake_runner()
+        return job, is_new
+
+    async def require_room(self, caller: Caller) -> None:
+        """Refuse a submission before its file is received, where it would be refused afterwards.
+
+        Raises:
+            RateRefusal: as :meth:`submit` does.
+        """
+        caller.require("jobs:write")
+        load = await _in_thread(self.jobs.load, caller.owner)
+        self._admit(load, gpu_seconds=0.0, used=await self._used_today(caller))
+
+    async def estimate(self, caller: Caller, submission: Submission) -> Appraisal:
+        """Say what a submission would take and cost; why it would be refused is part of the answer.
+
+        Raises:
+            InputError: the submission itself cannot be understood.
+        """
+        caller.require("jobs:read")
+        settings = self._checked(submission)
+        try:
+            source, appraisal = await self._look_at_source(caller, submission, settings)
+            if appraisal is None:
+                appraisal = await _in_thread(self._appraise_remote, source, settings, limiter=self._borrowings)
+        except (MediaError, FetchRefusal) as error:
+            appraisal = refused(str(error))
+        load = await _in_thread(self.jobs.load, caller.owner)
+        try:
+            self._admit(load, gpu_seconds=appraisal.gpu_seconds, used=await self._used_today(caller))
+        except RateRefusal as refusal:
+            appraisal = replace(appraisal, refusals=(*appraisal.refusals, str(refusal)))
+        return replace(appraisal, queue_seconds=queue_seconds(load, self.config))
+
+    async def get(self, caller: Caller, job_id: str) -> Job:
+        """Return a job of the caller's.
+
+        Raises:
+            MissingRefusal: there is none, or it is somebody else's.
+            GoneRefusal: it was deleted.
+        """
+        caller.require("jobs:read")
+        return await _in_thread(self.jobs.get, job_id, owner=caller.sees)
+
+    async def look(self, caller: Caller, job_id: str) -> Snapshot:
+        """Return a job together with its place in the queue; raises as :meth:`get`."""
+        return await self.snapshot(await self.get(caller, job_id))
+
+    async def snapshot(self, job: Job) -> Snapshot:
+        """Add its place in the queue to a job."""
+        return Snapshot(job, await _in_thread(self.jobs.queue_position, job))
+
+    async def list(
+        self, caller: Caller, *, states: Collection[JobState] | None = None, limit: int = 50, cursor: str | None = None
+    ) -> tuple[Sequence[Snapshot], str | None]:
+        """List the caller's jobs, newest first, and the cursor of the next page.
+
+        Raises:
+            InputError: the cursor is not one.
+        """
+        caller.require("jobs:read")
+        page = await _in_thread(self.jobs.list, owner=caller.sees, states=states, limit=limit, cursor=cursor)
+        has_queued = any(job.state is JobState.QUEUED for job in page.jobs)
+        positions = await _in_thread(self.jobs.queue_positions) if has_queued else {}
+        return [Snapshot(job, positions.get(job.id)) for job in page.jobs], page.next_cursor
+
+    async def cancel(self, caller: Caller, job_id: str) -> Job:
+        """Ask a job to stop; one that waits is cancelled at once, one that is restored within seconds.
+
+        Raises:
+            ConflictRefusal: it has ended.
+        """
+        caller.require("jobs:write")
+        job = await _in_thread(self.jobs.request_cancel, job_id, owner=caller.sees)
+        await self._wake_runner()
+        return job
+
+    async def delete(self, caller: Caller, job_id: str) -> Job:
+        """Delete a job and everything that only it uses; one that is unfinished is cancelled first."""
+        caller.require("jobs:write")
+        job = await _in_thread(self.jobs.request_delete, job_id, owner=caller.sees)
+        await self._wake_runner()
+        return job
+
+    async def wait(self, caller: Caller, job_id: str, seconds: float) -> Job:
+        """Return a job when it is final, or as it is after so many seconds."""
+        await self.get(caller, job_id)
+        return await self.watch.wait(job_id, seconds)
+
+    async def open_result(self, caller: Caller, job_id: str) -> tuple[ResultInfo, StoredFile]:
+        """Find a completed job's result.
+
+        Raises:
+            ConflictRefusal: there is none yet, or there never will be.
+            GoneRefusal: it has been deleted.
+        """
+        job = await self.get(caller, job_id)
+        if job.result is None:
+            raise ConflictRefusal(_why_no_result(job))
+        found = await _in_thread(self.results.file, "master", job.result.address)
+        if found is None:
+            raise GoneRefusal(f"the result of job {job_id} has been deleted; submit the job again")
+        return job.result, found
+
+    async def open_preview(self, caller: Caller, job_id: str, which: Literal["before", "after"]) -> StoredFile:
+        """Find a still of the source or of the result.
+
+        Raises:
+            MissingRefusal: none has been made yet.
+        """
+        job = await self.get(caller, job_id)
+        found = None if job.result_address is None else await _in_thread(self.results.file, which, job.result_address)
+        if found is None:
+            raise MissingRefusal(f"job {job_id} has no preview yet; ask again when its progress says has_preview")
+        return found
+
+    async def usage_by_day(self, caller: Caller, *, days: int) -> Sequence[UsageOfDay]:
+        """Sum up what the caller used, today and on the days before; for an administrator, what everybody used."""
+        caller.require("jobs:read")
+        first = self._clock().astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+        return await _in_thread(self.usage.by_day, owner=caller.sees, since=first - timedelta(days=days - 1))
+
+    def models(self) -> Sequence[tuple[ModelEntry, ModelPool]]:
+        """List what can be asked for here, the default first."""
+        names = sorted(self.config.models, key=lambda name: (name != self.config.default_model, name))
+        return [(CATALOGUE[name], self.config.models[name]) for name in names]
+
+    async def count_request(self, caller: Caller | None, host: str | None) -> None:
+        """Count a request towards the limit of its key, or of its address while nobody has signed in.
+
+        Raises:
+            RateRefusal: there were too many in the last minute.
+        """
+        await _in_thread(self._rates.require, counted_as(caller, host), self.limits.requests_per_minute)
+
+    async def gauges(self) -> Sequence[Gauge]:
+        """Say how much there is to do, for a monitoring system."""
+        load = await _in_thread(self.jobs.load)
+        return gauges_of(load, num_streams=self.watch.num_watchers, now=self._clock())
+
+    async def require_ready(self) -> None:
+        """Find out whether the database and the storage answer.
+
+        Raises:
+            RetryableError: one of them does not.
+        """
+        await _in_thread(self.jobs.load)
+        await _in_thread(require_writable, f"{self.config.data.rstrip('/')}/uploads/ready")
+
+    def _checked(self, submission: Submission) -> RestoreSettings:
+        require_sane(submission)
+        if submission.webhook_url is not None:
+            try:
+                require_webhook_url(submission.webhook_url, self.secrets.webhook_secret)
+            except FetchRefusal as refusal:
+                raise FetchRefusal(f"webhook_url: {refusal}") from None
+        return settle_settings(submission.settings, self.config)
+
+    async def _look_at_source(
+        self, caller: Caller, submission: Submission, settings: RestoreSettings
+    ) -> tuple[Source, Appraisal | None]:
+        """Check the source; what a URL holds is only known once a runner has fetched it."""
+        if submission.url is not None:
+            return source_of_url(submission.url, self.config), None
+        assert submission.upload_id is not None
+        upload = await self.uploads.require_complete(caller, submission.upload_id)
+        source = Source(kind="upload", location=upload.id, name=upload.name, num_bytes=upload.num_bytes)
+        return source, await _in_thread(self._appraise_upload, upload, settings, limiter=self._looks)
+
+    def _appraise_upload(self, upload: Upload, settings: RestoreSettings) -> Appraisal:
+        with self.uploads.opened(upload) as path:
+            return self._appraise(path, upload.name, settings)
+
+    def _appraise_remote(self, source: Source, settings: RestoreSettings) -> Appraisal:
+        with borrowed(source, self.config.fetch, self.limits, self._scratch / "estimates") as path:
+            return self._appraise(path, source.name, settings)
+
+    def _appraise(self, path: Path, name: str, settings: RestoreSettings) -> Appraisal:
+        media = self._inspector.inspect(path, self.limits, salvage=settings.salvage)
+        pool = self.config.models[settings.model]
+        return appraise(media, settings, pool, name=name, max_pixels=self.limits.max_pixels)
+
+    def _admit(self, load: Load, *, gpu_seconds: float, used: float) -> None:
+        require_quota(used, self.limits)
+        require_room(load, self.limits, gpu_seconds, queue_seconds=queue_seconds(load, self.config))
+
+    async def _wake_runner(self) -> None:
+        with suppress(Exception):  # A hint: runners that poll find everything without it.
+            await self._wake()
+
+    async def _used_today(self, caller: Caller) -> float:
+        if not self.limits.gpu_seconds_per_day:
+            return 0.0
+        return float(await _in_thread(self.usage.gpu_seconds, caller.owner, since=self._clock() - _DAY))
+
+
+def _why_no_result(job: Job) -> str:
+    if job.state is JobState.FAILED:
+        reason = f": {job.error.detail}" if job.error else ""
+        return f"job {job.id} failed and has no result{reason}"
+    if job.state is JobState.CANCELLED:
+        return f"job {job.id} was cancelled and has no result; submit it again"
+    return f"job {job.id} is {job.state} and has no result yet; wait until it is completed"
+
+
+async def _in_thread(
+    function: Callable[..., Value], *values: Any, limiter: anyio.CapacityLimiter | None = None, **named: Any
+) -> Value:
+    return await anyio.to_thread.run_sync(partial(function, *values, **named), limiter=limiter)

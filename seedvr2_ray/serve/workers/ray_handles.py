@@ -1,0 +1,104 @@
+"""Workers behind Serve handles: the one place where the runner's orders meet Ray, and Ray's errors become ours."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from typing import Any
+
+from ray.exceptions import RayError, RayTaskError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
+from ray.serve.handle import DeploymentHandle
+
+from seedvr2_ray.errors import RetryableError, SeedVR2Error
+from seedvr2_ray.restoration.restorer import RestorerIdentity
+from seedvr2_ray.serve.jobs import ResultInfo
+from seedvr2_ray.serve.workers.identities import known_identity
+from seedvr2_ray.serve.workers.protocol import (
+    PartOrder,
+    PreparedJob,
+    PrepareOrder,
+    PreviewOrder,
+    PublishOrder,
+    SegmentNews,
+    SegmentOrder,
+)
+
+
+class WorkerLostError(RetryableError):
+    """The process that was at work died, or could not be reached. Others may do it."""
+
+
+class RayWorkers:
+    """The deployments of one application."""
+
+    def __init__(
+        self, data: str, finisher: DeploymentHandle[Any], restorers: Mapping[str, DeploymentHandle[Any]]
+    ) -> None:
+        """Keep handles.
+
+        Args:
+            data: folder or URL of the deployment's data.
+            restorers: by the name of the model.
+        """
+        self._data = data
+        self._finisher = finisher
+        self._restorers = dict(restorers)
+
+    async def identify(self, model: str, *, again: bool = False) -> RestorerIdentity:
+        """Look up who the last replica was; ask one if there was none, or if that is not true any more."""
+        known = None if again else await asyncio.to_thread(known_identity, self._data, model)
+        return known or await self._ask(self._restorers[model].identify.remote())
+
+    async def prepare(self, order: PrepareOrder) -> PreparedJob:
+        """Fetch, look, plan."""
+        prepared: PreparedJob = await self._ask(self._finisher.prepare.remote(order))
+        return prepared
+
+    async def restore(self, order: SegmentOrder) -> AsyncGenerator[SegmentNews, None]:
+        """Have a replica restore a segment; closing the generator cancels its request."""
+        handle = self._restorers[order.recipe.restorer.name]
+        response: Any = handle.options(stream=True).restore.remote(order)
+        try:
+            with _translated():
+                async for item in response:
+                    yield item
+        finally:
+            response.cancel()
+
+    async def finish(self, order: PartOrder) -> None:
+        """Finish one part."""
+        await self._ask(self._finisher.finish.remote(order))
+
+    async def publish(self, order: PublishOrder) -> ResultInfo:
+        """Join and publish."""
+        result: ResultInfo = await self._ask(self._finisher.publish.remote(order))
+        return result
+
+    async def preview(self, order: PreviewOrder) -> bool:
+        """Make stills."""
+        return bool(await self._ask(self._finisher.preview.remote(order)))
+
+    async def _ask(self, response: Any) -> Any:
+        try:
+            with _translated():
+                return await response
+        except asyncio.CancelledError:
+            response.cancel()
+            raise
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except RayTaskError as error:
+        cause = error.cause
+        if isinstance(cause, SeedVR2Error):
+            raise cause from None
+        raise
+    except BackPressureError as error:
+        raise RetryableError(f"too many requests wait for a replica: {error}") from error
+    except DeploymentUnavailableError as error:
+        raise RetryableError(f"no replica can be started; see the logs of Ray Serve: {error}") from error
+    except (RayError, RayServeException) as error:
+        raise WorkerLostError(f"the process at work on it was lost ({type(error).__name__})") from error

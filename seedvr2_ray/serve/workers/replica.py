@@ -1,0 +1,112 @@
+"""The restorer behind a Serve handle: one loaded model, one segment at a time. An ordinary class without Ray in it."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from seedvr2_ray.errors import DeploymentError
+from seedvr2_ray.restoration.restorer import Restorer, RestorerIdentity
+from seedvr2_ray.restoration.work.failures import leaves_device_unusable
+from seedvr2_ray.serve.observability.instrumentation import Observing
+from seedvr2_ray.serve.workers.identities import remember_identity
+from seedvr2_ray.serve.workers.protocol import SegmentNews, SegmentOrder
+from seedvr2_ray.serve.workers.scratch_cleanup import keep_tidy
+from seedvr2_ray.serve.workers.segment_stream import SegmentCall
+from seedvr2_ray.serve.workers.tasks import Site
+from seedvr2_ray.settings import RestoreSettings
+
+_log = logging.getLogger(__name__)
+
+
+class RestorerReplica:
+    """Holds a model and restores what it is ordered. Everything that takes time happens in threads."""
+
+    def __init__(self, site: Site, model: str, stall_seconds: float, observing: Observing | None = None) -> None:
+        """Load the model, so that a replica which is up is ready.
+
+        A model that cannot be had is no reason to start again and again: those who order something are told.
+
+        Args:
+            stall_seconds: a segment that shows no sign of life for so long makes the replica unhealthy.
+            observing: how this process is watched; not at all when not given.
+        """
+        if observing is not None:
+            observing.start(f"restorer-{model}")
+        self._site = site
+        keep_tidy(site)
+        self._model = model
+        self._stall_seconds = stall_seconds
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="restorer")
+        self._turn = asyncio.Lock()
+        self._call: SegmentCall | None = None
+        self._broken: str | None = None
+        self._restorer: Restorer | None = None
+        try:
+            self._restorer = self._load()
+        except DeploymentError as error:
+            _log.error("%s cannot be loaded: %s", model, error)
+
+    def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Take new limits without loading the model again."""
+        limits = user_config.get("limits", {})
+        self._stall_seconds = float(limits.get("stall_seconds", self._stall_seconds))
+
+    async def identify(self) -> RestorerIdentity:
+        """Say who restores here.
+
+        Raises:
+            DeploymentError: the model cannot be had.
+        """
+        return (await self._loaded()).identity
+
+    async def restore(self, order: SegmentOrder) -> AsyncGenerator[SegmentNews, None]:
+        """Restore a segment and say how far it is; closing the generator stops it within a batch of frames."""
+        async with self._turn:
+            await self._end_of_last_call()
+            call = self._call = SegmentCall(self._site, order, await self._loaded(), self._threads)
+            news = call.news()
+            try:
+                async for item in news:
+                    yield item
+            except Exception as error:
+                if leaves_device_unusable(error):
+                    self._broken = str(error)
+                    _log.error("CUDA failed and cannot recover in this process: %s", error)
+                raise
+            finally:
+                await news.aclose()
+
+    async def check_health(self) -> None:
+        """Fail when only a new process helps. Answers at once, whatever the threads are doing.
+
+        Raises:
+            RuntimeError: the device is unusable, or a segment has shown no sign of life for too long.
+        """
+        if self._broken is not None:
+            raise RuntimeError(f"the device is unusable: {self._broken}")
+        call = self._call
+        if call is not None and not call.thread.done():
+            silence = time.monotonic() - call.heard_at
+            # Whoever ordered it gives up first, and says why.
+            if silence > 1.25 * self._stall_seconds:
+                raise RuntimeError(f"a segment has shown no sign of life for {silence:.0f} s")
+
+    async def _end_of_last_call(self) -> None:
+        """A segment that was stopped goes on to its next batch of frames; two at once would not fit."""
+        if self._call is not None and not self._call.thread.done():
+            # Whatever it ended with was told to whoever wanted it.
+            await asyncio.gather(asyncio.wrap_future(self._call.thread), return_exceptions=True)
+
+    async def _loaded(self) -> Restorer:
+        if self._restorer is None:
+            # What was missing may be there by now.
+            self._restorer = await asyncio.get_running_loop().run_in_executor(self._threads, self._load)
+        return self._restorer
+
+    def _load(self) -> Restorer:
+        restorer = self._site.restorers.load(RestoreSettings(model=self._model))
+        remember_identity(self._site.data, self._model, restorer.identity)
+        return restorer

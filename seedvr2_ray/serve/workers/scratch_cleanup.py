@@ -1,0 +1,25 @@
+"""Every machine's scratch folder is kept tidy by the replicas that live there, for as long as one of them does."""
+
+import logging
+import threading
+import time
+
+from seedvr2_ray.serve.workers.tasks import Site
+
+_log = logging.getLogger(__name__)
+
+_EVERY_SECONDS = 600.0
+
+
+def keep_tidy(site: Site) -> None:
+    """Delete what nobody needs any more, now and every few minutes, in a thread that ends with the process."""
+
+    def tidy() -> None:
+        while True:
+            try:
+                site.remove_abandoned()
+            except OSError as error:
+                _log.warning("the scratch folder cannot be tidied now: %s", error)
+            time.sleep(_EVERY_SECONDS)
+
+    threading.Thread(target=tidy, name="tidying", daemon=True).start()

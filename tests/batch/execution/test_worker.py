@@ -1,0 +1,235 @@
+"""The restorer's process as an ordinary object: retries, deaths, duplicates, CUDA errors. No Ray."""
+
+import pickle
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from seedvr2_ray.batch.execution.finishing import finish_part, publish_film
+from seedvr2_ray.batch.execution.rows import SegmentResult, rows_of_film
+from seedvr2_ray.batch.execution.tracker import FilmsInFlight
+from seedvr2_ray.batch.execution.videos import Film, FilmOutcome, plan_film
+from seedvr2_ray.batch.execution.worker import SegmentWorker
+from seedvr2_ray.batch.job import Job
+from seedvr2_ray.batch.manifest.manifest import ManifestRow
+from seedvr2_ray.errors import DeploymentError, MediaError, StorageError
+from seedvr2_ray.restoration.lanczos import LANCZOS, LanczosRestorer
+from seedvr2_ray.restoration.work.failures import RetryPolicy
+from seedvr2_ray.settings import RestoreSettings
+from tests.media.clips import make_clip
+
+SETTINGS = RestoreSettings(model="lanczos", resolution="x2", segment_seconds=0.5, segment_overlap=4, preset="ultrafast")
+
+
+@dataclass
+class FailingRestorers:
+    """Raises what it was given, one after the other, and then restores."""
+
+    errors: list[Exception] = field(default_factory=list)
+    calls: int = 0
+
+    def identify(self, settings: RestoreSettings) -> Any:
+        return LANCZOS
+
+    def load(self, settings: RestoreSettings) -> Any:
+        return _Failing(self)
+
+
+class _Failing(LanczosRestorer):
+    def __init__(self, owner: FailingRestorers) -> None:
+        super().__init__()
+        self.owner = owner
+
+    def restore(self, frames: Any, task: Any) -> Iterator[Any]:
+        self.owner.calls += 1
+        stream = super().restore(frames, task)
+        yield next(stream)
+        if self.owner.errors:
+            raise self.owner.errors.pop(0)
+        yield from stream
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("clip") / "film.mp4"
+    make_clip(path, num_frames=30, cuts=(8,), size=(48, 32))
+    return path
+
+
+def job_in(folder: Path, restorers: FailingRestorers | None = None, **more: Any) -> Job:
+    quick = RetryPolicy(num_tries=3, first_pause_seconds=0.0)
+    return Job(
+        folder=str(folder / "job"),
+        run="run1",
+        restorers=restorers or FailingRestorers(),
+        retries=quick,
+        scratch=str(folder / "scratch"),
+        **more,
+    )
+
+
+def plan(job: Job, source: Path, target: Path, **settings: Any) -> Film | FilmOutcome:
+    row = ManifestRow(
+        number=0, where="row 1", source=str(source), target=str(target), settings=replace(SETTINGS, **settings)
+    )
+    return plan_film(row, job, LANCZOS)
+
+
+def film_in(job: Job, source: Path, target: Path) -> Film:
+    film = plan(job, source, target)
+    assert isinstance(film, Film), film
+    return film
+
+
+def restore_first(job: Job, film: Film, worker: SegmentWorker | None = None) -> SegmentResult:
+    (result,) = (worker or SegmentWorker(job)).restore_rows([next(iter(rows_of_film(film)))])
+    assert isinstance(result, SegmentResult)
+    return result
+
+
+def test_a_film_goes_through_plan_restore_finish_and_publish_and_is_then_skipped(clip, tmp_path):
+    job = job_in(tmp_path)
+    film = film_in(job, clip, tmp_path / "out.mp4")
+    in_flight, worker = FilmsInFlight(1), SegmentWorker(job)
+    orders = []
+    for result in worker.restore_rows(list(rows_of_film(film))):
+        orders += list(in_flight.take_result(result))
+    while orders:
+        order = orders.pop(0)
+        if isinstance(order, Film):
+            in_flight.take_published(order, publish_film(order, job))
+        else:
+            orders += list(in_flight.take_part(order, finish_part(order, job)))
+    (outcome,) = in_flight.take_outcomes()
+    assert (outcome.state, outcome.figures["frames"], in_flight.num_open) == ("published", 30, 0)
+    assert not list((tmp_path / "job/work").rglob("restored/payloads/*")), "intermediates that have served are gone"
+    again = plan(job, clip, tmp_path / "out.mp4")
+    assert isinstance(again, FilmOutcome)
+    assert (again.state, again.figures) == ("skipped", outcome.figures)
+    # Even where the job's folder is gone, the sidecar says what the target was made from.
+    elsewhere = plan(replace(job, folder=str(tmp_path / "other")), clip, tmp_path / "out.mp4")
+    assert isinstance(elsewhere, FilmOutcome)
+    assert (elsewhere.state, elsewhere.figures) == ("skipped", outcome.figures)
+    refused = plan(job, clip, tmp_path / "out.mp4", crf=40)
+    assert isinstance(refused, FilmOutcome) and refused.failure is not None
+    assert "exists and was not made from this source with these settings" in refused.failure.error
+    assert isinstance(plan(replace(job, overwrite=True), clip, tmp_path / "out.mp4", crf=40), Film)
+
+
+def test_an_error_that_passes_is_tried_again(clip, tmp_path):
+    restorers = FailingRestorers([StorageError("away"), OSError("reset by peer")])
+    job = job_in(tmp_path, restorers)
+    result = restore_first(job, film_in(job, clip, tmp_path / "out.mp4"))
+    assert (result.state, restorers.calls) == ("restored", 3)
+
+
+def test_an_error_that_does_not_pass_puts_the_film_off_to_another_pass(clip, tmp_path):
+    job = job_in(tmp_path, FailingRestorers([StorageError("away")] * 9))
+    result = restore_first(job, film_in(job, clip, tmp_path / "out.mp4"))
+    assert result.failure is not None
+    assert (result.state, result.failure.consequence) == ("failed", "later")
+
+
+@pytest.mark.parametrize(
+    ("error", "consequence"),
+    [(MediaError("broken"), "set_aside"), (ValueError("ours"), "set_aside"), (DeploymentError("no"), "stop")],
+)
+def test_an_error_that_will_not_pass_is_not_tried_again(error, consequence, clip, tmp_path):
+    restorers = FailingRestorers([error])
+    job = job_in(tmp_path, restorers)
+    result = restore_first(job, film_in(job, clip, tmp_path / "out.mp4"))
+    assert result.failure is not None
+    assert (restorers.calls, result.failure.consequence, result.failure.stage) == (1, consequence, "restore")
+    assert type(error).__name__ in result.failure.error and result.failure.remedy
+
+
+def test_a_segment_that_killed_its_process_three_times_is_not_begun_again_in_this_run(clip, tmp_path):
+    restorers = FailingRestorers()
+    job = job_in(tmp_path, restorers)
+    film = film_in(job, clip, tmp_path / "out.mp4")
+    address = film.plan.segments[0].address
+    for _ in range(3):
+        film.store(job).record_attempt("deaths/run1", address)
+    result = restore_first(job, film)
+    assert result.failure is not None and "died 3 times" in result.failure.error
+    assert restorers.calls == 0
+    assert restore_first(replace(job, run="run2"), film).state == "restored"
+
+
+def test_failures_that_raise_are_not_taken_for_deaths(clip, tmp_path):
+    restorers = FailingRestorers([StorageError("away")] * 12)
+    job = job_in(tmp_path, restorers)
+    film = film_in(job, clip, tmp_path / "out.mp4")
+    results = [restore_first(job, film) for _ in range(4)]
+    assert all(result.failure and "away" in result.failure.error for result in results)
+    assert restore_first(job, film).state == "restored"
+
+
+def test_a_cuda_error_ends_the_process_because_the_device_is_lost_to_it(clip, tmp_path):
+    job = job_in(tmp_path, FailingRestorers([torch.AcceleratorError("an illegal memory access", 700)]))
+    left: list[int] = []
+    restore_first(job, film_in(job, clip, tmp_path / "out.mp4"), SegmentWorker(job, leave=left.append))
+    assert left == [1]
+
+
+def test_a_committed_segment_is_found_and_not_restored_again(clip, tmp_path):
+    restorers = FailingRestorers()
+    job = job_in(tmp_path, restorers)
+    film = film_in(job, clip, tmp_path / "out.mp4")
+    assert [restore_first(job, film).state for _ in range(2)] == ["restored", "found"]
+    assert restorers.calls == 1
+
+
+def test_a_source_that_changed_since_it_was_planned_is_set_aside(clip, tmp_path):
+    source = tmp_path / "film.mp4"
+    source.write_bytes(clip.read_bytes())
+    job = job_in(tmp_path)
+    film = film_in(job, source, tmp_path / "out.mp4")
+    with source.open("ab") as file:
+        file.write(bytes(64))
+    result = restore_first(job, film)
+    assert result.failure is not None and "changed while the job was at work" in result.failure.error
+    assert result.failure.consequence == "set_aside"
+
+
+def test_a_touched_source_is_the_same_source(clip, tmp_path):
+    source = tmp_path / "film.mp4"
+    source.write_bytes(clip.read_bytes())
+    job = job_in(tmp_path)
+    film = film_in(job, source, tmp_path / "out.mp4")
+    source.touch()
+    assert restore_first(job, film).state == "restored"
+
+
+def test_copies_of_one_film_share_their_segments(clip, tmp_path):
+    copy = tmp_path / "copy.mp4"
+    copy.write_bytes(clip.read_bytes())
+    restorers = FailingRestorers()
+    job = job_in(tmp_path, restorers)
+    first, second = film_in(job, clip, tmp_path / "a.mp4"), film_in(job, copy, tmp_path / "b.mp4")
+    assert restore_first(job, first).state == "restored"
+    assert restore_first(job, second).state == "found"
+    assert restorers.calls == 1
+
+
+def test_what_travels_is_small_and_survives_pickling(clip, tmp_path):
+    film = film_in(job_in(tmp_path), clip, tmp_path / "out.mp4")
+    rows = list(rows_of_film(film))
+    assert [row.film is not None for row in rows] == [True] + [False] * (len(rows) - 1)
+    assert all(len(pickle.dumps(row)) < 6000 for row in rows[1:])
+    assert pickle.loads(pickle.dumps(rows[0])) == rows[0]
+
+
+def test_a_file_that_killed_whoever_probed_it_three_times_is_not_read_again_in_this_run(clip, tmp_path):
+    job = job_in(tmp_path)
+    film = film_in(job, clip, tmp_path / "out.mp4")
+    for _ in range(3):
+        job.log.record_attempt(f"planning/run1/{film.key[:2]}", film.key)
+    refused = plan(job, clip, tmp_path / "out.mp4")
+    assert isinstance(refused, FilmOutcome) and refused.failure is not None
+    assert "died 3 times" in refused.failure.error
+    assert isinstance(plan(replace(job, run="run2"), clip, tmp_path / "out.mp4"), Film)

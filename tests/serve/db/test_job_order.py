@@ -1,0 +1,120 @@
+"""Laws of the order of jobs and of how much there is to do, on SQLite and PostgreSQL alike."""
+
+import random
+
+import pytest
+
+from seedvr2_ray.serve.db.database import Database
+from seedvr2_ray.serve.db.job_store import JobStore, Load
+from seedvr2_ray.serve.jobs import JobState
+from seedvr2_ray.serve.problems import RateRefusal
+from tests.serve.conftest import HandClock
+from tests.serve.job_samples import held, new_job, submit
+from tests.serve.racing import at_once
+
+
+@pytest.fixture
+def store(database: Database) -> JobStore:
+    return JobStore(database)
+
+
+def refuse(load: Load) -> None:
+    raise RateRefusal(f"{load.num_queued} jobs wait", 5)
+
+
+def test_arefused_job_leaves_nothing(store: JobStore) -> None:
+    with pytest.raises(RateRefusal):
+        store.create(new_job(idempotency_key="k"), admit=refuse)
+    assert store.list(owner=None).jobs == ()
+
+
+def test_no_more_jobs_are_admitted_than_allowed_however_many_come_at_once(store: JobStore) -> None:
+    def admit(load: Load) -> None:
+        if load.num_queued >= 3:
+            refuse(load)
+
+    def create(_: int) -> bool:
+        try:
+            return store.create(new_job(), admit=admit)[1]
+        except RateRefusal:
+            return False
+
+    assert at_once(8, create).count(True) == 3
+
+
+def test_the_load_counts_what_is_unfinished(store: JobStore, clock: HandClock) -> None:
+    assert store.load("ada") == Load(
+        num_queued=0,
+        queued_gpu_seconds=0.0,
+        remaining_gpu_seconds=0.0,
+        num_by_state={},
+        oldest_queued_at=None,
+        num_unfinished_of_owner=0,
+    )
+    held(store, JobState.COMPLETED, estimated_gpu_seconds=1000.0)
+    running = held(store, JobState.RESTORING, estimated_gpu_seconds=100.0)
+    store.note(running.id, running.fence, gpu_seconds=30.0)
+    overdue = held(store, JobState.RESTORING, estimated_gpu_seconds=10.0)
+    store.note(overdue.id, overdue.fence, gpu_seconds=50.0)
+    oldest = submit(store, estimated_gpu_seconds=5.0)
+    clock.pass_by(60)
+    submit(store, "bob", estimated_gpu_seconds=2.0)
+    assert store.load("ada") == Load(
+        num_queued=2,
+        queued_gpu_seconds=7.0,
+        remaining_gpu_seconds=77.0,
+        num_by_state={JobState.QUEUED: 2, JobState.RESTORING: 2},
+        oldest_queued_at=oldest.created_at,
+        num_unfinished_of_owner=3,
+    )
+    assert store.load().num_unfinished_of_owner == 0
+
+
+def _claimed_one_by_one(store: JobStore, limit: int = 1) -> list[str]:
+    order: list[str] = []
+    while claimed := store.claim("one", lease_seconds=1000, limit=limit):
+        order += [job.id for job in claimed]
+    return order
+
+
+def test_more_urgent_jobs_come_first_then_owners_take_turns_then_age_decides(store: JobStore, clock: HandClock) -> None:
+    names: dict[str, str] = {}
+    for name, owner, priority in [
+        ("ada 1", "ada", 0),
+        ("ada 2", "ada", 0),
+        ("ada 3", "ada", 0),
+        ("bob 1", "bob", 0),
+        ("bob 2", "bob", 0),
+        ("cy low", "cy", -5),
+        ("cy 1", "cy", 0),
+        ("ada high", "ada", 5),
+    ]:
+        names[submit(store, owner, priority=priority).id] = name
+        clock.pass_by(1)
+    order = [names[job_id] for job_id in _claimed_one_by_one(store)]
+    assert order == ["ada high", "bob 1", "cy 1", "ada 1", "bob 2", "ada 2", "ada 3", "cy low"]
+
+
+@pytest.mark.parametrize(("seed", "limit"), [(0, 1), (0, 4), (1, 1)])
+def test_the_place_in_the_queue_is_the_place_in_the_order_of_claims(
+    store: JobStore, clock: HandClock, seed: int, limit: int
+) -> None:
+    chance = random.Random(seed)
+    for _ in range(15):
+        submit(store, chance.choice(["ada", "bob", "cy"]), priority=chance.choice([-1, 0, 0, 0, 2]))
+        clock.pass_by(chance.choice([0, 1]))
+    held_already = store.claim("one", lease_seconds=1000, limit=4)
+    positions = store.queue_positions()
+    assert sorted(positions.values()) == list(range(1, 12))
+    for job_id, position in positions.items():
+        assert store.queue_position(store.get(job_id)) == position
+    assert _claimed_one_by_one(store, limit) == sorted(positions, key=positions.__getitem__)
+    assert store.queue_position(store.get(held_already[0].id)) is None
+
+
+def test_an_owner_with_a_hundred_jobs_does_not_keep_another_waiting(store: JobStore, clock: HandClock) -> None:
+    for _ in range(20):
+        submit(store, "ada")
+        clock.pass_by(1)
+    store.claim("one", lease_seconds=1000, limit=3)
+    assert store.queue_position(submit(store, "bob")) == 1
