@@ -40,7 +40,7 @@ from benchmarks.machine import describe_machine, results_folder
 from seedvr2_ray.batch.bulk import BulkRequest, run_bulk
 from seedvr2_ray.batch.execution.cluster import Pool
 from seedvr2_ray.batch.execution.rows import SegmentResult
-from seedvr2_ray.batch.execution.videos import Film, FilmOutcome, plan_film
+from seedvr2_ray.batch.execution.videos import Video, VideoOutcome, plan_row
 from seedvr2_ray.batch.job import Job
 from seedvr2_ray.batch.manifest.manifest import ManifestRow, ManifestSource
 from seedvr2_ray.batch.manifest.normalise import Normalised, normalise
@@ -101,7 +101,7 @@ class _Clock:
         self.results.append(result)
         self.came.append(time.monotonic())
 
-    def settled(self, outcome: FilmOutcome, totals: Totals) -> None:
+    def settled(self, outcome: VideoOutcome, totals: Totals) -> None:
         """Fail at once when a file was not restored: figures would mean nothing."""
         if outcome.state != "published":
             raise RuntimeError(f"{outcome.source} was {outcome.state}: {outcome.failure}")
@@ -111,10 +111,10 @@ def make_sources(folder: Path, num_files: int) -> None:
     """Write clips of a few segments each, all of different content."""
     folder.mkdir()
     for index in range(num_files):
-        make_film(folder / f"{index:04d}.mp4", SEGMENTS_PER_FILE * SEGMENT_FRAMES, (64, 48), seed=index)
+        make_video(folder / f"{index:04d}.mp4", SEGMENTS_PER_FILE * SEGMENT_FRAMES, (64, 48), seed=index)
 
 
-def make_film(path: Path, num_frames: int, size: tuple[int, int], *, seed: int) -> None:
+def make_video(path: Path, num_frames: int, size: tuple[int, int], *, seed: int) -> None:
     """Write soft stripes, different ones for every seed, that move: one shot without a cut."""
     rows, columns = np.mgrid[0 : size[1], 0 : size[0]]
     waves = [np.sin((columns * (1 + seed % 7) + rows * channel) / size[0] * 6.3) for channel in range(1, 4)]
@@ -135,16 +135,16 @@ def time_bare_loop(source: Path, folder: Path, seconds: float) -> float:
     row = ManifestRow(
         number=0, where="bare", source=str(source), target=str(folder / "bare.mp4"), settings=EQUAL_SEGMENTS
     )
-    film = plan_film(row, job, LANCZOS)
-    assert isinstance(film, Film), film
+    video = plan_row(row, job, LANCZOS)
+    assert isinstance(video, Video), video
     restorer, store = _Waiting(seconds), CommitStore(str(folder / "bare-store"))
     workspace = folder / "bare-writing"
     workspace.mkdir()
     began = time.monotonic()
-    assert len(film.plan.segments) == SEGMENTS_PER_FILE, "a segment is not what this benchmark takes it for"
-    segments = film.plan.segments[:4]
+    assert len(video.plan.segments) == SEGMENTS_PER_FILE, "a segment is not what this benchmark takes it for"
+    segments = video.plan.segments[:4]
     for segment in segments:
-        restore_segment(film.plan.recipe, segment, restorer, store, source_path=str(source), workspace=workspace)
+        restore_segment(video.plan.recipe, segment, restorer, store, source_path=str(source), workspace=workspace)
     return (time.monotonic() - began) / len(segments)
 
 
@@ -233,10 +233,10 @@ def measure_planning(num_rows: int, num_sampled: int) -> dict[str, float]:
         normalising = time.monotonic() - began
         grown = _peak_mib() - before
         (folder / "in").mkdir()
-        make_film(folder / "clip.mp4", 48, (640, 360), seed=0)
+        make_video(folder / "clip.mp4", 48, (640, 360), seed=0)
         clip = (folder / "clip.mp4").read_bytes()
         for index in range(num_sampled):
-            # A box that players skip: other content, the same film.
+            # A box that players skip: other content, the same video.
             free = b"\0\0\0\x10free" + index.to_bytes(8, "big")
             (folder / f"in/{index}.mp4").write_bytes(clip + free)
         job = Job(folder=str(folder / "job"), run="plan", scratch=str(folder / "scratch"))
@@ -246,8 +246,8 @@ def measure_planning(num_rows: int, num_sampled: int) -> dict[str, float]:
             row = ManifestRow(
                 number=index, where=source, source=source, target=f"{folder}/out/{index}.mp4", settings=SETTINGS
             )
-            film = plan_film(row, job, LANCZOS)
-            assert isinstance(film, Film), film
+            video = plan_row(row, job, LANCZOS)
+            assert isinstance(video, Video), video
         planning = (time.monotonic() - began) / num_sampled
     return {
         "rows": found.num_rows,

@@ -2,10 +2,10 @@
 
     python -m benchmarks.bulk_stream --rows 100000
 
-Everything that the driver does is real: Ray Data's executor and pool of actors, the feed, the films in flight, the
-outcomes on disk. Cheap are the rows, copies of one film that is planned once, and the one who works on them: nothing
-is read, restored or published. Every row is a film of its own with one segment. The driver after a tenth of the rows is
-compared with the driver at the end.
+Everything that the driver does is real: Ray Data's executor and pool of actors, the feed, the videos in flight, the
+outcomes on disk. Cheap are the rows, copies of one video that is planned once, and the one who works on them: nothing
+is read, restored or published. Every row is a video of its own with one segment. The driver after a tenth of the rows
+is compared with the driver at the end.
 """
 
 import argparse
@@ -27,15 +27,15 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 
-from benchmarks.bulk import EQUAL_SEGMENTS, SEGMENT_FRAMES, make_film
+from benchmarks.bulk import EQUAL_SEGMENTS, SEGMENT_FRAMES, make_video
 from benchmarks.machine import describe_machine, results_folder
 from seedvr2_ray.batch.execution.cluster import SettledPool
 from seedvr2_ray.batch.execution.feed import Feed
 from seedvr2_ray.batch.execution.finishing import PartOrder
 from seedvr2_ray.batch.execution.pipeline import configure, shards_dataset
 from seedvr2_ray.batch.execution.rows import SegmentResult, SegmentRow, take_turns, to_columns
-from seedvr2_ray.batch.execution.tracker import FilmsInFlight, Order
-from seedvr2_ray.batch.execution.videos import Film, FilmOutcome, plan_film
+from seedvr2_ray.batch.execution.tracker import Order, VideosInFlight
+from seedvr2_ray.batch.execution.videos import Video, VideoOutcome, plan_row
 from seedvr2_ray.batch.job import Job
 from seedvr2_ray.batch.manifest.manifest import ManifestRow
 from seedvr2_ray.batch.manifest.normalise import Shard
@@ -46,33 +46,33 @@ ROWS_OF_A_SHARD = 1000
 GROWTH_LIMIT_MIB = 200.0
 
 
-def plan_one_film(folder: Path) -> Film:
-    """Plan a film of one segment."""
+def plan_one_video(folder: Path) -> Video:
+    """Plan a video of one segment."""
     source = folder / "film.mp4"
-    make_film(source, SEGMENT_FRAMES, (64, 48), seed=0)
+    make_video(source, SEGMENT_FRAMES, (64, 48), seed=0)
     job = Job(folder=str(folder / "job"), run="stream", scratch=str(folder / "scratch"))
     row = ManifestRow(number=0, where="row", source=str(source), target=f"{folder}/out.mp4", settings=EQUAL_SEGMENTS)
-    film = plan_film(row, job, LANCZOS)
-    assert isinstance(film, Film) and len(film.plan.segments) == 1, film
-    return film
+    video = plan_row(row, job, LANCZOS)
+    assert isinstance(video, Video) and len(video.plan.segments) == 1, video
+    return video
 
 
-def copies_of_film(shard: Shard, film: bytes) -> Iterator[dict[str, Any]]:
-    """Yield a row for every film of a shard, as planning does, and with it what its worker is to answer."""
-    template: Film = pickle.loads(film)
+def copies_of_video(shard: Shard, video: bytes) -> Iterator[dict[str, Any]]:
+    """Yield a row for every video of a shard, as planning does, and with it what its worker is to answer."""
+    template: Video = pickle.loads(video)
     first = int(shard.url)
     numbers = range(first, first + shard.num_rows)
-    films = (replace(template, row=replace(template.row, number=number, where=f"row {number}")) for number in numbers)
-    for row in take_turns(films):
+    videos = (replace(template, row=replace(template.row, number=number, where=f"row {number}")) for number in numbers)
+    for row in take_turns(videos):
         assert isinstance(row, SegmentRow)
         answer = SegmentResult(
-            film_number=row.film_number,
+            video_number=row.video_number,
             index=row.segment.index,
             address=row.segment.address,
             state="restored",
             num_frames=row.segment.num_frames,
             seconds=0.0,
-            film=row.film,
+            video=row.video,
         )
         yield {**to_columns(row), "answer": pickle.dumps(answer)}
 
@@ -85,15 +85,15 @@ class Answering:
         return {"payload": list(batch["answer"])}
 
 
-def stream(film: Film, num_rows: int, folder: Path) -> Iterator[int]:
-    """Drive an archive of so many films; yield how many are settled."""
+def stream(video: Video, num_rows: int, folder: Path) -> Iterator[int]:
+    """Drive an archive of so many videos; yield how many are settled."""
     pool = SettledPool(min_size=1, max_size=1, num_gpus=0, num_cpus=1.0, task_cpus=0.5, num_tasks=1, num_planners=1)
-    in_flight = FilmsInFlight(num_rows)
+    in_flight = VideosInFlight(num_rows)
     log = OutcomeLog(folder, f"{folder}/published.jsonl")
     starts = range(0, num_rows, ROWS_OF_A_SHARD)
     shards = [Shard(url=str(at), model="lanczos", num_rows=min(ROWS_OF_A_SHARD, num_rows - at)) for at in starts]
     configure(DataContext.get_current())
-    dataset = shards_dataset(shards, copies_of_film, pool, film=pickle.dumps(film)).map_batches(
+    dataset = shards_dataset(shards, copies_of_video, pool, video=pickle.dumps(video)).map_batches(
         Answering,
         batch_size=1,
         compute=ActorPoolStrategy(size=pool.max_size, max_tasks_in_flight_per_actor=1),
@@ -113,7 +113,7 @@ def stream(film: Film, num_rows: int, folder: Path) -> Iterator[int]:
     assert in_flight.num_open == 0, f"{in_flight.num_open} rows were lost"
 
 
-def _carry_out(orders: Iterable[Order], in_flight: FilmsInFlight) -> None:
+def _carry_out(orders: Iterable[Order], in_flight: VideosInFlight) -> None:
     for order in orders:
         if isinstance(order, PartOrder):
             _carry_out(in_flight.take_part(order, None), in_flight)
@@ -121,7 +121,7 @@ def _carry_out(orders: Iterable[Order], in_flight: FilmsInFlight) -> None:
         row = order.row
         in_flight.take_published(
             order,
-            FilmOutcome(number=row.number, where=row.where, source=row.source, target=row.target, state="published"),
+            VideoOutcome(number=row.number, where=row.where, source=row.source, target=row.target, state="published"),
         )
 
 
@@ -136,13 +136,13 @@ def measure_memory(num_rows: int) -> dict[str, Any]:
     """Stream an archive and note the driver's memory at every twentieth of it."""
     samples: list[tuple[int, float]] = []
     with tempfile.TemporaryDirectory() as scratch:
-        film = plan_one_film(Path(scratch))
+        video = plan_one_video(Path(scratch))
         ray.init(
             address="local", num_cpus=2, include_dashboard=False, object_store_memory=150 << 20, log_to_driver=False
         )
         try:
             began = time.monotonic()
-            for num_settled in stream(film, num_rows, Path(scratch)):
+            for num_settled in stream(video, num_rows, Path(scratch)):
                 if num_settled % max(1, num_rows // 20) == 0:
                     samples.append((num_settled, round(resident_mib(), 1)))
                     print(f"{num_settled} rows, {samples[-1][1]:.0f} MiB", flush=True)
@@ -151,7 +151,7 @@ def measure_memory(num_rows: int) -> dict[str, Any]:
             ray.shutdown()
     return {
         "rows": num_rows,
-        "bytes_per_row": len(pickle.dumps(film)),
+        "bytes_per_row": len(pickle.dumps(video)),
         "rows_per_second": round(num_rows / seconds, 1),
         "driver_mib_at_rows": samples,
         "driver_growth_mib_after_a_tenth": round(samples[-1][1] - samples[1][1], 1),

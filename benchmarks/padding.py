@@ -1,6 +1,6 @@
 """Which fill around the picture suits a checkpoint: the tone it gives, and what it does to the border.
 
-    python -m benchmarks.padding --model seedvr2-7b-sharp --clip film.mp4
+    python -m benchmarks.padding --model seedvr2-7b-sharp --clip video.mp4
 
 The clip is taken for the truth, halved, and restored to its size, without matching colours. Once at a size that
 needs no fill: the picture that the others are held against. Then with a strip cut off below and to the right, so

@@ -7,7 +7,7 @@
   call of ``restore_video`` in a warm process on the same files. One thread each.
 * ``control``: submissions and looks per second with an API key while no model runs, against SQLite and PostgreSQL
   (a private server, with its fsync). The clients share the machine with the service.
-* ``replicas``: one film over 1 to 8 replicas whose device is simulated by waiting a fixed time per frame.
+* ``replicas``: one video over 1 to 8 replicas whose device is simulated by waiting a fixed time per frame.
 * ``uploads``: growth of the ingress process while a file of the largest allowed size arrives; at most 200 MB.
 
 Results go to ``serve.json`` and ``serve.png``. Exits with 1 when a limit is missed.

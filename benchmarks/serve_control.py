@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.bulk import make_film
+from benchmarks.bulk import make_video
 from benchmarks.serve_cluster import Asker, Deployed, cpu_seconds, deployed
 from benchmarks.serve_figures import milliseconds
 from benchmarks.serve_postgres import find_programs, running_postgres
@@ -122,7 +122,7 @@ def _deployment(
 
 
 def _upload(asker: Asker, clip: Path) -> str:
-    make_film(clip, 24, (64, 48), seed=1)
+    make_video(clip, 24, (64, 48), seed=1)
     data = clip.read_bytes()
     head = {"Tus-Resumable": "1.0.0", "Upload-Length": str(len(data)), "Upload-Metadata": "filename Y2xpcC5tcDQ="}
     made, _ = asker.ask("POST", "/v1/uploads", data, {**head, "Content-Type": "application/offset+octet-stream"})

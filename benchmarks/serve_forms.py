@@ -26,12 +26,12 @@ def form_around(name: str, settings: RestoreSettings) -> tuple[bytes, bytes, dic
     return head.encode(), f"\r\n--{_EDGE}--\r\n".encode(), headers
 
 
-def padded(film: bytes, num_bytes: int) -> Iterator[bytes]:
-    """Yield an MP4 file of exactly so many bytes: a film, and a box of zeros that players skip."""
-    missing = num_bytes - len(film)
+def padded(video: bytes, num_bytes: int) -> Iterator[bytes]:
+    """Yield an MP4 file of exactly so many bytes: a video, and a box of zeros that players skip."""
+    missing = num_bytes - len(video)
     if missing < 8 or missing >= 1 << 32:
-        raise ValueError(f"a film of {len(film)} bytes cannot be padded to {num_bytes}")
-    yield film + missing.to_bytes(4, "big") + b"free"
+        raise ValueError(f"a film of {len(video)} bytes cannot be padded to {num_bytes}")
+    yield video + missing.to_bytes(4, "big") + b"free"
     left = missing - 8
     while left:
         piece = min(left, _PIECE_BYTES)

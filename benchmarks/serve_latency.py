@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.bulk import make_film
+from benchmarks.bulk import make_video
 from benchmarks.serve_cluster import Asker, Deployed, deployed
 from benchmarks.serve_figures import milliseconds
 from benchmarks.serve_forms import form_of
@@ -51,15 +51,15 @@ def measure_latency(port: int, num_jobs: int) -> list[dict[str, Any]]:
 
 
 def _make_sources(folder: Path, model: str, number: int) -> list[Path]:
-    """Write files of one film that differ in bytes: none is answered from the cache of results."""
+    """Write files of one video that differ in bytes: none is answered from the cache of results."""
     (width, height), num_frames = CLIPS[model]
-    film = folder / f"{model}.mp4"
-    make_film(film, num_frames, (width, height), seed=3)
+    video = folder / f"{model}.mp4"
+    make_video(video, num_frames, (width, height), seed=3)
     paths = []
     for index in range(number):
         path = folder / f"{model}-{index}.mp4"
         # A box that players skip.
-        path.write_bytes(film.read_bytes() + b"\0\0\0\x10free" + index.to_bytes(8, "big"))
+        path.write_bytes(video.read_bytes() + b"\0\0\0\x10free" + index.to_bytes(8, "big"))
         paths.append(path)
     return paths
 

@@ -1,4 +1,4 @@
-"""How much faster one long film is restored by more replicas, whose device is simulated by waiting.
+"""How much faster one long video is restored by more replicas, whose device is simulated by waiting.
 
 Every frame is resized by Lanczos and then waited for, a fixed time per frame: what a device would compute meanwhile
 takes no processor. So two cores are enough to see what the service itself costs, and nothing is said about a device.
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bulk import make_film
+from benchmarks.bulk import make_video
 from benchmarks.serve_cluster import Asker, deployed
 from benchmarks.serve_figures import speedups
 from benchmarks.serve_forms import form_of
@@ -62,13 +62,13 @@ class _Sleeping(LanczosRestorer):
 
 
 def measure_replicas(port: int, sizes: Sequence[int], segment_seconds: float, per_replica: int) -> list[dict[str, Any]]:
-    """Restore a film of so many segments per replica with each number of replicas.
+    """Restore a video of so many segments per replica with each number of replicas.
 
     Args:
         port: of Serve's proxy.
         sizes: numbers of replicas; 1 must be among them.
         segment_seconds: that a segment is waited for.
-        per_replica: segments; one more film, of one segment per replica, goes before and is not counted.
+        per_replica: segments; one more video, of one segment per replica, goes before and is not counted.
     """
     restorers = SleepingRestorers(segment_seconds / _SEGMENT_FRAMES)
     rows = [_measure(port, size, restorers, per_replica) for size in sizes]
@@ -94,16 +94,16 @@ def _measure(port: int, size: int, restorers: SleepingRestorers, per_replica: in
         with deployed(port, config, restorers) as service:
             asker = service.connect()
             try:
-                _time_film(asker, folder / "warm.mp4", size)
-                times = _time_film(asker, folder / "long.mp4", size * per_replica)
+                _time_video(asker, folder / "warm.mp4", size)
+                times = _time_video(asker, folder / "long.mp4", size * per_replica)
             finally:
                 asker.close()
     return {"replicas": size, "segments": size * per_replica, **times}
 
 
-def _time_film(asker: Asker, path: Path, num_segments: int) -> dict[str, float]:
-    """Restore a film and return what its stages took, as its caller sees them."""
-    make_film(path, num_segments * _SEGMENT_FRAMES, (64, 48), seed=num_segments)
+def _time_video(asker: Asker, path: Path, num_segments: int) -> dict[str, float]:
+    """Restore a video and return what its stages took, as its caller sees them."""
+    make_video(path, num_segments * _SEGMENT_FRAMES, (64, 48), seed=num_segments)
     body, headers = form_of(path, _SETTINGS)
     began = time.monotonic()
     job = json.loads(asker.ask("POST", "/v1/jobs", body, headers)[1])

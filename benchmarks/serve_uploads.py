@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bulk import make_film
+from benchmarks.bulk import make_video
 from benchmarks.serve_cluster import Asker, Deployed, deployed, peak_bytes, reset_peak, resident_bytes, shared_bytes
 from benchmarks.serve_figures import UPLOAD_GROWTH_LIMIT
 from benchmarks.serve_forms import form_around, padded
@@ -21,14 +21,14 @@ _SETTINGS = RestoreSettings(model="lanczos", resolution="x2")
 
 
 def measure_uploads(port: int, num_bytes: int) -> list[dict[str, Any]]:
-    """Send a valid film of so many bytes in one request, by each protocol, to a service that has seen only small ones.
+    """Send a valid video of so many bytes in one request, by each protocol, to a service that has seen only small ones.
 
     The job that the form makes is accepted, and never taken up.
     """
     with tempfile.TemporaryDirectory(prefix="sb-uploads-") as name:
         folder = Path(name)
-        make_film(folder / "film.mp4", 24, (64, 48), seed=2)
-        film = (folder / "film.mp4").read_bytes()
+        make_video(folder / "film.mp4", 24, (64, 48), seed=2)
+        video = (folder / "film.mp4").read_bytes()
         config = ServiceConfig(
             data=str(folder / "data"),
             scratch=str(folder / "scratch"),
@@ -41,31 +41,31 @@ def measure_uploads(port: int, num_bytes: int) -> list[dict[str, Any]]:
             asker = service.connect()
             try:
                 for send in (send_by_tus, send_as_form):
-                    send(asker, film, len(film) + 8)
+                    send(asker, video, len(video) + 8)
                 return [
-                    _measure(service, asker, film, num_bytes, protocol, send)
+                    _measure(service, asker, video, num_bytes, protocol, send)
                     for protocol, send in (("tus", send_by_tus), ("multipart", send_as_form))
                 ]
             finally:
                 asker.close()
 
 
-def send_by_tus(asker: Asker, film: bytes, num_bytes: int) -> None:
+def send_by_tus(asker: Asker, video: bytes, num_bytes: int) -> None:
     """Announce a file, send it in one piece, and delete it."""
     version = {"Tus-Resumable": "1.0.0"}
     head = {**version, "Upload-Length": str(num_bytes), "Upload-Metadata": "filename ZmlsbS5tcDQ="}
     location = str(asker.ask("POST", "/v1/uploads", b"", head)[0]["Location"])
     piece = {"Upload-Offset": "0", "Content-Type": "application/offset+octet-stream", "Content-Length": str(num_bytes)}
-    answer, _ = asker.ask("PATCH", location, padded(film, num_bytes), {**version, **piece})
+    answer, _ = asker.ask("PATCH", location, padded(video, num_bytes), {**version, **piece})
     if answer["Upload-Offset"] != str(num_bytes):
         raise RuntimeError(f"{answer['Upload-Offset']} bytes of {num_bytes} arrived")
     asker.ask("DELETE", location, headers=version)
 
 
-def send_as_form(asker: Asker, film: bytes, num_bytes: int) -> None:
+def send_as_form(asker: Asker, video: bytes, num_bytes: int) -> None:
     """Submit a file as a job and delete it."""
     head, tail, headers = form_around("film.mp4", _SETTINGS)
-    body: Iterator[bytes] = chain([head], padded(film, num_bytes), [tail])
+    body: Iterator[bytes] = chain([head], padded(video, num_bytes), [tail])
     headers["Content-Length"] = str(len(head) + num_bytes + len(tail))
     job = json.loads(asker.ask("POST", "/v1/jobs", body, headers)[1])
     if job["source"]["num_bytes"] != num_bytes:
@@ -76,7 +76,7 @@ def send_as_form(asker: Asker, film: bytes, num_bytes: int) -> None:
 def _measure(
     service: Deployed,
     asker: Asker,
-    film: bytes,
+    video: bytes,
     num_bytes: int,
     protocol: str,
     send: Callable[[Asker, bytes, int], None],
@@ -98,7 +98,7 @@ def _measure(
     sampling = threading.Thread(target=sample)
     sampling.start()
     try:
-        send(asker, film, num_bytes)
+        send(asker, video, num_bytes)
         seconds = time.monotonic() - began
     finally:
         has_ended.set()

@@ -112,7 +112,7 @@ def render_pictures() -> NDArray[np.uint8]:
 
 def render_sound() -> NDArray[np.float32]:
     """Return a small tune of plucked notes over four chords, 2 x samples."""
-    beat = NUM_FRAMES / FRAME_RATE / 16
+    heartbeat = NUM_FRAMES / FRAME_RATE / 16
     chords = ((60, 64, 67, 71), (57, 60, 64, 67), (53, 57, 60, 64), (55, 59, 62, 67))
     num_samples = NUM_FRAMES * SAMPLE_RATE // FRAME_RATE
     sound = np.zeros((2, num_samples))
@@ -122,7 +122,7 @@ def render_sound() -> NDArray[np.float32]:
         notes = [(chord[(index * 3) % 4] + 12, 0.22)]
         if index % 4 == 0:
             notes += [(note - 12, 0.16) for note in chord[:3]]
-        start = round(index * beat * SAMPLE_RATE)
+        start = round(index * heartbeat * SAMPLE_RATE)
         seconds = np.arange(num_samples - start) / SAMPLE_RATE
         for note, loudness in notes:
             tone = _pluck(440 * 2 ** ((note - 69) / 12), seconds)

@@ -3,7 +3,7 @@
 ::
 
     ray job submit --working-dir . -- python jobs/restore_archive.py \\
-        --manifest s3://archive/films/ --output s3://archive/restored/ --model seedvr2-3b --resolution 2160p
+        --manifest s3://archive/videos/ --output s3://archive/restored/ --model seedvr2-3b --resolution 2160p
 
 Run the same command again after a crash, ``ray job stop`` or a lost machine, and it goes on. Files that cannot be
 restored are set aside in ``quarantine.jsonl`` with the reason; the job then ends with exit code 3.

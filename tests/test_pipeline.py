@@ -46,7 +46,7 @@ def decoded(media):
     return [to_unit_range(rgb) for rgb in frames], [clips.read_frame_number(rgb) for rgb in frames]
 
 
-def require_same_film(source, clip, target, *, colour_tolerance=0.02):
+def require_same_video(source, clip, target, *, colour_tolerance=0.02):
     """Hold a master to its source: frames, order, times, picture, sound, aspect."""
     before, after = probe(str(source)), probe(str(target))
     assert after.video.num_frames == before.video.num_frames == clip.num_frames
@@ -84,7 +84,7 @@ def run_case(folder, suffix, target_suffix=None, settings=None, **clip_options):
     clip = clips.make_clip(source, num_frames=NUM_FRAMES, **clip_options)
     target = folder / f"out{target_suffix or suffix}"
     finished = restore(source, target, **(settings or {}))
-    before, after = require_same_film(source, clip, target)
+    before, after = require_same_video(source, clip, target)
     return source, target, before, after, finished
 
 

@@ -10,7 +10,7 @@ from seedvr2_ray.frames import Frames
 from seedvr2_ray.models.seedvr2.nano_config import NANO_DIT, NANO_VAE
 from seedvr2_ray.models.weights.catalogue import ModelEntry, Role, WeightFile
 from seedvr2_ray.models.weights.download import FoundFile
-from seedvr2_ray.restoration.allocator import tune_heap
+from seedvr2_ray.restoration.allocator import tune_allocator
 from seedvr2_ray.restoration.diffusion.load import load_diffusion
 from seedvr2_ray.restoration.planning.geometry import Geometry
 from seedvr2_ray.restoration.restorer import Restorer, SegmentTask
@@ -28,7 +28,7 @@ def load_nano(folder: Path) -> Restorer:
         )
         for role, name in names.items()
     }
-    tune_heap(reuse_buffers=True)
+    tune_allocator(reuse_buffers=True)
     return load_diffusion(entry, files, device=torch.device("cpu"), dtype=torch.float32)
 
 

@@ -13,10 +13,10 @@ from uuid import uuid4
 from fsspec.core import url_to_fs  # type: ignore[import-untyped]
 
 from seedvr2_ray.batch.execution.cluster import Pool, connected, settle_pool
-from seedvr2_ray.batch.execution.heartbeats import DEFAULT_PATIENCE_SECONDS
+from seedvr2_ray.batch.execution.heartbeats import DEFAULT_TIMEOUT_SECONDS
 from seedvr2_ray.batch.execution.pipeline import restore_archive
 from seedvr2_ray.batch.execution.rows import SegmentResult
-from seedvr2_ray.batch.execution.videos import FilmOutcome
+from seedvr2_ray.batch.execution.videos import VideoOutcome
 from seedvr2_ray.batch.job import Job
 from seedvr2_ray.batch.manifest.manifest import ManifestSource
 from seedvr2_ray.batch.manifest.normalise import Normalised, normalise, require_source
@@ -49,7 +49,7 @@ class BulkRequest:
     keep_work: bool = False
     max_pixels: int = DEFAULT_MAX_PIXELS
     price_per_gpu_hour: float = 0.0
-    patience_seconds: float = DEFAULT_PATIENCE_SECONDS
+    timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS
     """Without a sign of life from any process, after which the open files are planned again."""
     scratch: str | None = None
     """Folder on every machine for copies of remote sources; by default below the system's temporary folder."""
@@ -79,7 +79,7 @@ class BulkProgress(Protocol):
     def took(self, result: SegmentResult) -> None:
         """A segment came back."""
 
-    def settled(self, outcome: FilmOutcome, totals: Totals) -> None:
+    def settled(self, outcome: VideoOutcome, totals: Totals) -> None:
         """A file has its outcome."""
 
 
@@ -103,11 +103,11 @@ class _Ledger:
         self.workers[result.worker] = (result.worker_busy_seconds, result.worker_alive_seconds)
         self.progress.took(result)
 
-    def settled(self, outcome: FilmOutcome) -> None:
+    def settled(self, outcome: VideoOutcome) -> None:
         self.log.add(outcome)
         self.progress.settled(outcome, self.log.totals)
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         self.log.keep_current()
 
     def restored_now(self) -> dict[str, float]:
@@ -138,7 +138,7 @@ def run_bulk(request: BulkRequest, progress: BulkProgress) -> dict[str, Any]:
         was_stopped = True
         try:
             with connected(request.address):
-                restore_archive(job, manifest, request.pool, ledger, patience_seconds=request.patience_seconds)
+                restore_archive(job, manifest, request.pool, ledger, timeout_seconds=request.timeout_seconds)
             was_stopped = False
         finally:
             ledger.log.close()

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from seedvr2_ray.batch.execution.rows import SegmentResult
-from seedvr2_ray.batch.execution.videos import FilmOutcome
+from seedvr2_ray.batch.execution.videos import VideoOutcome
 from seedvr2_ray.batch.manifest.normalise import Normalised
 from seedvr2_ray.batch.report.outcomes import Totals
 from seedvr2_ray.batch.report.page import cost_of
@@ -63,7 +63,7 @@ class BulkDisplay:
             self._gpu_seconds += result.seconds
         self._show()
 
-    def settled(self, outcome: FilmOutcome, totals: Totals) -> None:
+    def settled(self, outcome: VideoOutcome, totals: Totals) -> None:
         """Count a file, and name it if it was set aside."""
         self._num_settled += 1
         self._num_found += outcome.state == "skipped"

@@ -34,13 +34,13 @@ def detect_shots(
 
     Over-segments rather than under-segments: a flash or a whip pan may be cut into many shots, and
     a shot may be one frame long. Slow fades are not cut, except perhaps where they are black. Memory
-    does not grow with the film.
+    does not grow with the video.
 
     Args:
         thumbnails: small RGB pictures, H x W x 3, all of one size, with their frame numbers, which
             increase; frames that cannot be decoded may be missing.
-        num_frames: length of the film.
-        frame_rate: of the film; only counts in the detector's own clock.
+        num_frames: length of the video.
+        frame_rate: of the video; only counts in the detector's own clock.
 
     Returns:
         Increasing frame numbers below ``num_frames``; the first is 0.

@@ -14,7 +14,7 @@ from seedvr2_ray.models.weights.download import (
     require_model,
     verify_file,
 )
-from seedvr2_ray.restoration.allocator import tune_heap
+from seedvr2_ray.restoration.allocator import tune_allocator
 from seedvr2_ray.restoration.device import default_dtype
 from seedvr2_ray.restoration.diffusion.load import identify_diffusion, load_diffusion
 from seedvr2_ray.restoration.lanczos import LANCZOS, LanczosRestorer
@@ -70,7 +70,7 @@ def load_restorer(settings: RestoreSettings, options: LoadOptions) -> Restorer:
         CapacityError: its weights do not fit into the device's memory.
     """
     entry, device = find_model(settings), local_device()
-    tune_heap(reuse_buffers=bool(entry.components) and device.type == "cpu")
+    tune_allocator(reuse_buffers=bool(entry.components) and device.type == "cpu")
     if not entry.components:
         return LanczosRestorer()
     files = require_model(entry, options.weights, may_download=options.may_download)

@@ -48,7 +48,7 @@ class Progress(Protocol):
         """So many more frames are restored."""
 
 
-class Silence:
+class NullProgress:
     """A :class:`Progress` that nobody looks at."""
 
     def stage(self, name: str) -> None:
@@ -135,7 +135,7 @@ def prepare(
     Raises:
         InputError: the source, the settings or the target are refused.
     """
-    progress = progress or Silence()
+    progress = progress or NullProgress()
     progress.stage("probe")
     source_path = str(fetch(source, workspace))
     mark = fingerprint(source_path)
@@ -181,7 +181,7 @@ def run(
     Returns:
         What was done, after the master is published.
     """
-    progress = progress or Silence()
+    progress = progress or NullProgress()
     began = time.perf_counter()
     plan, store = prepared.plan, prepared.store
     work, frames_to_restore = prepared.work, prepared.frames_to_restore

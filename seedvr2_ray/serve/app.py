@@ -20,13 +20,13 @@ from seedvr2_ray.models.weights.download import WeightsSource
 from seedvr2_ray.restoration.load import CatalogueRestorers, LoadOptions, RestorerSource
 from seedvr2_ray.serve.config import ModelPool, ServiceConfig, database_url_of
 from seedvr2_ray.serve.deployments import DRAIN_SECONDS, Ingress, RunnerReplica, Wiring
-from seedvr2_ray.serve.observability.instrumentation import Observing, observing_of
+from seedvr2_ray.serve.observability.instrumentation import Instrumentation, instrumentation_of
 from seedvr2_ray.serve.scheduler.webhooks import signer_of
 from seedvr2_ray.serve.secrets import read_secrets
 from seedvr2_ray.serve.security.auth import auth_of, require_jwt_key, require_modes, require_safe_binding
 from seedvr2_ray.serve.workers.finisher import Finisher
 from seedvr2_ray.serve.workers.replica import RestorerReplica
-from seedvr2_ray.serve.workers.tasks import Site
+from seedvr2_ray.serve.workers.tasks import StorageLayout
 from seedvr2_ray.storage.location import is_local
 from seedvr2_ray.storage.sources import default_scratch
 
@@ -74,7 +74,7 @@ def build_with(
             mirror_url=config.weights_mirror,
         )
     )
-    site = Site(
+    layout = StorageLayout(
         data=config.data,
         scratch=config.scratch or default_scratch(),
         restorers=restorers or CatalogueRestorers(options),
@@ -85,10 +85,12 @@ def build_with(
         signer_of(secrets.webhook_secret)
     if "jwt" in config.auth:
         require_jwt_key(config.jwt, secrets.jwt_key)
-    observing = observing_of(environ, secrets, config.database_url, config.rate_limits_url)
-    wiring = Wiring(config=config, secrets=secrets, database_url=config.database_url, site=site, observing=observing)
-    finisher = _finisher(config, site, observing)
-    pools = {model: _restorer(model, pool, config, site, observing) for model, pool in config.models.items()}
+    instrumentation = instrumentation_of(environ, secrets, config.database_url, config.rate_limits_url)
+    wiring = Wiring(
+        config=config, secrets=secrets, database_url=config.database_url, layout=layout, instrumentation=instrumentation
+    )
+    finisher = _finisher(config, layout, instrumentation)
+    pools = {model: _restorer(model, pool, config, layout, instrumentation) for model, pool in config.models.items()}
     runner = serve.deployment(
         name="runner",
         ray_actor_options={"num_cpus": _RUNNER_CPUS},
@@ -151,7 +153,7 @@ def _require_models(config: ServiceConfig) -> None:
         )
 
 
-def _finisher(config: ServiceConfig, site: Site, observing: Observing) -> Application:
+def _finisher(config: ServiceConfig, layout: StorageLayout, instrumentation: Instrumentation) -> Application:
     deployment = serve.deployment(
         name="finisher",
         ray_actor_options={"num_cpus": _FINISHER_CPUS},
@@ -166,10 +168,12 @@ def _finisher(config: ServiceConfig, site: Site, observing: Observing) -> Applic
         graceful_shutdown_timeout_s=config.limits.stall_seconds,
         **_PATIENCE,
     )(Finisher)
-    return deployment.bind(site, observing)
+    return deployment.bind(layout, instrumentation)
 
 
-def _restorer(model: str, pool: ModelPool, config: ServiceConfig, site: Site, observing: Observing) -> Application:
+def _restorer(
+    model: str, pool: ModelPool, config: ServiceConfig, layout: StorageLayout, instrumentation: Instrumentation
+) -> Application:
     deployment = serve.deployment(
         name=f"restorer-{model}",
         ray_actor_options={"num_cpus": pool.num_cpus, "num_gpus": pool.num_gpus},
@@ -190,4 +194,4 @@ def _restorer(model: str, pool: ModelPool, config: ServiceConfig, site: Site, ob
         max_surge_percent=0,
         **_PATIENCE,
     )(RestorerReplica)
-    return deployment.bind(site, model, config.limits.stall_seconds, observing)
+    return deployment.bind(layout, model, config.limits.stall_seconds, instrumentation)

@@ -27,7 +27,7 @@ from seedvr2_ray.serve.http.application import create_api
 from seedvr2_ray.serve.http.flow_control import bound_proxies, bound_replica
 from seedvr2_ray.serve.http.page import page_router
 from seedvr2_ray.serve.http.runpod import routes as runpod
-from seedvr2_ray.serve.observability.instrumentation import Observing
+from seedvr2_ray.serve.observability.instrumentation import Instrumentation
 from seedvr2_ray.serve.scheduler.notifier import notifier_of
 from seedvr2_ray.serve.scheduler.retention import Sweeper
 from seedvr2_ray.serve.scheduler.runner import JobRunner
@@ -36,7 +36,7 @@ from seedvr2_ray.serve.security.rate_limits import RequestLimiter
 from seedvr2_ray.serve.service.verbs import Service
 from seedvr2_ray.serve.workers.ray_handles import RayWorkers
 from seedvr2_ray.serve.workers.scratch_cleanup import keep_tidy
-from seedvr2_ray.serve.workers.tasks import Site
+from seedvr2_ray.serve.workers.tasks import StorageLayout
 from seedvr2_ray.telemetry.metrics import show
 
 _log = logging.getLogger(__name__)
@@ -55,8 +55,8 @@ class Wiring:
     config: ServiceConfig
     secrets: Secrets
     database_url: str
-    site: Site
-    observing: Observing
+    layout: StorageLayout
+    instrumentation: Instrumentation
 
 
 def changed_limits(limits: Limits, user_config: Mapping[str, Any]) -> Limits:
@@ -70,8 +70,8 @@ class Ingress:
 
     async def __init__(self, wiring: Wiring, runner: DeploymentHandle[Any]) -> None:  # type: ignore[misc]  # Serve awaits it.
         """Connect to the database; bring it up to date if this is the first to see it."""
-        wiring.observing.start("api")
-        keep_tidy(wiring.site)
+        wiring.instrumentation.start("api")
+        keep_tidy(wiring.layout)
         bound_replica()
         self._bounding = asyncio.create_task(bound_proxies(), name="bound-proxies")
         database = await asyncio.to_thread(open_database, wiring.database_url)
@@ -104,7 +104,7 @@ class RunnerReplica:
         self, wiring: Wiring, finisher: DeploymentHandle[Any], restorers: Mapping[str, DeploymentHandle[Any]]
     ) -> None:
         """Connect to the database and begin to claim jobs."""
-        wiring.observing.start("runner")
+        wiring.instrumentation.start("runner")
         database = await asyncio.to_thread(open_database, wiring.database_url)
         self._config = wiring.config
         self._jobs = JobStore(database)
@@ -113,11 +113,11 @@ class RunnerReplica:
             wiring.config,
             self._jobs,
             UsageStore(database),
-            wiring.site.results,
-            RayWorkers(wiring.site.data, finisher, restorers),
+            wiring.layout.results,
+            RayWorkers(wiring.layout.data, finisher, restorers),
         )
         self._sweeper = Sweeper(
-            wiring.site, wiring.config.retention, self._jobs, UploadStore(database), WebhookStore(database)
+            wiring.layout, wiring.config.retention, self._jobs, UploadStore(database), WebhookStore(database)
         )
         self._notifier = notifier_of(wiring.config, wiring.secrets, database)
         self._work = asyncio.create_task(self._runner.run(), name="runner")

@@ -10,7 +10,7 @@ from pathlib import Path
 from seedvr2_ray.batch.bulk import BulkRequest
 from seedvr2_ray.batch.execution.cluster import Pool
 from seedvr2_ray.batch.execution.rows import SegmentResult
-from seedvr2_ray.batch.execution.videos import FilmOutcome
+from seedvr2_ray.batch.execution.videos import VideoOutcome
 from seedvr2_ray.batch.manifest.manifest import ManifestSource
 from seedvr2_ray.batch.manifest.normalise import Normalised
 from seedvr2_ray.batch.report.outcomes import Totals
@@ -43,7 +43,7 @@ class Archive:
 
 
 def make_archive(folder: Path, *, num_good: int = 25) -> Archive:
-    """Write one long film, short clips in several containers, still images, and five files of no use.
+    """Write one long video, short clips in several containers, still images, and five files of no use.
 
     Every picture of every good file has a number of its own, so that a segment can be told by its first.
     """
@@ -118,7 +118,7 @@ class Quiet:
 
     def took(self, result: SegmentResult) -> None: ...
 
-    def settled(self, outcome: FilmOutcome, totals: Totals) -> None: ...
+    def settled(self, outcome: VideoOutcome, totals: Totals) -> None: ...
 
 
 def quarantined(job_folder: Path) -> dict[str, dict[str, str]]:

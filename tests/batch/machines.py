@@ -50,7 +50,7 @@ def run_and_lose_machine(request: BulkRequest, restorers: TracingRestorers) -> d
     with two_machines() as lose:
         # More restorers than the remaining machine has room for beside the tasks that plan and finish.
         pool = Pool(num_gpus=0, min_size=2, max_size=3)
-        request = replace(request, pool=pool, patience_seconds=PATIENCE_SECONDS)
+        request = replace(request, pool=pool, timeout_seconds=PATIENCE_SECONDS)
         before, at_loss = len(restorers.traces()), []
 
         def lose_machine() -> None:

@@ -178,7 +178,7 @@ def test_restorers_that_leave_no_core_for_tasks_are_made_fewer_instead_of_waitin
         tracing(tmp_path),
         tmp_path / "scratch",
         pool=Pool(num_gpus=0, min_size=2, max_size=2),
-        patience_seconds=PATIENCE_SECONDS,
+        timeout_seconds=PATIENCE_SECONDS,
     )
     summary = run_bulk(request, Quiet())
     assert summary["files"] == {"published": 4, "skipped": 0, "quarantined": 5}
@@ -225,7 +225,7 @@ def test_who_is_at_work_on_a_cluster_is_known_to_its_driver() -> None:
                 time.sleep(0.1)
         return quiet
 
-    with watch_run("a-run", patience_seconds=60):
+    with watch_run("a-run", timeout_seconds=60):
         assert set(ray.get(ray.remote(num_cpus=1)(toil_until_known).remote(60))) == {"restore"}
 
 

@@ -66,7 +66,7 @@ def test_every_number_of_clients_is_tried_and_a_full_queue_and_uploads_by_a_midd
     ]
 
 
-def test_a_padded_film_has_the_size_that_was_asked_for_and_one_more_box():
+def test_a_padded_video_has_the_size_that_was_asked_for_and_one_more_box():
     pieces = list(padded(b"film", 3 * 2**20))
     data = b"".join(pieces)
     assert len(data) == 3 * 2**20

@@ -18,7 +18,7 @@ def scene(seed: int) -> Picture:
     return blocks.repeat(8, axis=0).repeat(8, axis=1)
 
 
-def film(lengths: list[int]) -> Iterator[tuple[int, Picture]]:
+def video(lengths: list[int]) -> Iterator[tuple[int, Picture]]:
     """Yield shots of these lengths, each drifting a little and grainy."""
     rng = np.random.default_rng(0)
     number = 0
@@ -41,20 +41,20 @@ def shots_of(pictures: list[Picture], rate: Fraction = Fraction(25)) -> tuple[in
 )
 def test_hard_cuts_are_found_exactly_where_they_are(lengths: list[int]) -> None:
     cuts = tuple(int(start) for start in np.cumsum([0, *lengths[:-1]]))
-    assert detect_shots(film(lengths), sum(lengths), frame_rate=Fraction(25)) == cuts
+    assert detect_shots(video(lengths), sum(lengths), frame_rate=Fraction(25)) == cuts
 
 
 @pytest.mark.parametrize("rate", [Fraction(1), Fraction(24000, 1001), Fraction(60000, 1001), Fraction(240)])
 def test_the_rate_moves_no_cut(rate: Fraction) -> None:
-    assert detect_shots(film([2, 15, 9, 1]), 27, frame_rate=rate) == (0, 2, 17, 26)
+    assert detect_shots(video([2, 15, 9, 1]), 27, frame_rate=rate) == (0, 2, 17, 26)
 
 
 def test_large_pictures_are_cut_where_small_ones_are() -> None:
-    large = ((number, picture.repeat(6, axis=0).repeat(6, axis=1)) for number, picture in film([9, 1, 12]))
+    large = ((number, picture.repeat(6, axis=0).repeat(6, axis=1)) for number, picture in video([9, 1, 12]))
     assert detect_shots(large, 22, frame_rate=Fraction(25)) == (0, 9, 10)
 
 
-def test_a_still_film_is_one_shot() -> None:
+def test_a_still_video_is_one_shot() -> None:
     assert shots_of([scene(3)] * 50) == (0,)
 
 
@@ -111,12 +111,12 @@ def test_a_cut_between_shots_of_like_brightness_is_found_by_its_neighbours() -> 
 
 
 def test_frames_that_could_not_be_decoded_do_not_shift_the_numbers() -> None:
-    pictures = [(number, picture) for number, picture in film([20, 20]) if number not in (5, 6, 30)]
+    pictures = [(number, picture) for number, picture in video([20, 20]) if number not in (5, 6, 30)]
     assert detect_shots(pictures, 40, frame_rate=Fraction(25)) == (0, 20)
 
 
 def test_frames_beyond_the_end_are_not_shots() -> None:
-    assert detect_shots(film([10, 10]), 10, frame_rate=Fraction(25)) == (0,)
+    assert detect_shots(video([10, 10]), 10, frame_rate=Fraction(25)) == (0,)
 
 
 def test_pictures_are_looked_at_one_by_one_and_let_go() -> None:

@@ -23,7 +23,7 @@ from seedvr2_ray.serve.db.usage_store import UsageStore
 from seedvr2_ray.serve.jobs import Job, JobState, Source
 from seedvr2_ray.serve.scheduler.runner import JobRunner
 from seedvr2_ray.serve.workers.local import LocalWorkers
-from seedvr2_ray.serve.workers.tasks import Site
+from seedvr2_ray.serve.workers.tasks import StorageLayout
 from seedvr2_ray.settings import RestoreSettings
 
 SETTINGS = RestoreSettings(model="lanczos", resolution="x2", segment_seconds=0.5, segment_overlap=4, preset="ultrafast")
@@ -64,7 +64,7 @@ class _Watched(LanczosRestorer):
 class Deployment:
     """A folder and a database, and how to submit to and look at them."""
 
-    site: Site
+    layout: StorageLayout
     database: Database
     config: ServiceConfig
 
@@ -87,7 +87,7 @@ class Deployment:
     ) -> Job:
         """Upload a file and queue a job."""
         upload = uuid4().hex
-        folder = Path(self.site.upload_folder(upload))
+        folder = Path(self.layout.upload_folder(upload))
         folder.mkdir(parents=True)
         shutil.copy(clip, folder / name)
         source = Source(kind="upload", location=upload, name=name)
@@ -100,7 +100,7 @@ class Deployment:
             self.config,
             self.jobs,
             self.usage,
-            self.site.results,
+            self.layout.results,
             workers,
             retries=QUICK_RETRIES,
         )
@@ -108,7 +108,7 @@ class Deployment:
     @asynccontextmanager
     async def running(self, *, num_replicas: int = 1) -> AsyncIterator[JobRunner]:
         """A runner at work; killed when the block ends, as a lost process is."""
-        workers = LocalWorkers(self.site, num_replicas=num_replicas)
+        workers = LocalWorkers(self.layout, num_replicas=num_replicas)
         runner = self.runner(workers)
         task = asyncio.create_task(runner.run())
         try:
@@ -134,7 +134,7 @@ class Deployment:
         """Return the published bytes of a completed job."""
         assert job.state is JobState.COMPLETED, job.error
         assert job.result is not None
-        found = self.site.results.file("master", job.result.address)
+        found = self.layout.results.file("master", job.result.address)
         assert found is not None
         data = b"".join(found.blocks())
         assert hashlib.sha256(data).hexdigest() == job.result.sha256
@@ -142,7 +142,7 @@ class Deployment:
 
     def sidecar(self, job: Job) -> dict[str, Any]:
         assert job.result is not None
-        found = self.site.results.file("sidecar", job.result.address)
+        found = self.layout.results.file("sidecar", job.result.address)
         assert found is not None
         return dict(json.loads(b"".join(found.blocks())))
 
@@ -158,12 +158,14 @@ def deploy(
     **config: Any,
 ) -> Deployment:
     """Set a service up in a folder of its own; the same folder again is the same service after a restart."""
-    site = Site(data=str(folder / "data"), scratch=str(folder / "scratch"), restorers=restorers or WatchedRestorers())
+    layout = StorageLayout(
+        data=str(folder / "data"), scratch=str(folder / "scratch"), restorers=restorers or WatchedRestorers()
+    )
     return Deployment(
-        site=site,
+        layout=layout,
         database=open_database(database_url or f"sqlite:///{folder}/service.db"),
         config=ServiceConfig(
-            data=site.data,
+            data=layout.data,
             models={"lanczos": ModelPool(max_replicas=num_replicas)},
             default_model="lanczos",
             limits=limits or Limits(),

@@ -20,17 +20,17 @@ HELD_FROM = 30
 
 
 @pytest.fixture(scope="module")
-def film(tmp_path_factory):
+def video(tmp_path_factory):
     path = tmp_path_factory.mktemp("clip") / "film.mp4"
     clips.make_clip(path, num_frames=60, size=(64, 48), cuts=(20,), audio_tracks=1, bframes=2)
     return path
 
 
 @pytest.fixture(scope="module")
-def undisturbed(film, tmp_path_factory):
-    """What the command line makes of the film. The filter draws nothing by chance, so any seed gives the same."""
+def undisturbed(video, tmp_path_factory):
+    """What the command line makes of the video. The filter draws nothing by chance, so any seed gives the same."""
     target = tmp_path_factory.mktemp("undisturbed") / "film.mp4"
-    restore_video(str(film), str(target), settings_of(0), LANCZOS, LanczosRestorer, report=False)
+    restore_video(str(video), str(target), settings_of(0), LANCZOS, LanczosRestorer, report=False)
     return target.read_bytes()
 
 
@@ -74,12 +74,12 @@ FAULTS = [
 
 @pytest.mark.parametrize(("service", "fault"), FAULTS, indirect=["service"])
 def test_a_job_ends_with_the_bytes_of_an_undisturbed_run_and_repeats_nothing_that_was_committed(
-    service, fault, brake, seeds, film, undisturbed
+    service, fault, brake, seeds, video, undisturbed
 ):
     seed = next(seeds)
     brake.set(HELD, seed=seed, from_frame=HELD_FROM)
     with service.client() as client:
-        job_id = submit(client, film, seed)
+        job_id = submit(client, video, seed)
         until(client, job_id, lambda _: any(frame >= HELD_FROM for frame in brake.begun(seed)))
         committed = {frame for frame in brake.begun(seed) if frame < HELD_FROM}
         until(client, job_id, lambda job: job["progress"]["segments_done"] >= len(committed))
@@ -95,11 +95,11 @@ def test_a_job_ends_with_the_bytes_of_an_undisturbed_run_and_repeats_nothing_tha
     assert max(begun.values()) <= 2
 
 
-def test_replicas_that_a_new_configuration_replaces_hand_over_without_loss(service, brake, seeds, film):
+def test_replicas_that_a_new_configuration_replaces_hand_over_without_loss(service, brake, seeds, video):
     seed, replaced = next(seeds), ("runner", "restorer-lanczos")
     brake.set(0.1, seed=seed)
     with service.client() as client:
-        job_id = submit(client, film, seed)
+        job_id = submit(client, video, seed)
         until(client, job_id, lambda _: brake.begun(seed))
         before = {name: service.pids_of(name) for name in replaced}
         service.redeploy(

@@ -42,7 +42,7 @@ STOP_SECONDS = 15
 
 
 @pytest.fixture(scope="module")
-def film(tmp_path_factory):
+def video(tmp_path_factory):
     path = tmp_path_factory.mktemp("clip") / "Ferien am Meer.mp4"
     clips.make_clip(path, num_frames=60, size=(64, 48), cuts=(20,), audio_tracks=1)
     return path
@@ -81,11 +81,11 @@ def listen_to_socket(service, job_id):
         return [json.loads(text) for text in socket]
 
 
-def test_a_film_is_uploaded_watched_and_downloaded(service, brake, seeds, film):
+def test_a_video_is_uploaded_watched_and_downloaded(service, brake, seeds, video):
     seed = next(seeds)
     brake.set(0.01, seed=seed)
     with service.client() as client, ThreadPoolExecutor(2) as listeners:
-        source = {"upload": upload_in_pieces(client, film)}
+        source = {"upload": upload_in_pieces(client, video)}
         answer = client.post("/v1/jobs", json={"source": source, "settings": {**SETTINGS, "seed": seed}})
         assert answer.status_code == 201, answer.text
         job_id = answer.json()["id"]
@@ -115,15 +115,15 @@ def test_a_film_is_uploaded_watched_and_downloaded(service, brake, seeds, film):
     assert [still.headers["content-type"] for still in stills] == ["image/jpeg"] * 2
 
 
-def test_many_jobs_of_several_owners_are_each_done_once_and_short_ones_overtake_a_film(
-    service, brake, seeds, film, short
+def test_many_jobs_of_several_owners_are_each_done_once_and_short_ones_overtake_a_video(
+    service, brake, seeds, video, short
 ):
     owners, began = ("bert", "carl", "dora", "emil"), utc_now()
     own_seeds = list(islice(seeds, NUM_JOBS))
     brake.set(HELD, seed=own_seeds[0])
-    with service.client("film") as film_client:
-        film_id = submit(film_client, film, own_seeds[0])
-        until(film_client, film_id, lambda job: brake.begun(own_seeds[0]))
+    with service.client("film") as video_client:
+        video_id = submit(video_client, video, own_seeds[0])
+        until(video_client, video_id, lambda job: brake.begun(own_seeds[0]))
         clients = [service.client(owner) for owner in owners]
         with ThreadPoolExecutor(8) as senders:
             shorts = list(
@@ -132,16 +132,16 @@ def test_many_jobs_of_several_owners_are_each_done_once_and_short_ones_overtake_
                     range(1, NUM_JOBS),
                 )
             )
-        # From here on both the film and a short have segments to restore, and who is first is the dispatch's choice.
+        # From here on both the video and a short have segments to restore, and who is first is the dispatch's choice.
         until(clients[shorts[0][0]], shorts[0][1], lambda job: job["state"] not in ("queued", "planning"))
         brake.release()
         ended = [completed(clients[owner], job_id) for owner, job_id in shorts]
-        ended.append(completed(film_client, film_id))
+        ended.append(completed(video_client, video_id))
         for client in clients:
             client.close()
     beginnings = brake.beginnings()
-    last_of_film = len(beginnings) - 1 - beginnings[::-1].index(own_seeds[0])
-    assert own_seeds[1] in beginnings[:last_of_film]
+    last_of_video = len(beginnings) - 1 - beginnings[::-1].index(own_seeds[0])
+    assert own_seeds[1] in beginnings[:last_of_video]
     store, usage = JobStore(service.database), UsageStore(service.database)
     rows = [store.get(job["id"]) for job in ended]
     assert {(row.num_tries, row.fence) for row in rows} == {(1, 1)}
@@ -154,11 +154,11 @@ def test_many_jobs_of_several_owners_are_each_done_once_and_short_ones_overtake_
         assert day.num_records == sum(row.owner == owner for row in rows)
 
 
-def test_owners_neither_see_nor_end_one_anothers_jobs(service, brake, seeds, film):
+def test_owners_neither_see_nor_end_one_anothers_jobs(service, brake, seeds, video):
     seed = next(seeds)
     brake.set(HELD, seed=seed)
     with service.client("anna") as anna, service.client("bert") as bert:
-        job_id = submit(anna, film, seed)
+        job_id = submit(anna, video, seed)
         until(anna, job_id, lambda job: brake.begun(seed))
         path = f"/v1/jobs/{job_id}"
         answers = [
@@ -176,11 +176,11 @@ def test_owners_neither_see_nor_end_one_anothers_jobs(service, brake, seeds, fil
         assert bert.get(f"{path}/result").status_code == 404
 
 
-def test_a_job_that_is_cancelled_in_mid_segment_stops_within_seconds(service, brake, seeds, film):
+def test_a_job_that_is_cancelled_in_mid_segment_stops_within_seconds(service, brake, seeds, video):
     seed = next(seeds)
     brake.set(HELD, seed=seed, from_frame=10)
     with service.client() as client:
-        job_id = submit(client, film, seed)
+        job_id = submit(client, video, seed)
         until(client, job_id, lambda job: any(frame >= 10 for frame in brake.begun(seed)))
         began = time.monotonic()
         assert client.post(f"/v1/jobs/{job_id}/cancel").status_code == 202
@@ -190,13 +190,13 @@ def test_a_job_that_is_cancelled_in_mid_segment_stops_within_seconds(service, br
         assert job["state"] == "cancelled"
         assert client.get(f"/v1/jobs/{job_id}/result").status_code == 409
         # Its replica is free again, and a deleted job is gone.
-        again = submit(client, film, next(seeds))
+        again = submit(client, video, next(seeds))
         assert client.delete(f"/v1/jobs/{job_id}").status_code == 204
         assert client.get(f"/v1/jobs/{job_id}").status_code == 410
         completed(client, again)
 
 
-def test_a_watcher_who_leaves_frees_the_stream_and_stops_nothing(service, brake, seeds, film):
+def test_a_watcher_who_leaves_frees_the_stream_and_stops_nothing(service, brake, seeds, video):
     def num_streams():
         lines = client.get("/metrics").text.splitlines()
         return next(float(line.split()[1]) for line in lines if line.startswith("seedvr2_event_streams "))
@@ -204,7 +204,7 @@ def test_a_watcher_who_leaves_frees_the_stream_and_stops_nothing(service, brake,
     seed = next(seeds)
     brake.set(HELD, seed=seed)
     with service.client() as client:
-        job_id = submit(client, film, seed)
+        job_id = submit(client, video, seed)
         with client.stream("GET", f"/v1/jobs/{job_id}/events") as stream:
             lines = stream.iter_lines()
             next(lines)
@@ -215,13 +215,13 @@ def test_a_watcher_who_leaves_frees_the_stream_and_stops_nothing(service, brake,
         completed(client, job_id)
 
 
-def test_limits_change_while_a_job_runs_and_a_full_queue_says_when_to_come_again(service, brake, seeds, film, short):
+def test_limits_change_while_a_job_runs_and_a_full_queue_says_when_to_come_again(service, brake, seeds, video, short):
     seed = next(seeds)
     brake.set(HELD, seed=seed)
     deployments = ("api", "runner", "finisher", "restorer-lanczos")
     with service.client() as client, service.client("bert") as bert:
-        film_id = submit(client, film, seed)
-        until(client, film_id, lambda job: brake.begun(seed))
+        video_id = submit(client, video, seed)
+        until(client, video_id, lambda job: brake.begun(seed))
         before = [service.pids_of(name) for name in deployments]
         service.redeploy(
             {"name": "api", "user_config": {"limits": {"max_queued_jobs": 2}}},
@@ -235,7 +235,7 @@ def test_limits_change_while_a_job_runs_and_a_full_queue_says_when_to_come_again
         assert {"detail", "remedy"} <= answer.json().keys()
         assert [service.pids_of(name) for name in deployments] == before
         brake.release()
-        completed(client, film_id)
+        completed(client, video_id)
         for job_id in accepted:
             completed(bert, job_id)
         assert brake.begun(seed).most_common(1)[0][1] == 1
@@ -246,7 +246,7 @@ def test_limits_change_while_a_job_runs_and_a_full_queue_says_when_to_come_again
         service.wait_for(lambda: send(bert, short, next(seeds)).status_code == 201, 60, "the queue stays full")
 
 
-def test_a_model_nobody_asks_for_has_no_replica_and_a_job_brings_several(service, brake, seeds, film):
+def test_a_model_nobody_asks_for_has_no_replica_and_a_job_brings_several(service, brake, seeds, video):
     seed, seen = next(seeds), threading.Event()
 
     def has_several(_):
@@ -257,7 +257,7 @@ def test_a_model_nobody_asks_for_has_no_replica_and_a_job_brings_several(service
     service.wait_for(lambda: not service.pids_of("restorer-nano"), 120, "replicas of nano stay")
     brake.set(HELD, seed=seed)
     with service.client() as client:
-        job_id = submit(client, film, seed, model="nano", resolution="64x48")
+        job_id = submit(client, video, seed, model="nano", resolution="64x48")
         until(client, job_id, has_several)
         until(client, job_id, lambda job: len(brake.begun(seed)) == 2)
         brake.release()

@@ -21,16 +21,16 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 @pytest.fixture
-def film(tmp_path):
+def video(tmp_path):
     path = tmp_path / "Ferien am Meer.mp4"
     clips.make_clip(path, num_frames=60, size=(64, 48), cuts=(20,), audio_tracks=1)
     return path
 
 
 @pytest.fixture
-def service(bucket, film, tmp_path):
-    """A service over a bucket, in which others keep films too."""
-    fsspec.filesystem("s3").put_file(str(film), f"{bucket}/archive/film.mp4")
+def service(bucket, video, tmp_path):
+    """A service over a bucket, in which others keep videos too."""
+    fsspec.filesystem("s3").put_file(str(video), f"{bucket}/archive/film.mp4")
     with start_service(
         tmp_path / "service",
         data=f"{bucket}/service",
@@ -42,9 +42,9 @@ def service(bucket, film, tmp_path):
         yield running
 
 
-def put_past_the_service(client, film):
-    content = film.read_bytes()
-    answer = client.post("/v1/uploads/presigned", json={"name": film.name, "num_bytes": len(content)})
+def put_past_the_service(client, video):
+    content = video.read_bytes()
+    answer = client.post("/v1/uploads/presigned", json={"name": video.name, "num_bytes": len(content)})
     assert answer.status_code == 201, answer.text
     signed = answer.json()
     # Whoever has the URL needs no key.
@@ -64,19 +64,19 @@ def left_in(bucket):
     return {path.partition("/")[2] for path in store.find(bucket)}
 
 
-def test_films_that_come_and_stay_in_an_object_store_are_restored_like_any_others(service, bucket, film, tmp_path):
+def test_videos_that_come_and_stay_in_an_object_store_are_restored_like_any_others(service, bucket, video, tmp_path):
     # The filter draws nothing by chance, so any seed gives the same.
-    restore_video(str(film), str(tmp_path / "own.mp4"), settings_of(0), LANCZOS, LanczosRestorer, report=False)
+    restore_video(str(video), str(tmp_path / "own.mp4"), settings_of(0), LANCZOS, LanczosRestorer, report=False)
     expected = (tmp_path / "own.mp4").read_bytes()
     with service.client() as client:
-        put = submit(client, {"upload": put_past_the_service(client, film)}, 1)
+        put = submit(client, {"upload": put_past_the_service(client, video)}, 1)
         told = list(events(client, put))
         done = [each["progress"]["segments_done"] for each in told]
         assert told[-1]["state"] == "completed", told[-1]
         assert done == sorted(done)
         assert done[-1] == told[-1]["progress"]["segments_total"] > 2
 
-        tus = submit(client, {"upload": upload(client, film.read_bytes(), name=film.name, piece=4000)}, 2)
+        tus = submit(client, {"upload": upload(client, video.read_bytes(), name=video.name, piece=4000)}, 2)
         source = {"url": f"{bucket}/archive/film.mp4"}
         named = submit(client, source, 3)
         jobs = [completed(client, job) for job in (put, tus, named)]

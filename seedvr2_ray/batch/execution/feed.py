@@ -11,7 +11,7 @@ import pyarrow
 from ray.data import Dataset
 from ray.data.exceptions import ExecutionTimeoutError
 
-from seedvr2_ray.batch.execution.rows import FilmsRow, SegmentResult, from_payload
+from seedvr2_ray.batch.execution.rows import SegmentResult, VideosRow, from_payload
 from seedvr2_ray.errors import DeploymentError
 
 _END_SECONDS = 60.0
@@ -78,12 +78,12 @@ class Feed:
         """Whether everything was taken."""
         return self._is_drained.is_set() and self._items.empty()
 
-    def take(self, patience_seconds: float) -> Iterator[SegmentResult | FilmsRow]:
+    def take(self, timeout_seconds: float) -> Iterator[SegmentResult | VideosRow]:
         """Yield what is there, after waiting a little for the first."""
         if self._is_drained.is_set():
-            patience_seconds = 0.0
+            timeout_seconds = 0.0
         try:
-            yield self._items.get(timeout=patience_seconds) if patience_seconds else self._items.get_nowait()
+            yield self._items.get(timeout=timeout_seconds) if timeout_seconds else self._items.get_nowait()
             while True:
                 yield self._items.get_nowait()
         except queue.Empty:

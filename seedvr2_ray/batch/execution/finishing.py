@@ -8,7 +8,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from seedvr2_ray.batch.execution.heartbeats import at_work
-from seedvr2_ray.batch.execution.videos import Film, FilmOutcome, log_kind, parts_digest
+from seedvr2_ray.batch.execution.videos import Video, VideoOutcome, log_kind, parts_digest
 from seedvr2_ray.batch.job import Job
 from seedvr2_ray.batch.report.figures import figures_of
 from seedvr2_ray.errors import TargetError
@@ -26,7 +26,7 @@ from seedvr2_ray.storage.sources import SourceCopies, require_unchanged
 class PartOrder:
     """One part to finish."""
 
-    film_number: int
+    video_number: int
     content: str
     recipe: Recipe
     around: Neighbourhood
@@ -37,13 +37,13 @@ class PartOrder:
         return self.around.segment
 
 
-def order_part(film: Film, index: int) -> PartOrder:
-    """Describe one part of a film."""
+def order_part(video: Video, index: int) -> PartOrder:
+    """Describe one part of a video."""
     return PartOrder(
-        film_number=film.row.number,
-        content=film.source.content,
-        recipe=film.plan.recipe,
-        around=neighbourhood_of(film.plan.segments, index),
+        video_number=video.row.number,
+        content=video.source.content,
+        recipe=video.plan.recipe,
+        around=neighbourhood_of(video.plan.segments, index),
     )
 
 
@@ -57,28 +57,28 @@ def finish_part(order: PartOrder, job: Job) -> Failure | None:
     try:
         with at_work(job.run, "finish"):
             job.retrying(finish)
-    except Exception as error:  # noqa: BLE001  # One film must not stop the others.
+    except Exception as error:  # noqa: BLE001  # One video must not stop the others.
         return describe_failure("finish", error)
     return None
 
 
-def publish_film(film: Film, job: Job) -> FilmOutcome | Failure:
-    """Join a film's parts into its master, publish it with its provenance, and note that it is done."""
+def publish_video(video: Video, job: Job) -> VideoOutcome | Failure:
+    """Join a video's parts into its master, publish it with its provenance, and note that it is done."""
     try:
         with at_work(job.run, "finish"):
-            return job.retrying(lambda: _publish(film, job))
-    except Exception as error:  # noqa: BLE001  # One film must not stop the others.
+            return job.retrying(lambda: _publish(video, job))
+    except Exception as error:  # noqa: BLE001  # One video must not stop the others.
         return describe_failure("assemble", error)
 
 
-def _publish(film: Film, job: Job) -> FilmOutcome:
-    row, plan, store, key = film.row, film.plan, film.store(job), film.key
+def _publish(video: Video, job: Job) -> VideoOutcome:
+    row, plan, store, key = video.row, video.plan, video.store(job), video.key
     with _workspace(job) as workspace:
         with SourceCopies(Path(job.scratch) / "sources", job.scratch_bytes).opened(
-            row.source, film.source.version
+            row.source, video.source.version
         ) as path:
-            require_unchanged(film.source)
-            _claim_target(film, job)
+            require_unchanged(video.source)
+            _claim_target(video, job)
             assembly = assemble(
                 plan,
                 store,
@@ -89,38 +89,38 @@ def _publish(film: Film, job: Job) -> FilmOutcome:
                 timings={},
             )
     figures = figures_of(plan, assembly.provenance)
-    version = film.source.version
+    version = video.source.version
     record = {
-        "content": film.source.content,
+        "content": video.source.content,
         "version": {"text": version.text, "size": version.size, "mark": version.mark},
         "parts": parts_digest([segment.part_address for segment in plan.segments]),
         "figures": figures,
     }
     job.log.commit(log_kind("published", key), key, record)
     job.log.discard(log_kind("publishing", key), key)
-    return FilmOutcome(
+    return VideoOutcome(
         number=row.number,
         where=row.where,
         source=printable(row.source),
         target=printable(row.target),
         state="published",
-        content=film.source.content,
+        content=video.source.content,
         figures=figures,
     )
 
 
-def _claim_target(film: Film, job: Job) -> None:
+def _claim_target(video: Video, job: Job) -> None:
     """Note that from here on the target may hold our work: whoever goes on after a crash may replace it.
 
     Raises:
-        TargetError: somebody else wrote there since the film was planned.
+        TargetError: somebody else wrote there since the video was planned.
     """
-    kind, target = log_kind("publishing", film.key), film.row.target
-    if job.log.find(kind, film.key) is not None:
+    kind, target = log_kind("publishing", video.key), video.row.target
+    if job.log.find(kind, video.key) is not None:
         return
     if not job.overwrite and exists(target):
         raise TargetError(f"{printable(target)} came into being while the job was at work; remove it or choose another")
-    job.log.commit(kind, film.key, {"target": printable(target)})
+    job.log.commit(kind, video.key, {"target": printable(target)})
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 Kind = Literal["plan", "restore", "finish"]
 
-DEFAULT_PATIENCE_SECONDS = 120.0
+DEFAULT_TIMEOUT_SECONDS = 120.0
 """More than a process takes to start and import, and little beside an archive."""
 
 WITHOUT_REASON = 5
@@ -36,7 +36,7 @@ class Signs:
         """Begin with no sign of anybody."""
         self._last: dict[Kind, float] = {}
 
-    def beat(self, kind: Kind) -> None:
+    def heartbeat(self, kind: Kind) -> None:
         """Take a sign of life."""
         self._last[kind] = time.monotonic()
 
@@ -55,13 +55,13 @@ def at_work(run: str, kind: Kind) -> Iterator[None]:
         return
     is_done = Event()
 
-    def beat() -> None:
+    def heartbeat() -> None:
         while True:
-            signs.beat.remote(kind)
+            signs.heartbeat.remote(kind)
             if is_done.wait(_BEAT_SECONDS):
                 return
 
-    Thread(target=beat, name="signs", daemon=True).start()
+    Thread(target=heartbeat, name="signs", daemon=True).start()
     try:
         yield
     finally:
@@ -88,7 +88,7 @@ class Watch:
     def __init__(
         self,
         ask: Callable[[], Mapping[Kind, float] | None],
-        patience_seconds: float,
+        timeout_seconds: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Begin to watch.
@@ -97,7 +97,7 @@ class Watch:
             ask: says how long ago each kind of worker gave a sign; None when that cannot be said.
             patience_seconds: without any sign of life, after which work counts as stuck.
         """
-        self.patience_seconds = patience_seconds
+        self.timeout_seconds = timeout_seconds
         self._ask = ask
         self._clock = clock
         self.begin()
@@ -115,7 +115,7 @@ class Watch:
 
     def is_stuck(self, times: int = 1) -> bool:
         """Say whether nobody at all has been at work for so many times the patience."""
-        return min(self._unseen().values()) >= times * self.patience_seconds
+        return min(self._unseen().values()) >= times * self.timeout_seconds
 
     def is_finishing_stuck(self, *, is_wanted: bool) -> bool:
         """Say whether something is to be finished or published, and nobody has been at that for too long."""
@@ -123,12 +123,12 @@ class Watch:
             self._nothing_to_finish = self._clock()
             return False
         wanted_for = self._clock() - self._nothing_to_finish
-        return wanted_for >= self.patience_seconds and self._unseen()["finish"] >= self.patience_seconds
+        return wanted_for >= self.timeout_seconds and self._unseen()["finish"] >= self.timeout_seconds
 
     def _unseen(self) -> dict[Kind, float]:
         now = self._clock()
         # What came in is sign enough: who is at work is asked only when that is not.
-        if now - min(self._seen.values()) >= self.patience_seconds and now - self._asked >= _BEAT_SECONDS:
+        if now - min(self._seen.values()) >= self.timeout_seconds and now - self._asked >= _BEAT_SECONDS:
             self._asked = now
             quiet = self._ask()
             if quiet is None:
@@ -139,7 +139,7 @@ class Watch:
 
 
 @contextmanager
-def watch_run(run: str, patience_seconds: float) -> Iterator[Watch]:
+def watch_run(run: str, timeout_seconds: float) -> Iterator[Watch]:
     """Watch a run for as long as the block goes on."""
     # Costs next to nothing, so it must not wait for a core; it lives and dies with the driver's machine.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
@@ -154,6 +154,6 @@ def watch_run(run: str, patience_seconds: float) -> Iterator[Watch]:
         return quiet
 
     try:
-        yield Watch(ask, patience_seconds)
+        yield Watch(ask, timeout_seconds)
     finally:
         ray.kill(signs)

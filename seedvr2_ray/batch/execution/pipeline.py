@@ -12,11 +12,11 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset, ExecutionResources
 
 from seedvr2_ray.batch.execution.cluster import Pool, SettledPool, fit_pool, settle_pool
 from seedvr2_ray.batch.execution.feed import Feed
-from seedvr2_ray.batch.execution.finishing import PartOrder, finish_part, publish_film
-from seedvr2_ray.batch.execution.heartbeats import DEFAULT_PATIENCE_SECONDS, WITHOUT_REASON, Watch, at_work, watch_run
-from seedvr2_ray.batch.execution.rows import FilmsRow, SegmentResult, take_turns, to_columns
-from seedvr2_ray.batch.execution.tracker import FilmsInFlight, Order
-from seedvr2_ray.batch.execution.videos import Film, FilmOutcome, outcome_of, plan_film
+from seedvr2_ray.batch.execution.finishing import PartOrder, finish_part, publish_video
+from seedvr2_ray.batch.execution.heartbeats import DEFAULT_TIMEOUT_SECONDS, WITHOUT_REASON, Watch, at_work, watch_run
+from seedvr2_ray.batch.execution.rows import SegmentResult, VideosRow, take_turns, to_columns
+from seedvr2_ray.batch.execution.tracker import Order, VideosInFlight
+from seedvr2_ray.batch.execution.videos import Video, VideoOutcome, outcome_of, plan_row
 from seedvr2_ray.batch.execution.worker import SegmentWorker
 from seedvr2_ray.batch.job import Job
 from seedvr2_ray.batch.manifest.manifest import ManifestRow
@@ -53,10 +53,10 @@ class ArchiveProgress(Protocol):
     def took(self, result: SegmentResult) -> None:
         """A segment came back."""
 
-    def settled(self, outcome: FilmOutcome) -> None:
+    def settled(self, outcome: VideoOutcome) -> None:
         """A row of the manifest has its outcome."""
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         """Some time has passed."""
 
 
@@ -66,7 +66,7 @@ def restore_archive(
     pool: Pool,
     progress: ArchiveProgress,
     *,
-    patience_seconds: float = DEFAULT_PATIENCE_SECONDS,
+    timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
 ) -> None:
     """Restore every row that can be; each is settled once, published, skipped or quarantined.
 
@@ -79,7 +79,7 @@ def restore_archive(
     Raises:
         DeploymentError: no segment can be restored with this installation.
     """
-    with watch_run(job.run, patience_seconds) as watch:
+    with watch_run(job.run, timeout_seconds) as watch:
         _ArchiveRun(job, manifest, pool, watch, progress).restore()
 
 
@@ -93,7 +93,7 @@ class _ArchiveRun:
         self._pool = settle_pool(pool)
         self._watch = watch
         self._progress = progress
-        self._in_flight = FilmsInFlight(manifest.num_rows)
+        self._in_flight = VideosInFlight(manifest.num_rows)
 
     def restore(self) -> None:
         num_passes = 0
@@ -107,10 +107,10 @@ class _ArchiveRun:
                 num_passes += 1
                 if num_passes == MAX_PASSES:
                     raise DeploymentError(
-                        f"nothing went on for {WITHOUT_REASON * self._watch.patience_seconds:.0f} s, {num_passes} "
+                        f"nothing went on for {WITHOUT_REASON * self._watch.timeout_seconds:.0f} s, {num_passes} "
                         "times; look with 'ray status' for what the cluster lacks, then run the same command again"
                     )
-                self._watch.patience_seconds *= 2
+                self._watch.timeout_seconds *= 2
             if self._in_flight.num_open:
                 _log.warning("%d files are not settled; planning them again", self._in_flight.num_open)
         self._settle_the_rest()
@@ -134,19 +134,17 @@ class _ArchiveRun:
         with _Tasks(self._job, self._pool) as tasks, Feed(dataset) as feed:
             while not (feed.is_over and tasks.num_waiting == 0):
                 for item in feed.take(_POLL_SECONDS):
-                    self._watch.came("plan" if isinstance(item, FilmsRow) else "restore")
+                    self._watch.came("plan" if isinstance(item, VideosRow) else "restore")
                     tasks.order(self._take(item))
-                for order, done in tasks.take_done(patience_seconds=_POLL_SECONDS if feed.is_over else 0.0):
+                for order, done in tasks.take_done(timeout_seconds=_POLL_SECONDS if feed.is_over else 0.0):
                     self._watch.came("finish")
                     tasks.order(self._take_done(order, done))
                 _report(self._in_flight, self._progress)
-                self._progress.beat()
+                self._progress.heartbeat()
                 if self._is_crowded(is_finishing=tasks.num_waiting > 0):
                     return "crowded"
                 if self._watch.is_stuck(times=WITHOUT_REASON):
-                    _log.warning(
-                        "no process has been at work for %.0f s", WITHOUT_REASON * self._watch.patience_seconds
-                    )
+                    _log.warning("no process has been at work for %.0f s", WITHOUT_REASON * self._watch.timeout_seconds)
                     return "stuck"
         return "over"
 
@@ -171,9 +169,9 @@ class _ArchiveRun:
         self._pool = fitted
         return True
 
-    def _take(self, item: SegmentResult | FilmsRow) -> Iterator[Order]:
-        if isinstance(item, FilmsRow):
-            yield from self._in_flight.take_films(item)
+    def _take(self, item: SegmentResult | VideosRow) -> Iterator[Order]:
+        if isinstance(item, VideosRow):
+            yield from self._in_flight.take_videos(item)
             return
         self._progress.took(item)
         yield from self._in_flight.take_result(item)
@@ -227,7 +225,7 @@ def ask_worker(pool: SettledPool, question: Callable[..., Answer], *arguments: A
     return answer
 
 
-def _report(in_flight: FilmsInFlight, progress: ArchiveProgress) -> None:
+def _report(in_flight: VideosInFlight, progress: ArchiveProgress) -> None:
     for outcome in in_flight.take_outcomes():
         count("seedvr2_films", state=outcome.state)
         progress.settled(outcome)
@@ -298,10 +296,10 @@ def _plan_shard(
         yield to_columns(described)
 
 
-def _plan_row(row: ManifestRow, job: Job, identity: RestorerIdentity) -> Film | FilmOutcome:
+def _plan_row(row: ManifestRow, job: Job, identity: RestorerIdentity) -> Video | VideoOutcome:
     # A task that is only held up by those after it must not look as if it were at work.
     with at_work(job.run, "plan"):
-        return plan_film(row, job, identity)
+        return plan_row(row, job, identity)
 
 
 class _Tasks:
@@ -309,7 +307,7 @@ class _Tasks:
 
     def __init__(self, job: Job, pool: SettledPool) -> None:
         self._finish = ray.remote(num_cpus=pool.task_cpus, max_retries=3)(finish_part)
-        self._publish = ray.remote(num_cpus=pool.task_cpus, max_retries=3)(publish_film)
+        self._publish = ray.remote(num_cpus=pool.task_cpus, max_retries=3)(publish_video)
         self._job = ray.put(job)
         self._orders: deque[Order] = deque()
         self._running: dict[Any, Order] = {}
@@ -337,13 +335,13 @@ class _Tasks:
             else:
                 self._running[self._publish.remote(order, self._job)] = order
 
-    def take_done(self, patience_seconds: float) -> Iterator[tuple[Order, Any]]:
+    def take_done(self, timeout_seconds: float) -> Iterator[tuple[Order, Any]]:
         """Yield what is done, after waiting a little for the first."""
         if not self._running:
             return
         done, _ = ray.wait(list(self._running), num_returns=len(self._running), timeout=0)
-        if not done and patience_seconds:
-            done, _ = ray.wait(list(self._running), num_returns=1, timeout=patience_seconds)
+        if not done and timeout_seconds:
+            done, _ = ray.wait(list(self._running), num_returns=1, timeout=timeout_seconds)
         for task in done:
             order = self._running.pop(task)
             try:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
 
-from seedvr2_ray.batch.execution.videos import Film, FilmOutcome
+from seedvr2_ray.batch.execution.videos import Video, VideoOutcome
 from seedvr2_ray.restoration.planning.geometry import Geometry
 from seedvr2_ray.restoration.planning.plan import Recipe, Segment
 from seedvr2_ray.restoration.work.encoded_segments import blended_part_of
@@ -14,43 +14,43 @@ from seedvr2_ray.restoration.work.failures import Failure
 from seedvr2_ray.storage.sources import Pinned
 
 BURST = 16
-"""Segments that one film sends before others get their turn: a long one must not hold up the short ones."""
+"""Segments that one video sends before others get their turn: a long one must not hold up the short ones."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SegmentRow:
     """One segment to restore."""
 
-    film_number: int
+    video_number: int
     """Of the manifest row."""
     recipe: Recipe
     segment: Segment
     blended_part: str | None
     """Address of the successor's part, when it needs this segment's last frames."""
     source: Pinned
-    film: Film | None
-    """The whole film, with the first segment it sends: whoever finishes it learns of it from here."""
+    video: Video | None
+    """The whole video, with the first segment it sends: whoever finishes it learns of it from here."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FilmsRow:
-    """Films for which nothing has to be restored: finished ones, refused ones, ones that want only assembling."""
+class VideosRow:
+    """Videos for which nothing has to be restored: finished ones, refused ones, ones that want only assembling."""
 
-    outcomes: tuple[FilmOutcome, ...]
-    films: tuple[Film, ...]
+    outcomes: tuple[VideoOutcome, ...]
+    videos: tuple[Video, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SegmentResult:
     """What became of one segment."""
 
-    film_number: int
+    video_number: int
     index: int
     address: str
     state: Literal["restored", "found", "not_needed", "failed"]
     num_frames: int
     seconds: float
-    film: Film | None
+    video: Video | None
     failure: Failure | None = None
     worker: str = ""
     """Which process did it."""
@@ -68,41 +68,41 @@ def choose_gang_size(geometry: Geometry) -> int:
     return 1
 
 
-def rows_of_film(film: Film) -> Iterator[SegmentRow]:
-    """Yield a row for every segment that is still to be restored; the film itself goes with the first."""
-    segments = film.plan.segments
-    for position, index in enumerate(film.work().to_restore):
+def rows_of_video(video: Video) -> Iterator[SegmentRow]:
+    """Yield a row for every segment that is still to be restored; the video itself goes with the first."""
+    segments = video.plan.segments
+    for position, index in enumerate(video.work().to_restore):
         segment = segments[index]
         yield SegmentRow(
-            film_number=film.row.number,
-            recipe=film.plan.recipe,
+            video_number=video.row.number,
+            recipe=video.plan.recipe,
             segment=segment,
             blended_part=blended_part_of(segments, index),
-            source=film.source,
-            film=film if position == 0 else None,
+            source=video.source,
+            video=video if position == 0 else None,
         )
 
 
-def take_turns(planned: Iterable[Film | FilmOutcome], burst: int = BURST) -> Iterator[SegmentRow | FilmsRow]:
-    """Send the segments of films in bursts, a new film after each.
+def take_turns(planned: Iterable[Video | VideoOutcome], burst: int = BURST) -> Iterator[SegmentRow | VideosRow]:
+    """Send the segments of videos in bursts, a new video after each.
 
-    A film with a thousand segments occupies every worker when it is alone, and shares them with those that
-    are planned after it. At most one shard's films are under way at a time.
+    A video with a thousand segments occupies every worker when it is alone, and shares them with those that
+    are planned after it. At most one shard's videos are under way at a time.
     """
     under_way: list[Iterator[SegmentRow]] = []
-    outcomes: list[FilmOutcome] = []
-    films: list[Film] = []
+    outcomes: list[VideoOutcome] = []
+    videos: list[Video] = []
     for item in planned:
-        if isinstance(item, FilmOutcome):
+        if isinstance(item, VideoOutcome):
             outcomes.append(item)
             continue
         if not item.work().to_restore:
-            films.append(item)
+            videos.append(item)
             continue
-        under_way.append(rows_of_film(item))
+        under_way.append(rows_of_video(item))
         yield from _one_turn(under_way, burst)
-    if outcomes or films:
-        yield FilmsRow(outcomes=tuple(outcomes), films=tuple(films))
+    if outcomes or videos:
+        yield VideosRow(outcomes=tuple(outcomes), videos=tuple(videos))
     while under_way:
         yield from _one_turn(under_way, burst)
 
@@ -115,12 +115,12 @@ def _one_turn(under_way: list[Iterator[SegmentRow]], burst: int) -> Iterator[Seg
             under_way.remove(rows)
 
 
-def to_columns(row: SegmentRow | FilmsRow) -> dict[str, Any]:
+def to_columns(row: SegmentRow | VideosRow) -> dict[str, Any]:
     """Turn a row into plain columns: a few to be read in Ray's dashboard, and the row itself."""
     described: dict[str, Any] = {"film": -1, "segment": -1, "frames": 0, "gang_size": 1}
     if isinstance(row, SegmentRow):
         described = {
-            "film": row.film_number,
+            "film": row.video_number,
             "segment": row.segment.index,
             "frames": row.segment.num_frames,
             "gang_size": choose_gang_size(row.recipe.geometry),
@@ -136,6 +136,6 @@ def from_payload(payload: bytes) -> Any:
     return pickle.loads(payload)
 
 
-def result_columns(results: Sequence[SegmentResult | FilmsRow]) -> dict[str, list[Any]]:
+def result_columns(results: Sequence[SegmentResult | VideosRow]) -> dict[str, list[Any]]:
     """Turn results into columns."""
     return {"payload": [pickle.dumps(result) for result in results]}

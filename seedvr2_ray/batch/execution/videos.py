@@ -1,4 +1,4 @@
-"""From a row of the manifest to a planned film, or to the reason why there is nothing to do for it."""
+"""From a row of the manifest to a planned video, or to the reason why there is nothing to do for it."""
 
 import json
 from collections.abc import Mapping
@@ -24,18 +24,18 @@ from seedvr2_ray.storage.faults import printable, translated
 from seedvr2_ray.storage.location import exists, open_location
 from seedvr2_ray.storage.sources import Pinned, SourceCopies, pin, require_unchanged
 
-FilmState = Literal["published", "skipped", "quarantined"]
+VideoState = Literal["published", "skipped", "quarantined"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FilmOutcome:
+class VideoOutcome:
     """How one row of the manifest ended."""
 
     number: int
     where: str
     source: str
     target: str
-    state: FilmState
+    state: VideoState
     content: str = ""
     """What its work is filed under; empty when it was not even read."""
     figures: Mapping[str, Any] = field(default_factory=dict)
@@ -43,7 +43,7 @@ class FilmOutcome:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Film:
+class Video:
     """A planned row: everything needed to finish it, wherever its segments are restored."""
 
     row: ManifestRow
@@ -64,11 +64,11 @@ class Film:
         return job.store_of(self.source.content)
 
 
-def plan_film(row: ManifestRow, job: Job, identity: RestorerIdentity) -> Film | FilmOutcome:
+def plan_row(row: ManifestRow, job: Job, identity: RestorerIdentity) -> Video | VideoOutcome:
     """Read, probe and plan one row; nothing is planned again that an earlier run published.
 
     Returns:
-        The film, or an outcome: ``skipped`` because it is published as planned, ``quarantined`` because it
+        The video, or an outcome: ``skipped`` because it is published as planned, ``quarantined`` because it
         cannot be restored.
     """
     key = publication_key(row.source, row.target, row.settings, identity, max_pixels=job.max_pixels)
@@ -88,7 +88,7 @@ def plan_film(row: ManifestRow, job: Job, identity: RestorerIdentity) -> Film | 
     return planned
 
 
-def _read_and_plan(row: ManifestRow, job: Job, identity: RestorerIdentity, key: str) -> Film | FilmOutcome:
+def _read_and_plan(row: ManifestRow, job: Job, identity: RestorerIdentity, key: str) -> Video | VideoOutcome:
     stage: Stage = "read"
     try:
         version = job.retrying(lambda: _known_version(row.source, job) or fingerprint(row.source))
@@ -109,9 +109,9 @@ def _poison(deaths: int) -> Failure:
     )
 
 
-def outcome_of(row: ManifestRow, failure: Failure, content: str = "") -> FilmOutcome:
+def outcome_of(row: ManifestRow, failure: Failure, content: str = "") -> VideoOutcome:
     """Say that a row is set aside."""
-    return FilmOutcome(
+    return VideoOutcome(
         number=row.number,
         where=row.where,
         source=printable(row.source),
@@ -128,11 +128,11 @@ def log_kind(kind: str, address: str) -> str:
 
 
 def parts_digest(part_addresses: list[str]) -> str:
-    """Return one address for all parts of a film: equal means that a master holds the same pictures."""
+    """Return one address for all parts of a video: equal means that a master holds the same pictures."""
     return digest_of(part_addresses)
 
 
-def _find_published(row: ManifestRow, job: Job, key: str) -> FilmOutcome | None:
+def _find_published(row: ManifestRow, job: Job, key: str) -> VideoOutcome | None:
     """Recognise a file that an earlier run published from the same bytes, by its record and its sidecar."""
     kind = log_kind("published", key)
     record = job.log.find(kind, key)
@@ -148,7 +148,7 @@ def _find_published(row: ManifestRow, job: Job, key: str) -> FilmOutcome | None:
     if sidecar is None or _parts_of(sidecar) != record["parts"] or not _is_there(row.target):
         job.log.discard(kind, key)  # Something was replaced or removed: it is made again.
         return None
-    return FilmOutcome(
+    return VideoOutcome(
         number=row.number,
         where=row.where,
         source=printable(row.source),
@@ -177,7 +177,7 @@ def _known_version(url: str, job: Job) -> Fingerprint | None:
 
 def _plan(
     row: ManifestRow, job: Job, identity: RestorerIdentity, source: Pinned, path: Path, key: str
-) -> Film | FilmOutcome:
+) -> Video | VideoOutcome:
     store = job.store_of(source.content)
     address = digest_of(row.source)
     version = {"text": source.version.text, "size": source.version.size, "mark": source.version.mark}
@@ -200,7 +200,7 @@ def _plan(
     finished = _require_target(row, job, plan, source, key)
     if finished is not None:
         return finished
-    return Film(
+    return Video(
         row=row,
         source=source,
         plan=plan,
@@ -210,7 +210,7 @@ def _plan(
     )
 
 
-def _require_target(row: ManifestRow, job: Job, plan: Plan, source: Pinned, key: str) -> FilmOutcome | None:
+def _require_target(row: ManifestRow, job: Job, plan: Plan, source: Pinned, key: str) -> VideoOutcome | None:
     """Refuse a target that is somebody else's; recognise one that is this plan's.
 
     Raises:
@@ -219,7 +219,7 @@ def _require_target(row: ManifestRow, job: Job, plan: Plan, source: Pinned, key:
     sidecar = read_sidecar(row.target)
     expected = parts_digest([segment.part_address for segment in plan.segments])
     if sidecar is not None and _parts_of(sidecar) == expected and _is_there(row.target):
-        return FilmOutcome(
+        return VideoOutcome(
             number=row.number,
             where=row.where,
             source=printable(row.source),

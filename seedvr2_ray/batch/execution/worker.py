@@ -15,7 +15,7 @@ from uuid import uuid4
 import pyarrow
 
 from seedvr2_ray.batch.execution.heartbeats import at_work
-from seedvr2_ray.batch.execution.rows import FilmsRow, SegmentResult, SegmentRow, from_payload, result_columns
+from seedvr2_ray.batch.execution.rows import SegmentResult, SegmentRow, VideosRow, from_payload, result_columns
 from seedvr2_ray.batch.job import Job
 from seedvr2_ray.errors import RetryableError
 from seedvr2_ray.restoration.restorer import Restorer
@@ -59,9 +59,9 @@ class SegmentWorker:
         rows = [from_payload(payload) for payload in batch.column("payload").to_pylist()]
         return pyarrow.table(result_columns(self.restore_rows(rows)))
 
-    def restore_rows(self, rows: Sequence[SegmentRow | FilmsRow]) -> list[SegmentResult | FilmsRow]:
+    def restore_rows(self, rows: Sequence[SegmentRow | VideosRow]) -> list[SegmentResult | VideosRow]:
         """Restore segments; pass on what is not to be restored."""
-        return [row if isinstance(row, FilmsRow) else self._restore(row) for row in rows]
+        return [row if isinstance(row, VideosRow) else self._restore(row) for row in rows]
 
     def _restore(self, row: SegmentRow) -> SegmentResult:
         began = time.monotonic()
@@ -74,13 +74,13 @@ class SegmentWorker:
         self._busy_seconds += time.monotonic() - began
         count("seedvr2_segments", state=done.state)
         return SegmentResult(
-            film_number=row.film_number,
+            video_number=row.video_number,
             index=row.segment.index,
             address=row.segment.address,
             state=done.state,  # type: ignore[arg-type]  # one of the literals
             num_frames=row.segment.num_frames,
             seconds=done.seconds,
-            film=row.film,
+            video=row.video,
             failure=done.failure,
             worker=self._name,
             worker_busy_seconds=self._busy_seconds,

@@ -32,7 +32,7 @@ class ManifestRow:
     number: int
     """Position in the manifest, from 0."""
     where: str
-    """For people: ``films.csv line 7``."""
+    """For people: ``videos.csv line 7``."""
     source: str
     target: str
     settings: RestoreSettings = field(default_factory=RestoreSettings)
@@ -110,7 +110,7 @@ def _row_of_table(manifest: ManifestSource, number: int, where: str, values: Map
 
 
 def _defaults_for(name: str, defaults: RestoreSettings) -> RestoreSettings:
-    """Leave what encodes films out of an image's settings: in an archive of both the command means the films.
+    """Leave what encodes videos out of an image's settings: in an archive of both the command means the videos.
 
     A command that names an image format means the images, and a row's own settings are taken at their word.
     """

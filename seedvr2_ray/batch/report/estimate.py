@@ -9,7 +9,7 @@ import ray.data
 
 from seedvr2_ray.batch.execution.cluster import SettledPool
 from seedvr2_ray.batch.execution.pipeline import ask_worker, configure, identify_on_worker, shards_dataset
-from seedvr2_ray.batch.execution.videos import Film, FilmOutcome, outcome_of, plan_film
+from seedvr2_ray.batch.execution.videos import Video, VideoOutcome, outcome_of, plan_row
 from seedvr2_ray.batch.job import Job
 from seedvr2_ray.batch.manifest.manifest import ManifestRow
 from seedvr2_ray.batch.manifest.normalise import Normalised, Shard, read_shard
@@ -114,11 +114,11 @@ def _estimate_row(row: ManifestRow, job: Job, identity: RestorerIdentity, device
     numbers = {"segments": 0, "to_restore": 0, "frames": 0, "megapixels": 0.0, "width": 0, "height": 0}
     empty = {**numbers, "memory_bytes": 0, "state": "planned"}
     empty |= dict.fromkeys(("stage", "error", "remedy", "path", "row", "target"), "")
-    found = plan_film(row, job, identity)
-    memory = forecast_memory(found.plan, find_entry(identity.name), device) if isinstance(found, Film) else None
+    found = plan_row(row, job, identity)
+    memory = forecast_memory(found.plan, find_entry(identity.name), device) if isinstance(found, Video) else None
     if memory is not None and memory.refusal:
         found = _too_large(row, memory.refusal)
-    if isinstance(found, Film):
+    if isinstance(found, Video):
         geometry, segments = found.plan.recipe.geometry, found.plan.segments
         to_restore = found.work().to_restore
         frames = sum(segments[index].num_frames for index in to_restore)
@@ -137,7 +137,7 @@ def _estimate_row(row: ManifestRow, job: Job, identity: RestorerIdentity, device
     return {**empty, "state": "refused", **quarantine_line(found, found.failure)}
 
 
-def _too_large(row: ManifestRow, refusal: str) -> FilmOutcome:
+def _too_large(row: ManifestRow, refusal: str) -> VideoOutcome:
     remedy = "change the settings of this row, or run the job on devices with more memory"
     return outcome_of(row, Failure(stage="restore", error=refusal, remedy=remedy))
 

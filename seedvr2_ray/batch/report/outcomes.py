@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from seedvr2_ray.batch.execution.videos import FilmOutcome
+from seedvr2_ray.batch.execution.videos import VideoOutcome
 from seedvr2_ray.restoration.work.failures import Failure
 from seedvr2_ray.storage.location import publish
 
@@ -24,7 +24,7 @@ class Totals:
     qualities: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Sum and weight, in frames, of each quality that was measured."""
 
-    def add(self, outcome: FilmOutcome) -> None:
+    def add(self, outcome: VideoOutcome) -> None:
         """Count one more file."""
         self.files[outcome.state] += 1
         frames = float(outcome.figures.get("frames", 0))
@@ -74,7 +74,7 @@ class OutcomeLog:
         self._published = time.monotonic()
         self._publish_quarantine()
 
-    def add(self, outcome: FilmOutcome) -> None:
+    def add(self, outcome: VideoOutcome) -> None:
         """Note how one file ended."""
         self.totals.add(outcome)
         _write_line(self._outcomes, asdict(outcome))
@@ -92,14 +92,14 @@ class OutcomeLog:
         self._outcomes.close()
         self._quarantine.close()
 
-    def read(self) -> Iterator[FilmOutcome]:
+    def read(self) -> Iterator[VideoOutcome]:
         """Yield all outcomes that were noted, from disk."""
         self._outcomes.flush() if not self._outcomes.closed else None
         with self._path.open(encoding="utf-8") as lines:
             for line in lines:
                 values = json.loads(line)
                 failure = values.pop("failure")
-                yield FilmOutcome(**values, failure=None if failure is None else Failure(**failure))
+                yield VideoOutcome(**values, failure=None if failure is None else Failure(**failure))
 
     def _publish_quarantine(self) -> None:
         self._quarantine.flush()
@@ -111,7 +111,7 @@ class OutcomeLog:
         self._published = time.monotonic()
 
 
-def quarantine_line(outcome: FilmOutcome, failure: Failure) -> dict[str, Any]:
+def quarantine_line(outcome: VideoOutcome, failure: Failure) -> dict[str, Any]:
     """Return what a person, or a program, needs to deal with a file that was set aside."""
     return {
         "path": outcome.source,

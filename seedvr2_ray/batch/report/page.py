@@ -16,7 +16,7 @@ import pyarrow
 import pyarrow.parquet
 
 import seedvr2_ray
-from seedvr2_ray.batch.execution.videos import FilmOutcome
+from seedvr2_ray.batch.execution.videos import VideoOutcome
 from seedvr2_ray.batch.report.outcomes import QUALITIES, SUMMED, Totals
 from seedvr2_ray.storage.location import publish, publish_bytes
 
@@ -78,7 +78,7 @@ def summarise(totals: Totals, facts: RunFacts) -> dict[str, Any]:
 
 
 def write_job_report(
-    folder: str, outcomes: Iterable[FilmOutcome], totals: Totals, facts: RunFacts, scratch: Path
+    folder: str, outcomes: Iterable[VideoOutcome], totals: Totals, facts: RunFacts, scratch: Path
 ) -> None:
     """Publish ``report.parquet``, ``report.json`` and ``report.html`` in a folder.
 
@@ -86,10 +86,10 @@ def write_job_report(
         outcomes: read once; only the first thousand and those that failed first are kept in memory.
         scratch: a local folder for the file being written.
     """
-    listed: list[FilmOutcome] = []
-    failed: list[FilmOutcome] = []
+    listed: list[VideoOutcome] = []
+    failed: list[VideoOutcome] = []
 
-    def noted() -> Iterator[FilmOutcome]:
+    def noted() -> Iterator[VideoOutcome]:
         for outcome in outcomes:
             pile = failed if outcome.failure is not None else listed
             if len(pile) < _LISTED_FILES:
@@ -107,7 +107,7 @@ def write_job_report(
     publish_bytes(render_page(summary, listed, failed).encode(), f"{folder}/report.html", overwrite=True)
 
 
-def write_parquet(path: Path, outcomes: Iterable[FilmOutcome], price_per_gpu_hour: float) -> None:
+def write_parquet(path: Path, outcomes: Iterable[VideoOutcome], price_per_gpu_hour: float) -> None:
     """Write one row per file."""
     stream = iter(outcomes)
     with pyarrow.parquet.ParquetWriter(path, _SCHEMA) as writer:
@@ -115,7 +115,7 @@ def write_parquet(path: Path, outcomes: Iterable[FilmOutcome], price_per_gpu_hou
             writer.write_table(pyarrow.Table.from_pylist(rows, schema=_SCHEMA))
 
 
-def _columns(outcome: FilmOutcome, price_per_gpu_hour: float) -> dict[str, Any]:
+def _columns(outcome: VideoOutcome, price_per_gpu_hour: float) -> dict[str, Any]:
     figures, failure = outcome.figures, outcome.failure
     gpu_seconds = figures.get("gpu_seconds")
     return {
@@ -134,7 +134,7 @@ def _columns(outcome: FilmOutcome, price_per_gpu_hour: float) -> dict[str, Any]:
     }
 
 
-def render_page(summary: Mapping[str, Any], listed: Sequence[FilmOutcome], failed: Sequence[FilmOutcome]) -> str:
+def render_page(summary: Mapping[str, Any], listed: Sequence[VideoOutcome], failed: Sequence[VideoOutcome]) -> str:
     """Return the page: one file that needs nothing else and runs nothing."""
     style = (resources.files("seedvr2_ray.restoration.report") / "report.css").read_text(encoding="utf-8")
     return Template(
@@ -187,7 +187,7 @@ def _fact(name: str, value: str, detail: str) -> str:
     return f"<div><dt>{_text(name)}</dt><dd>{_text(value)}<small>{_text(detail)}</small></dd></div>"
 
 
-def _failures(failed: Sequence[FilmOutcome], num_failed: int) -> str:
+def _failures(failed: Sequence[VideoOutcome], num_failed: int) -> str:
     if not failed:
         return "<p>No file was set aside.</p>"
     items = "\n".join(
@@ -199,7 +199,7 @@ def _failures(failed: Sequence[FilmOutcome], num_failed: int) -> str:
     return f'<ul class="notices">\n{items}\n</ul>{_more(len(failed), num_failed)}'
 
 
-def _file_row(outcome: FilmOutcome) -> str:
+def _file_row(outcome: VideoOutcome) -> str:
     figures = outcome.figures
     cells = (
         outcome.state,

@@ -323,7 +323,7 @@ def constant_rate(pts: Sequence[int], time_base: Fraction, candidates: Sequence[
         step = 1 / (rate * time_base)
         play = 1 if step >= 3 else 0
         first = pts[0]
-        # Integers: a film has too many frames for arithmetic with fractions.
+        # Integers: a video has too many frames for arithmetic with fractions.
         if all(
             abs((stamp - first) * step.denominator - number * step.numerator) <= play * step.denominator
             for number, stamp in enumerate(pts)

@@ -50,7 +50,7 @@ class Samples:
     has_alpha: bool
     is_interlaced: bool
     is_telecined: bool
-    """Interlaced, with fields repeated in the rhythm of film shown at 30 frames."""
+    """Interlaced, with fields repeated in the rhythm of video shown at 30 frames."""
     is_soft_telecined: bool
     """Progressive frames with flags that ask the player to repeat fields."""
     has_further_pages: bool

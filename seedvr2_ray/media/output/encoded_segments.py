@@ -1,4 +1,4 @@
-"""Finished parts read back as one stream of packets on the film's own timeline."""
+"""Finished parts read back as one stream of packets on the video's own timeline."""
 
 from __future__ import annotations  # av.Packet is generic for type checkers only
 
@@ -32,7 +32,7 @@ def open_part(path: str) -> Iterator[av.container.InputContainer]:
 def part_packets(
     parts: Sequence[str], video: Any, *, rate: Fraction, timeline: Timeline, step: int
 ) -> Iterator[av.Packet[Any]]:
-    """Yield the parts' packets in decoding order, stamped for the whole film.
+    """Yield the parts' packets in decoding order, stamped for the whole video.
 
     A part's own stamps count its frames, so they say each packet's place in display order. Decoding
     times are the display times ``delay`` frames late: they increase, and never lie after the display

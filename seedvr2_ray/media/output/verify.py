@@ -34,7 +34,7 @@ def verify_master(path: str, container: str, timeline: Timeline) -> tuple[Notice
             f"{path} came out with {len(written)} frames where {len(timeline.pts)} were meant; try again"
         )
     tick = _MATROSKA_TICK if container in ("mkv", "webm") else Fraction(0)
-    # Counted in a unit of which both clocks tick whole multiples: a film has too many frames for fractions.
+    # Counted in a unit of which both clocks tick whole multiples: a video has too many frames for fractions.
     unit = Fraction(1, lcm(written_base.denominator, timeline.time_base.denominator))
     per_written, per_meant = int(written_base / unit), int(timeline.time_base / unit)
     offset = written[0] * per_written - timeline.pts[0] * per_meant

@@ -12,7 +12,7 @@ def luma_of(frame: av.VideoFrame, *, full_range: bool) -> Tensor:
     """Return how bright each pixel is, float32 H x W in 0..1.
 
     Of R'G'B' in planes this is green, which carries most of it; of packed R'G'B' the mean. Good enough to
-    tell how much two frames of one film differ, which is all it is for.
+    tell how much two frames of one video differ, which is all it is for.
 
     Args:
         full_range: whether black is 0 in a Y'CbCr frame; R'G'B' and grey always span their whole range.

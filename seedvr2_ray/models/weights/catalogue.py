@@ -246,7 +246,7 @@ def default_model(*, cuda_available: bool) -> str:
     """Return the model that ``auto`` stands for on this machine.
 
     The 7B-sharp on a GPU: the VAE costs most of the time in either size, so the 3B saves little. Elsewhere
-    the small model of this package, which takes the same path and gains about half a decibel on degraded film
+    the small model of this package, which takes the same path and gains about half a decibel on degraded video
     (docs/nano.md says where it does not).
     """
     return "seedvr2-7b-sharp" if cuda_available else "nano"

@@ -212,11 +212,11 @@ class Cut:
 
 
 def cut_segments(shots: Sequence[int], num_frames: int, *, longest: int, overlap: int) -> tuple[Cut, ...]:
-    """Cut a film into segments: one for a short shot, several of about equal length for a long one.
+    """Cut a video into segments: one for a short shot, several of about equal length for a long one.
 
     Args:
         shots: first frame of every shot, increasing, the first is 0.
-        num_frames: length of the film.
+        num_frames: length of the video.
         longest: frames in the longest segment, overlap included (a little more after alignment).
         overlap: frames that neighbouring segments of one shot share.
 

@@ -78,7 +78,7 @@ def _pictures(plan: Plan, assembly: Assembly, source_path: str) -> Iterator[Comp
 
 
 def picture_of(plan: Plan, assembly: Assembly, *, source_path: str) -> ComparisonPicture:
-    """Return the frame in the middle of a film before and after."""
+    """Return the frame in the middle of a video before and after."""
     master = probe(assembly.local_paths[0])
     return _picture(plan, assembly, master, plan.media.video.num_frames // 2, source_path)
 

@@ -1,4 +1,4 @@
-"""Finishing one part anywhere: what of a film it takes, and which intermediates have served afterwards."""
+"""Finishing one part anywhere: what of a video it takes, and which intermediates have served afterwards."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from seedvr2_ray.storage.commits import CommitStore
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Neighbourhood:
-    """A segment with those beside it: all that is needed of a film to finish the segment's part."""
+    """A segment with those beside it: all that is needed of a video to finish the segment's part."""
 
     segments: tuple[Segment, ...]
     """The one before, the segment itself and the one after, as far as there are such."""
@@ -31,7 +31,7 @@ class Neighbourhood:
 
 
 def neighbourhood_of(segments: Sequence[Segment], index: int) -> Neighbourhood:
-    """Take a segment and its neighbours out of a film."""
+    """Take a segment and its neighbours out of a video."""
     first = max(0, index - 1)
     return Neighbourhood(segments=tuple(segments[first : index + 2]), position=index - first)
 

@@ -1,4 +1,4 @@
-"""What is left to do for a film, given what is committed: the heart of resume, as a pure function."""
+"""What is left to do for a video, given what is committed: the heart of resume, as a pure function."""
 
 from collections.abc import Container, Sequence
 from dataclasses import dataclass

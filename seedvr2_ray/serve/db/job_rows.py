@@ -16,7 +16,7 @@ from seedvr2_ray.serve.jobs import ErrorInfo, Job, JobState, Progress, ResultInf
 from seedvr2_ray.serve.problems import Refusal
 
 
-class LostClaim(Refusal):
+class LeaseLost(Refusal):
     """A runner wrote about a job that it does not hold any more. It must drop the job and touch nothing of it."""
 
 

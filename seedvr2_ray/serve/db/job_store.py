@@ -16,8 +16,8 @@ from seedvr2_ray.serve.db.job_order import POSITIONS, is_claimable, is_unfinishe
 from seedvr2_ray.serve.db.job_rows import (
     Belonging,
     Changes,
+    LeaseLost,
     Load,
-    LostClaim,
     NewJob,
     Page,
     Renewal,
@@ -32,7 +32,7 @@ from seedvr2_ray.serve.db.webhook_store import enqueue
 from seedvr2_ray.serve.jobs import Job, JobState, require_transition
 from seedvr2_ray.serve.problems import ConflictRefusal, GoneRefusal, MissingRefusal
 
-__all__ = ["Belonging", "Changes", "JobStore", "Load", "LostClaim", "NewJob", "Page", "Renewal"]
+__all__ = ["Belonging", "Changes", "JobStore", "Load", "LeaseLost", "NewJob", "Page", "Renewal"]
 
 MAX_PAGE = 200
 """Most jobs of one page."""
@@ -258,7 +258,7 @@ class JobStore:
         A final step ends the claim and queues the webhook, all at once or not at all.
 
         Raises:
-            LostClaim: the fence is not the latest, or the job has ended.
+            LeaseLost: the fence is not the latest, or the job has ended.
             ConflictRefusal: ``after`` may not follow the job's state.
         """
         with self._database.writing() as connection:
@@ -275,7 +275,7 @@ class JobStore:
         """Write news of a job that a runner holds; its state stays.
 
         Raises:
-            LostClaim: the fence is not the latest, or the job has ended.
+            LeaseLost: the fence is not the latest, or the job has ended.
         """
         update = (
             sa.update(jobs)
@@ -424,8 +424,8 @@ def _held_with(runner: str, fences: Mapping[str, int]) -> sa.ColumnElement[bool]
     return sa.and_(jobs.c.runner == runner, pairs, is_unfinished)
 
 
-def _lost(job_id: str, fence: int) -> LostClaim:
-    return LostClaim(f"job {job_id} is not held with fence {fence} any more; leave it to whoever has it now")
+def _lost(job_id: str, fence: int) -> LeaseLost:
+    return LeaseLost(f"job {job_id} is not held with fence {fence} any more; leave it to whoever has it now")
 
 
 def _made_before(connection: sa.Connection, new: NewJob) -> Job | None:

@@ -15,7 +15,7 @@ _TRACES = "OTEL_"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Observing:
+class Instrumentation:
     """How the processes of one deployment are watched. Small and picklable: it travels to every replica."""
 
     known_secrets: tuple[str, ...] = field(default=(), repr=False)
@@ -38,13 +38,13 @@ class Observing:
         start_error_tracking(self.sentry_dsn, redactor, process=process)
 
 
-def observing_of(environ: Mapping[str, str], secrets: Secrets, *urls: str | None) -> Observing:
+def instrumentation_of(environ: Mapping[str, str], secrets: Secrets, *urls: str | None) -> Instrumentation:
     """Take what is needed from the environment of the entry point.
 
     Args:
         urls: whose passwords must not be shown either.
     """
-    return Observing(
+    return Instrumentation(
         known_secrets=secrets_in(secrets, *urls),
         sentry_dsn=secrets.sentry_dsn,
         traces={name: value for name, value in environ.items() if name.startswith(_TRACES)},

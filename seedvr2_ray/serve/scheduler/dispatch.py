@@ -13,7 +13,7 @@ from seedvr2_ray.errors import RetryableError
 from seedvr2_ray.restoration.work.failures import RetryPolicy, is_transient
 from seedvr2_ray.serve.config import Limits, ModelPool
 from seedvr2_ray.serve.scheduler.fair_share import Candidate, FairShare
-from seedvr2_ray.serve.workers.protocol import SegmentNews, SegmentOrder, Workers
+from seedvr2_ray.serve.workers.protocol import SegmentEvent, SegmentOrder, Workers
 from seedvr2_ray.serve.workers.tasks import StalePlanError
 from seedvr2_ray.telemetry.metrics import count
 
@@ -236,9 +236,9 @@ class Dispatcher:
 
     async def _follow(self, call: _Call) -> Mapping[str, Any]:
         """Listen to a replica until the segment is committed; give up when it stays silent."""
-        async with contextlib.aclosing(self._workers.restore(call.order)) as news:
+        async with contextlib.aclosing(self._workers.restore(call.order)) as events:
             while True:
-                item = await self._next(news, call)
+                item = await self._next(events, call)
                 if item.started:
                     call.started_at = time.monotonic()
                 if item.num_frames:
@@ -246,11 +246,11 @@ class Dispatcher:
                 if item.record is not None:
                     return item.record
 
-    async def _next(self, news: AsyncGenerator[SegmentNews, None], call: _Call) -> SegmentNews:
+    async def _next(self, events: AsyncGenerator[SegmentEvent, None], call: _Call) -> SegmentEvent:
         # Waiting for a replica is no stall: there may be none yet, or others' segments are before this one.
         seconds = None if call.started_at is None else self._limits().stall_seconds
         try:
-            return await asyncio.wait_for(anext(news), seconds)
+            return await asyncio.wait_for(anext(events), seconds)
         except StopAsyncIteration:
             raise RetryableError(f"segment {call.order.segment.index} ended without a record") from None
         except TimeoutError:

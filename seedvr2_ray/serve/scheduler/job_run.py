@@ -9,21 +9,21 @@ from typing import Literal
 from seedvr2_ray.errors import DeploymentError, SeedVR2Error, StorageError
 from seedvr2_ray.restoration.work.failures import is_transient
 from seedvr2_ray.serve.db.job_rows import Changes
-from seedvr2_ray.serve.db.job_store import LostClaim
+from seedvr2_ray.serve.db.job_store import LeaseLost
 from seedvr2_ray.serve.db.usage_store import Use
 from seedvr2_ray.serve.jobs import ErrorInfo, Job, JobState, Progress, ResultInfo
 from seedvr2_ray.serve.problems import kind_of
 from seedvr2_ray.serve.scheduler.dispatch import StalledError
-from seedvr2_ray.serve.scheduler.video_progress import FilmProgress
-from seedvr2_ray.serve.scheduler.video_run import FilmRun, Meter, Shared, patience
+from seedvr2_ray.serve.scheduler.video_progress import VideoProgress
+from seedvr2_ray.serve.scheduler.video_run import Meter, Shared, VideoRun, deadline
 from seedvr2_ray.serve.workers.protocol import PreparedJob, PrepareOrder
 from seedvr2_ray.serve.workers.tasks import StalePlanError
 from seedvr2_ray.telemetry.metrics import count, observe
 
 _log = logging.getLogger(__name__)
 
-_STALLS_OF_A_FILM = 6
-"""Looking for shots and joining go over a whole film, and say nothing meanwhile."""
+_STALLS_OF_A_VIDEO = 6
+"""Looking for shots and joining go over a whole video, and say nothing meanwhile."""
 
 
 class JobRun:
@@ -35,7 +35,7 @@ class JobRun:
         self._shared = shared
         model = str(job.settings["model"])
         self._meter = Meter(model, shared.config.models.get(model), job.gpu_seconds)
-        self._film: FilmProgress | None = None
+        self._video: VideoProgress | None = None
         self._task: asyncio.Task[None] | None = None
         self._end: Literal["drop", "cancel"] | None = None
 
@@ -54,7 +54,7 @@ class JobRun:
 
     def note_use(self) -> None:
         """Write down what the job has taken so far. Blocks."""
-        with contextlib.suppress(LostClaim):
+        with contextlib.suppress(LeaseLost):
             self._shared.jobs.note(self._job.id, self.fence, **self._meter.changes())
 
     async def run(self) -> None:
@@ -71,7 +71,7 @@ class JobRun:
                 raise  # The runner itself is ended.
             if self._end == "cancel":
                 await self._finish_as(JobState.CANCELLED)
-        except LostClaim:
+        except LeaseLost:
             _log.info("%s is somebody else's now", self._job.id)
         except Exception as error:  # noqa: BLE001  # Whatever it was, its owner is told and other jobs go on.
             if isinstance(error, SeedVR2Error):
@@ -96,7 +96,7 @@ class JobRun:
             except Exception as error:
                 if not is_transient(error) or isinstance(error, StalledError):
                     raise
-                done = 0 if self._film is None else self._film.num_done
+                done = 0 if self._video is None else self._video.num_done
                 # An error now and then in a job of days is not the same as one that does not go away.
                 tries, done_before = (1 if done > done_before else tries + 1), done
                 if tries >= self._shared.retries.num_tries:
@@ -140,7 +140,7 @@ class JobRun:
             identity=identity,
         )
         began = time.monotonic()
-        async with patience(limits.fetch_seconds + _STALLS_OF_A_FILM * limits.stall_seconds, "preparing the job"):
+        async with deadline(limits.fetch_seconds + _STALLS_OF_A_VIDEO * limits.stall_seconds, "preparing the job"):
             prepared = await shared.workers.prepare(order)
         observe("seedvr2_stage_seconds", time.monotonic() - began, stage="prepare")
         # The address is named before the result is used, so that nobody deletes it meanwhile.
@@ -159,19 +159,19 @@ class JobRun:
 
     async def _make(self, prepared: PreparedJob) -> ResultInfo:
         """Restore what is not committed yet, finish and publish."""
-        film = self._film = FilmProgress(self._job.id, self._job.source.name, prepared)
-        await self._advance(JobState.RESTORING, film)
-        await FilmRun(self._job, film, self._meter, self._shared).run()
-        await self._advance(JobState.ASSEMBLING, film)
+        video = self._video = VideoProgress(self._job.id, self._job.source.name, prepared)
+        await self._advance(JobState.RESTORING, video)
+        await VideoRun(self._job, video, self._meter, self._shared).run()
+        await self._advance(JobState.ASSEMBLING, video)
         began = time.monotonic()
-        async with patience(_STALLS_OF_A_FILM * self._shared.limits().stall_seconds, "publishing the result"):
-            result = await self._shared.workers.publish(film.publish_order())
+        async with deadline(_STALLS_OF_A_VIDEO * self._shared.limits().stall_seconds, "publishing the result"):
+            result = await self._shared.workers.publish(video.publish_order())
         observe("seedvr2_stage_seconds", time.monotonic() - began, stage="assemble")
-        film.has_preview = True
+        video.has_preview = True
         return result
 
-    async def _advance(self, state: JobState, film: FilmProgress) -> None:
-        progress = film.snapshot(time.monotonic())
+    async def _advance(self, state: JobState, video: VideoProgress) -> None:
+        progress = video.snapshot(time.monotonic())
         self._job = await self._shared.in_thread(
             self._shared.jobs.advance, self._job.id, self.fence, state, progress=progress
         )
@@ -185,8 +185,8 @@ class JobRun:
             changes["result"] = result
         if error is not None:
             changes["error"] = error
-        if self._film is not None:
-            changes["progress"] = self._film.snapshot(time.monotonic())
+        if self._video is not None:
+            changes["progress"] = self._video.snapshot(time.monotonic())
         elif result is not None:
             # Made by an earlier job, with its stills.
             frames = result.num_frames
@@ -196,7 +196,7 @@ class JobRun:
             try:
                 await self._shared.in_thread(self._write_end, state, changes)
                 break
-            except LostClaim:
+            except LeaseLost:
                 return
             except StorageError as failure:
                 _log.warning("the end of %s cannot be written now: %s", self._job.id, failure)
@@ -210,9 +210,9 @@ class JobRun:
 
     def _write_end(self, state: JobState, changes: Changes) -> None:
         """Record the use first: said twice it counts once, but a job that has ended is never looked at again."""
-        meter, film = self._meter, self._film
+        meter, video = self._meter, self._video
         if meter.gpu_seconds > 0:
-            media = None if film is None else film.plan.media
+            media = None if video is None else video.plan.media
             is_whole = media is not None and state is JobState.COMPLETED
             self._shared.usage.record(
                 Use(

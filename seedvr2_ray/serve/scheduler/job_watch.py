@@ -42,14 +42,14 @@ class _Watcher:
     job_id: str
     latest: Snapshot | None = None
     """None once the job is deleted."""
-    has_news: asyncio.Event = field(default_factory=asyncio.Event)
+    has_event: asyncio.Event = field(default_factory=asyncio.Event)
 
     def tell(self, snapshot: Snapshot | None) -> None:
         """Bring the latest; a look that took longer than a later one changes nothing."""
         if snapshot is not None and self.latest is not None and snapshot.job.version < self.latest.job.version:
             return
         self.latest = snapshot
-        self.has_news.set()
+        self.has_event.set()
 
 
 class JobWatch:
@@ -94,12 +94,12 @@ class JobWatch:
             yielded: Snapshot | None = None
             watcher.tell(await anyio.to_thread.run_sync(self.look, job_id))
             while True:
-                await watcher.has_news.wait()
-                watcher.has_news.clear()
+                await watcher.has_event.wait()
+                watcher.has_event.clear()
                 snapshot = watcher.latest
                 if snapshot is None:
                     return
-                if yielded is None or _is_news(yielded, snapshot):
+                if yielded is None or _has_changed(yielded, snapshot):
                     yielded = snapshot
                     yield snapshot
                 if snapshot.job.state.is_final:
@@ -143,25 +143,25 @@ class JobWatch:
                 del self._seen[job_id]
             # A queued job moves up without a change of its own; that is looked at less often.
             try:
-                news = await anyio.to_thread.run_sync(self._read_news, wanted, looks % 8 == 0)
+                events = await anyio.to_thread.run_sync(self._read_snapshots, wanted, looks % 8 == 0)
             except Exception:  # noqa: BLE001  # A database that is away for a moment ends no stream; it is asked again.
                 continue
-            for watcher in [each for each in self._watchers if each.job_id in news]:
-                watcher.tell(news[watcher.job_id])
+            for watcher in [each for each in self._watchers if each.job_id in events]:
+                watcher.tell(events[watcher.job_id])
 
-    def _read_news(self, job_ids: set[str], with_queue: bool) -> dict[str, Snapshot | None]:
+    def _read_snapshots(self, job_ids: set[str], with_queue: bool) -> dict[str, Snapshot | None]:
         versions = self._store.versions(sorted(job_ids))
         waiting = {job_id for job_id in job_ids & self._seen.keys() if self._seen[job_id].job.state is JobState.QUEUED}
         positions = self._store.queue_positions() if with_queue and waiting else {}
-        news: dict[str, Snapshot | None] = {}
+        events: dict[str, Snapshot | None] = {}
         for job_id in job_ids:
             seen = self._seen.get(job_id)
             if seen is None or versions.get(job_id) != seen.job.version:
-                news[job_id] = self._read(job_id)
+                events[job_id] = self._read(job_id)
             elif job_id in waiting and positions.get(job_id, seen.queue_position) != seen.queue_position:
-                news[job_id] = Snapshot(seen.job, positions[job_id])
-        self._seen |= {job_id: snapshot for job_id, snapshot in news.items() if snapshot is not None}
-        return news
+                events[job_id] = Snapshot(seen.job, positions[job_id])
+        self._seen |= {job_id: snapshot for job_id, snapshot in events.items() if snapshot is not None}
+        return events
 
     def _read(self, job_id: str) -> Snapshot | None:
         try:
@@ -170,5 +170,5 @@ class JobWatch:
             return None
 
 
-def _is_news(before: Snapshot, after: Snapshot) -> bool:
+def _has_changed(before: Snapshot, after: Snapshot) -> bool:
     return after.job.version > before.job.version or after.queue_position != before.queue_position

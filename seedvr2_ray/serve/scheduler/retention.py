@@ -15,7 +15,7 @@ from seedvr2_ray.serve.db.upload_store import UploadStore
 from seedvr2_ray.serve.db.webhook_store import WebhookStore
 from seedvr2_ray.serve.jobs import Job
 from seedvr2_ray.serve.problems import GoneRefusal, MissingRefusal
-from seedvr2_ray.serve.workers.tasks import Site
+from seedvr2_ray.serve.workers.tasks import StorageLayout
 from seedvr2_ray.storage.location import remove_folder
 
 _MOST_UPLOADS = 1000
@@ -41,7 +41,7 @@ class Sweeper:
 
     def __init__(
         self,
-        site: Site,
+        layout: StorageLayout,
         rules: Retention,
         jobs: JobStore,
         uploads: UploadStore,
@@ -54,7 +54,7 @@ class Sweeper:
         Args:
             rules: how long things are kept.
         """
-        self._site = site
+        self._layout = layout
         self._rules = rules
         self._jobs = jobs
         self._uploads = uploads
@@ -90,19 +90,19 @@ class Sweeper:
     def _delete_input(self, job: Job) -> None:
         source = job.source
         if source.kind == "url":
-            remove_folder(self._site.source_folder(job.id))
+            remove_folder(self._layout.source_folder(job.id))
         elif source.kind == "upload" and not self._jobs.upload_in_use(source.location, besides=job.id):
             self._delete_upload(source.location)
 
     def _delete_intermediates(self, job: Job) -> None:
-        remove_folder(self._site.deaths_folder(job.id))
+        remove_folder(self._layout.deaths_folder(job.id))
         if job.content is not None and not self._jobs.content_in_use(job.content, besides=job.id):
-            remove_folder(self._site.work_folder(job.content))
+            remove_folder(self._layout.work_folder(job.content))
 
     def _delete_result(self, job: Job) -> None:
         address = job.result_address
         if address is not None and not self._jobs.results_in_use(address, besides=job.id):
-            self._site.results.discard(address)
+            self._layout.results.discard(address)
 
     def _delete_idle_uploads(self) -> int:
         limit = self._clock() - timedelta(hours=self._rules.uploads_hours)
@@ -116,7 +116,7 @@ class Sweeper:
         return len(idle)
 
     def _delete_upload(self, upload_id: str) -> None:
-        remove_folder(self._site.upload_folder(upload_id))
+        remove_folder(self._layout.upload_folder(upload_id))
         try:
             self._uploads.delete(upload_id)
         except (GoneRefusal, MissingRefusal):

@@ -72,7 +72,7 @@ class JobRunner:
         )
         self._runs: dict[str, JobRun] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._has_news = asyncio.Event()
+        self._has_event = asyncio.Event()
         self._is_draining = False
         self._has_drained = asyncio.Event()
         self._renewed_at = time.monotonic()
@@ -96,7 +96,7 @@ class JobRunner:
 
     def wake(self) -> None:
         """There is something new: look at once."""
-        self._has_news.set()
+        self._has_event.set()
 
     def replace_limits(self, limits: Limits) -> None:
         """Change limits while jobs run; from their next step on they hold for those too."""
@@ -148,12 +148,12 @@ class JobRunner:
 
     async def _claim_and_wait(self) -> None:
         while not self._is_draining:
-            self._has_news.clear()
+            self._has_event.clear()
             room = self._limits.max_active_jobs - len(self._runs)
             if room > 0:
                 await self._claim(room)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._has_news.wait(), _LOOK_SECONDS)
+                await asyncio.wait_for(self._has_event.wait(), _LOOK_SECONDS)
 
     async def _claim(self, room: int) -> None:
         try:

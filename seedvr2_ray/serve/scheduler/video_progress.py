@@ -13,7 +13,7 @@ _WINDOW_SECONDS = 20.0
 """Over which the speed is measured."""
 
 
-class FilmProgress:
+class VideoProgress:
     """One job between its plan and its master: says which orders to give, and takes what came of them."""
 
     def __init__(self, job_id: str, name: str, prepared: PreparedJob) -> None:

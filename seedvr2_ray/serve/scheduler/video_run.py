@@ -17,7 +17,7 @@ from seedvr2_ray.serve.db.usage_store import UsageStore
 from seedvr2_ray.serve.jobs import Job
 from seedvr2_ray.serve.scheduler.dispatch import Dispatcher, Line, Restored
 from seedvr2_ray.serve.scheduler.fair_share import Candidate
-from seedvr2_ray.serve.scheduler.video_progress import FilmProgress
+from seedvr2_ray.serve.scheduler.video_progress import VideoProgress
 from seedvr2_ray.serve.service.results import Results
 from seedvr2_ray.serve.workers.protocol import PartOrder, SegmentOrder, Workers
 from seedvr2_ray.telemetry.metrics import count, observe
@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 _NOTE_SECONDS = 0.5
 """Progress is written at most so often."""
 _MOST_PARTS_AT_ONCE = 4
-"""Of one job, so that a long film leaves finishers to others."""
+"""Of one job, so that a long video leaves finishers to others."""
 
 _STALLS_OF_A_PART = 2
 """A finisher says nothing while it works, so it gets more time than the silence of a replica."""
@@ -58,7 +58,7 @@ class Shared:
 
 
 @contextlib.asynccontextmanager
-async def patience(seconds: float, what: str) -> AsyncIterator[None]:
+async def deadline(seconds: float, what: str) -> AsyncIterator[None]:
     """Give a call up that takes longer than anybody planned for: whoever is at work on it hangs.
 
     Raises:
@@ -97,13 +97,13 @@ class Meter:
         return {"gpu_seconds": round(self.gpu_seconds, 3), "cost": round(self.cost, 6)}
 
 
-class FilmRun:
+class VideoRun:
     """Has one planned job restored and finished. Runs once."""
 
-    def __init__(self, job: Job, film: FilmProgress, meter: Meter, shared: Shared) -> None:
+    def __init__(self, job: Job, video: VideoProgress, meter: Meter, shared: Shared) -> None:
         """Begin nothing yet."""
         self._job = job
-        self._film = film
+        self._video = video
         self._meter = meter
         self._shared = shared
         self._has_changed = asyncio.Event()
@@ -113,7 +113,7 @@ class FilmRun:
         """Return when every part is committed.
 
         Raises:
-            LostClaim: the job is somebody else's.
+            LeaseLost: the job is somebody else's.
             SeedVR2Error: whatever a segment or a part could not be made for.
         """
         line = self._open_line()
@@ -128,12 +128,12 @@ class FilmRun:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _follow(self, line: Line, noting: asyncio.Task[None]) -> None:
-        film = self._film
+        video = self._video
         outcome = asyncio.create_task(line.outcomes.get())
         try:
-            while not film.work.is_done:
+            while not video.work.is_done:
                 await self._make_preview()
-                for order in film.part_orders(_MOST_PARTS_AT_ONCE - len(self._parts)):
+                for order in video.part_orders(_MOST_PARTS_AT_ONCE - len(self._parts)):
                     self._parts[asyncio.create_task(self._finish_part(order))] = order
                 await asyncio.wait([outcome, noting, *self._parts], return_when=asyncio.FIRST_COMPLETED)
                 if noting.done():
@@ -144,58 +144,58 @@ class FilmRun:
                 for task in [task for task in self._parts if task.done()]:
                     order = self._parts.pop(task)
                     task.result()
-                    film.take_part(order)
+                    video.take_part(order)
                 self._has_changed.set()
         finally:
             outcome.cancel()
 
     def _open_line(self) -> Line:
-        job, film = self._job, self._film
+        job, video = self._job, self._video
         return self._shared.dispatcher.open_line(
             Candidate(
                 job_id=job.id, owner=job.owner, priority=job.priority, order=int(job.created_at.timestamp() * 1e3)
             ),
             self._meter.model,
-            film.segment_orders(self._shared.limits().max_segment_tries),
-            megapixels_per_frame=film.megapixels_per_frame,
+            video.segment_orders(self._shared.limits().max_segment_tries),
+            megapixels_per_frame=video.megapixels_per_frame,
             on_frames=self._take_frames,
             on_seconds=self._meter.add_seconds,
         )
 
     def _take_frames(self, order: SegmentOrder, num_frames: int) -> None:
         if num_frames:
-            megapixels = num_frames * self._film.megapixels_per_frame
-            self._film.take_frames(order.segment.index, num_frames, time.monotonic())
+            megapixels = num_frames * self._video.megapixels_per_frame
+            self._video.take_frames(order.segment.index, num_frames, time.monotonic())
             self._meter.megapixels += megapixels
             count("seedvr2_frames", num_frames)
             count("seedvr2_megapixels", megapixels)
         else:
-            self._film.take_back(order.segment.index)
+            self._video.take_back(order.segment.index)
         self._has_changed.set()
 
     def _take(self, outcome: Restored | BaseException) -> None:
         if isinstance(outcome, BaseException):
             raise outcome
         segment, record = outcome.order.segment, outcome.record
-        self._film.take_restored(segment.index)
+        self._video.take_restored(segment.index)
         count("seedvr2_idle_seconds", float(record["idle_seconds"]))
         observe("seedvr2_stage_seconds", float(record["seconds"]), stage="restore")
         observe("seedvr2_frames_per_second", segment.num_frames / max(record["seconds"], 1e-3), stage="restore")
 
     async def _make_preview(self) -> None:
         """Make stills from the first segment that is in, before its intermediate is used up."""
-        order = self._film.preview_order()
+        order = self._video.preview_order()
         if order is None:
             return
         try:
-            self._film.has_preview = await self._shared.workers.preview(order)
+            self._video.has_preview = await self._shared.workers.preview(order)
         except Exception as error:  # noqa: BLE001  # Stills come with the result at the latest.
             _log.warning("no preview of %s yet: %s", self._job.id, error)
         self._has_changed.set()
 
     async def _finish_part(self, order: PartOrder) -> None:
         began = time.monotonic()
-        async with patience(_STALLS_OF_A_PART * self._shared.limits().stall_seconds, "finishing a part"):
+        async with deadline(_STALLS_OF_A_PART * self._shared.limits().stall_seconds, "finishing a part"):
             await self._shared.workers.finish(order)
         seconds = max(time.monotonic() - began, 1e-3)
         observe("seedvr2_stage_seconds", seconds, stage="finish")
@@ -206,7 +206,7 @@ class FilmRun:
         while True:
             await self._has_changed.wait()
             self._has_changed.clear()
-            progress = self._film.snapshot(time.monotonic())
+            progress = self._video.snapshot(time.monotonic())
             with contextlib.suppress(StorageError):
                 await self._shared.in_thread(
                     self._shared.jobs.note,

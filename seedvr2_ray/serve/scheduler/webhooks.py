@@ -23,7 +23,7 @@ from seedvr2_ray.serve.config import FetchRules, Webhooks
 from seedvr2_ray.serve.db.database import Clock, utc_now
 from seedvr2_ray.serve.db.webhook_store import Webhook, WebhookStore
 from seedvr2_ray.serve.problems import FetchRefusal, GoneRefusal, MissingRefusal
-from seedvr2_ray.serve.security.egress import NoAddressError, Outside
+from seedvr2_ray.serve.security.egress import Egress, NoAddressError
 from seedvr2_ray.serve.security.fetch import require_fetchable
 
 _log = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ class WebhookSender:
         describe: Describe,
         *,
         clock: Clock = utc_now,
-        outside: Outside | None = None,
+        outside: Egress | None = None,
     ) -> None:
         """Prepare to sign and send.
 
@@ -90,7 +90,7 @@ class WebhookSender:
         self._rules = rules
         self._describe = describe
         self._clock = clock
-        self._outside = outside or Outside(allow_private=rules.allow_private)
+        self._outside = outside or Egress(allow_private=rules.allow_private)
 
     def deliver_due(self, *, limit: int = 64) -> Delivered:
         """Send the messages whose time has come, a few at once, and note how it went. Blocks; call it in a thread."""

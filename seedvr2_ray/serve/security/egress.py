@@ -39,7 +39,7 @@ def resolve(host: str, port: int) -> Sequence[str]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outside:
+class Egress:
     """The ways out of this machine."""
 
     resolver: Resolver = resolve
@@ -108,7 +108,7 @@ class Outside:
 class _CheckedBackend(httpcore.NetworkBackend):
     """Connects to checked addresses only, and to nothing after the deadline."""
 
-    def __init__(self, outside: Outside, deadline: float) -> None:
+    def __init__(self, outside: Egress, deadline: float) -> None:
         self._outside = outside
         self._deadline = deadline
         self._sockets = httpcore.SyncBackend()

@@ -24,7 +24,7 @@ import httpx
 from seedvr2_ray.errors import CapacityError, SeedVR2Error, StorageError
 from seedvr2_ray.serve.config import FetchRules, Limits
 from seedvr2_ray.serve.problems import FetchRefusal
-from seedvr2_ray.serve.security.egress import NoAddressError, Outside
+from seedvr2_ray.serve.security.egress import Egress, NoAddressError
 from seedvr2_ray.serve.security.network_addresses import matches_host
 from seedvr2_ray.storage.location import PART_PREFIX, printable
 
@@ -53,7 +53,7 @@ def fetch_url(
     rules: FetchRules,
     limits: Limits,
     *,
-    outside: Outside | None = None,
+    outside: Egress | None = None,
     check_cancelled: Callable[[], None] = lambda: None,
 ) -> Fetched:
     """Download a file; the target appears when it is complete, or not at all.
@@ -71,7 +71,7 @@ def fetch_url(
         StorageError: the server does not answer now.
         CapacityError: there is no room for the file here.
     """
-    way = outside or Outside(allow_private=rules.allow_private)
+    way = outside or Egress(allow_private=rules.allow_private)
     deadline = time.monotonic() + limits.fetch_seconds
     part = target.with_name(f"{PART_PREFIX}{uuid4().hex}")
     try:
@@ -155,7 +155,7 @@ def _follow(
     part: Path,
     rules: FetchRules,
     limits: Limits,
-    way: Outside,
+    way: Egress,
     deadline: float,
     check_cancelled: Callable[[], None],
 ) -> Fetched:

@@ -1,8 +1,8 @@
 """Looking at a file nobody has vouched for, in a process that may crash, hang or eat memory without harm.
 
 One small server per process of ours (:mod:`seedvr2_ray.serve.security.inspection_server`) has the parsers loaded and
-forks a child for every file, so that a look costs milliseconds. The child has limits on memory, time, files and the system
-calls it may make; what it answers is JSON, checked like any input, for a child taken over by a file may say anything.
+forks a child for every file, so that a look costs milliseconds. The child has limits on memory, time, files and the
+system calls it may make; what it answers is JSON, checked like any input: a child taken over may say anything.
 """
 
 import atexit

@@ -12,7 +12,7 @@ from seedvr2_ray.settings import RestoreSettings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Appraisal:
+class JobEstimate:
     """An estimate of one job."""
 
     segments: int
@@ -32,7 +32,9 @@ class Appraisal:
     """Before it begins, judging by what waits now."""
 
 
-def appraise(media: MediaInfo, settings: RestoreSettings, pool: ModelPool, *, name: str, max_pixels: int) -> Appraisal:
+def estimate_job(
+    media: MediaInfo, settings: RestoreSettings, pool: ModelPool, *, name: str, max_pixels: int
+) -> JobEstimate:
     """Estimate a job whose source has been probed.
 
     Args:
@@ -56,7 +58,7 @@ def appraise(media: MediaInfo, settings: RestoreSettings, pool: ModelPool, *, na
         return replace(refused(str(error)), frames=media.video.num_frames, notices=media.preflight)
     seconds = plan.restored_megapixels / pool.megapixels_per_second
     gpu_seconds = seconds * pool.gang_size
-    return Appraisal(
+    return JobEstimate(
         segments=len(plan.segments),
         frames=plan.restored_frames,
         width=plan.recipe.geometry.width,
@@ -68,8 +70,8 @@ def appraise(media: MediaInfo, settings: RestoreSettings, pool: ModelPool, *, na
     )
 
 
-def refused(reason: str) -> Appraisal:
+def refused(reason: str) -> JobEstimate:
     """Say that a job would not be taken."""
-    return Appraisal(
+    return JobEstimate(
         segments=0, frames=0, width=0, height=0, seconds=0.0, gpu_seconds=0.0, cost=0.0, refusals=(reason,)
     )

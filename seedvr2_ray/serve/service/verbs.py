@@ -38,7 +38,7 @@ from seedvr2_ray.serve.security.inspection import Inspector, shared_inspector
 from seedvr2_ray.serve.security.links import SignedLinks
 from seedvr2_ray.serve.security.rate_limits import RequestLimiter, counted_as
 from seedvr2_ray.serve.service.admission import queue_seconds, require_quota, require_room
-from seedvr2_ray.serve.service.estimate import Appraisal, appraise, refused
+from seedvr2_ray.serve.service.estimate import JobEstimate, estimate_job, refused
 from seedvr2_ray.serve.service.remote_sources import borrowed
 from seedvr2_ray.serve.service.results import Results, StoredFile
 from seedvr2_ray.serve.service.submission import Submission, require_sane, settle_settings, source_of_url
@@ -141,10 +141,10 @@ class Service:
         """
         caller.require("jobs:write")
         settings = self._checked(submission)
-        source, appraisal = await self._look_at_source(caller, submission, settings)
-        if appraisal is not None and appraisal.refusals:
-            raise InputError(appraisal.refusals[0])
-        gpu_seconds = 0.0 if appraisal is None else appraisal.gpu_seconds
+        source, estimate = await self._look_at_source(caller, submission, settings)
+        if estimate is not None and estimate.refusals:
+            raise InputError(estimate.refusals[0])
+        gpu_seconds = 0.0 if estimate is None else estimate.gpu_seconds
         new = NewJob(
             owner=caller.owner,
             source=source,
@@ -172,7 +172,7 @@ class Service:
         load = await _in_thread(self.jobs.load, caller.owner)
         self._admit(load, gpu_seconds=0.0, used=await self._used_today(caller))
 
-    async def estimate(self, caller: Caller, submission: Submission) -> Appraisal:
+    async def estimate(self, caller: Caller, submission: Submission) -> JobEstimate:
         """Say what a submission would take and cost; why it would be refused is part of the answer.
 
         Raises:
@@ -181,17 +181,17 @@ class Service:
         caller.require("jobs:read")
         settings = self._checked(submission)
         try:
-            source, appraisal = await self._look_at_source(caller, submission, settings)
-            if appraisal is None:
-                appraisal = await _in_thread(self._appraise_remote, source, settings, limiter=self._borrowings)
+            source, estimate = await self._look_at_source(caller, submission, settings)
+            if estimate is None:
+                estimate = await _in_thread(self._estimate_remote, source, settings, limiter=self._borrowings)
         except (MediaError, FetchRefusal) as error:
-            appraisal = refused(str(error))
+            estimate = refused(str(error))
         load = await _in_thread(self.jobs.load, caller.owner)
         try:
-            self._admit(load, gpu_seconds=appraisal.gpu_seconds, used=await self._used_today(caller))
+            self._admit(load, gpu_seconds=estimate.gpu_seconds, used=await self._used_today(caller))
         except RateRefusal as refusal:
-            appraisal = replace(appraisal, refusals=(*appraisal.refusals, str(refusal)))
-        return replace(appraisal, queue_seconds=queue_seconds(load, self.config))
+            estimate = replace(estimate, refusals=(*estimate.refusals, str(refusal)))
+        return replace(estimate, queue_seconds=queue_seconds(load, self.config))
 
     async def get(self, caller: Caller, job_id: str) -> Job:
         """Return a job of the caller's.
@@ -319,27 +319,27 @@ class Service:
 
     async def _look_at_source(
         self, caller: Caller, submission: Submission, settings: RestoreSettings
-    ) -> tuple[Source, Appraisal | None]:
+    ) -> tuple[Source, JobEstimate | None]:
         """Check the source; what a URL holds is only known once a runner has fetched it."""
         if submission.url is not None:
             return source_of_url(submission.url, self.config), None
         assert submission.upload_id is not None
         upload = await self.uploads.require_complete(caller, submission.upload_id)
         source = Source(kind="upload", location=upload.id, name=upload.name, num_bytes=upload.num_bytes)
-        return source, await _in_thread(self._appraise_upload, upload, settings, limiter=self._looks)
+        return source, await _in_thread(self._estimate_upload, upload, settings, limiter=self._looks)
 
-    def _appraise_upload(self, upload: Upload, settings: RestoreSettings) -> Appraisal:
+    def _estimate_upload(self, upload: Upload, settings: RestoreSettings) -> JobEstimate:
         with self.uploads.opened(upload) as path:
-            return self._appraise(path, upload.name, settings)
+            return self._estimate_job(path, upload.name, settings)
 
-    def _appraise_remote(self, source: Source, settings: RestoreSettings) -> Appraisal:
+    def _estimate_remote(self, source: Source, settings: RestoreSettings) -> JobEstimate:
         with borrowed(source, self.config.fetch, self.limits, self._scratch / "estimates") as path:
-            return self._appraise(path, source.name, settings)
+            return self._estimate_job(path, source.name, settings)
 
-    def _appraise(self, path: Path, name: str, settings: RestoreSettings) -> Appraisal:
+    def _estimate_job(self, path: Path, name: str, settings: RestoreSettings) -> JobEstimate:
         media = self._inspector.inspect(path, self.limits, salvage=settings.salvage)
         pool = self.config.models[settings.model]
-        return appraise(media, settings, pool, name=name, max_pixels=self.limits.max_pixels)
+        return estimate_job(media, settings, pool, name=name, max_pixels=self.limits.max_pixels)
 
     def _admit(self, load: Load, *, gpu_seconds: float, used: float) -> None:
         require_quota(used, self.limits)

@@ -6,12 +6,12 @@ from functools import partial
 from typing import TypeVar
 
 from seedvr2_ray.serve.jobs import ResultInfo
-from seedvr2_ray.serve.observability.instrumentation import Observing
+from seedvr2_ray.serve.observability.instrumentation import Instrumentation
 from seedvr2_ray.serve.security.inspection import shared_inspector
 from seedvr2_ray.serve.workers import tasks as work
 from seedvr2_ray.serve.workers.protocol import PartOrder, PreparedJob, PrepareOrder, PreviewOrder, PublishOrder
 from seedvr2_ray.serve.workers.scratch_cleanup import keep_tidy
-from seedvr2_ray.serve.workers.tasks import Site
+from seedvr2_ray.serve.workers.tasks import StorageLayout
 
 Result = TypeVar("Result")
 
@@ -19,29 +19,29 @@ Result = TypeVar("Result")
 class Finisher:
     """Does one or a few of these at a time in threads; holds nothing between them."""
 
-    def __init__(self, site: Site, observing: Observing | None = None) -> None:
+    def __init__(self, layout: StorageLayout, instrumentation: Instrumentation | None = None) -> None:
         """Start the process that looks at files, so that the first job need not wait for it."""
-        if observing is not None:
-            observing.start("finisher")
-        self._site = site
-        keep_tidy(site)
+        if instrumentation is not None:
+            instrumentation.start("finisher")
+        self._layout = layout
+        keep_tidy(layout)
         shared_inspector().start()
 
     async def prepare(self, order: PrepareOrder) -> PreparedJob:
         """Fetch, look, plan."""
-        return await self._run(partial(work.prepare, self._site, order))
+        return await self._run(partial(work.prepare, self._layout, order))
 
     async def finish(self, order: PartOrder) -> None:
         """Finish one part."""
-        await self._run(partial(work.finish, self._site, order))
+        await self._run(partial(work.finish, self._layout, order))
 
     async def publish(self, order: PublishOrder) -> ResultInfo:
         """Join and publish."""
-        return await self._run(partial(work.publish_result, self._site, order))
+        return await self._run(partial(work.publish_result, self._layout, order))
 
     async def preview(self, order: PreviewOrder) -> bool:
         """Make stills."""
-        return await self._run(partial(work.preview, self._site, order))
+        return await self._run(partial(work.preview, self._layout, order))
 
     async def _run(self, function: Callable[[], Result]) -> Result:
         return await asyncio.to_thread(function)

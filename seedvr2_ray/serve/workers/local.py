@@ -15,11 +15,11 @@ from seedvr2_ray.serve.workers.protocol import (
     PrepareOrder,
     PreviewOrder,
     PublishOrder,
-    SegmentNews,
+    SegmentEvent,
     SegmentOrder,
 )
 from seedvr2_ray.serve.workers.segment_stream import SegmentCall
-from seedvr2_ray.serve.workers.tasks import Site
+from seedvr2_ray.serve.workers.tasks import StorageLayout
 from seedvr2_ray.settings import RestoreSettings
 
 Result = TypeVar("Result")
@@ -28,7 +28,7 @@ Result = TypeVar("Result")
 class LocalWorkers:
     """A few restorers per model and a few threads for everything else. Belongs to one event loop."""
 
-    def __init__(self, site: Site, *, num_replicas: int = 1, num_finishers: int = 2) -> None:
+    def __init__(self, layout: StorageLayout, *, num_replicas: int = 1, num_finishers: int = 2) -> None:
         """Start nothing yet.
 
         Args:
@@ -36,7 +36,7 @@ class LocalWorkers:
             num_replicas: segments of one model at a time; each has a restorer of its own.
             num_finishers: threads that prepare, finish and publish.
         """
-        self._site = site
+        self._layout = layout
         self._num_replicas = num_replicas
         self._threads = ThreadPoolExecutor(num_finishers, thread_name_prefix="finisher")
         self._restoring = ThreadPoolExecutor(thread_name_prefix="restorer", max_workers=64)
@@ -44,13 +44,13 @@ class LocalWorkers:
 
     async def identify(self, model: str, *, again: bool = False) -> RestorerIdentity:
         """Ask the source of the restorers; it does not change while this process lives."""
-        return await self._run(partial(self._site.restorers.identify, RestoreSettings(model=model)))
+        return await self._run(partial(self._layout.restorers.identify, RestoreSettings(model=model)))
 
     async def prepare(self, order: PrepareOrder) -> PreparedJob:
         """Fetch, look, plan."""
-        return await self._run(partial(work.prepare, self._site, order))
+        return await self._run(partial(work.prepare, self._layout, order))
 
-    async def restore(self, order: SegmentOrder) -> AsyncGenerator[SegmentNews, None]:
+    async def restore(self, order: SegmentOrder) -> AsyncGenerator[SegmentEvent, None]:
         """Wait for a restorer of the model, and use it until its thread is done, whoever still listens."""
         model = order.recipe.restorer.name
         idle = self._idle_restorers(model)
@@ -58,15 +58,15 @@ class LocalWorkers:
         call: SegmentCall | None = None
         try:
             if restorer is None:
-                load = partial(self._site.restorers.load, RestoreSettings(model=model))
+                load = partial(self._layout.restorers.load, RestoreSettings(model=model))
                 restorer = await self._run(load)
-            call = SegmentCall(self._site, order, restorer, self._restoring)
-            news = call.news()
+            call = SegmentCall(self._layout, order, restorer, self._restoring)
+            events = call.events()
             try:
-                async for item in news:
+                async for item in events:
                     yield item
             finally:
-                await news.aclose()
+                await events.aclose()
         finally:
             if call is None:
                 idle.put_nowait(restorer)
@@ -76,15 +76,15 @@ class LocalWorkers:
 
     async def finish(self, order: PartOrder) -> None:
         """Finish one part."""
-        await self._run(partial(work.finish, self._site, order))
+        await self._run(partial(work.finish, self._layout, order))
 
     async def publish(self, order: PublishOrder) -> ResultInfo:
         """Join and publish."""
-        return await self._run(partial(work.publish_result, self._site, order))
+        return await self._run(partial(work.publish_result, self._layout, order))
 
     async def preview(self, order: PreviewOrder) -> bool:
         """Make stills."""
-        return await self._run(partial(work.preview, self._site, order))
+        return await self._run(partial(work.preview, self._layout, order))
 
     def close(self) -> None:
         """Let the threads end; what still runs in them ends by itself."""

@@ -57,7 +57,7 @@ class SegmentOrder:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SegmentNews:
+class SegmentEvent:
     """Something happened to a segment that a replica works on."""
 
     started: bool = False
@@ -80,7 +80,7 @@ class PartOrder:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PublishOrder:
-    """Join a film's parts and publish the master."""
+    """Join a video's parts and publish the master."""
 
     job_id: str
     source: Pinned
@@ -114,7 +114,7 @@ class Workers(Protocol):
     async def prepare(self, order: PrepareOrder) -> PreparedJob:
         """Fetch, probe in a process of its own, find shots, plan."""
 
-    def restore(self, order: SegmentOrder) -> AsyncGenerator[SegmentNews, None]:
+    def restore(self, order: SegmentOrder) -> AsyncGenerator[SegmentEvent, None]:
         """Restore a segment; closing the generator stops the replica within a batch of frames."""
 
     async def finish(self, order: PartOrder) -> None:

@@ -19,7 +19,7 @@ from seedvr2_ray.serve.workers.protocol import (
     PrepareOrder,
     PreviewOrder,
     PublishOrder,
-    SegmentNews,
+    SegmentEvent,
     SegmentOrder,
 )
 
@@ -54,7 +54,7 @@ class RayWorkers:
         prepared: PreparedJob = await self._ask(self._finisher.prepare.remote(order))
         return prepared
 
-    async def restore(self, order: SegmentOrder) -> AsyncGenerator[SegmentNews, None]:
+    async def restore(self, order: SegmentOrder) -> AsyncGenerator[SegmentEvent, None]:
         """Have a replica restore a segment; closing the generator cancels its request."""
         handle = self._restorers[order.recipe.restorer.name]
         response: Any = handle.options(stream=True).restore.remote(order)

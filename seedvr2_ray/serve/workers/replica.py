@@ -10,12 +10,12 @@ from typing import Any
 from seedvr2_ray.errors import DeploymentError
 from seedvr2_ray.restoration.restorer import Restorer, RestorerIdentity
 from seedvr2_ray.restoration.work.failures import leaves_device_unusable
-from seedvr2_ray.serve.observability.instrumentation import Observing
+from seedvr2_ray.serve.observability.instrumentation import Instrumentation
 from seedvr2_ray.serve.workers.identities import remember_identity
-from seedvr2_ray.serve.workers.protocol import SegmentNews, SegmentOrder
+from seedvr2_ray.serve.workers.protocol import SegmentEvent, SegmentOrder
 from seedvr2_ray.serve.workers.scratch_cleanup import keep_tidy
 from seedvr2_ray.serve.workers.segment_stream import SegmentCall
-from seedvr2_ray.serve.workers.tasks import Site
+from seedvr2_ray.serve.workers.tasks import StorageLayout
 from seedvr2_ray.settings import RestoreSettings
 
 _log = logging.getLogger(__name__)
@@ -24,7 +24,9 @@ _log = logging.getLogger(__name__)
 class RestorerReplica:
     """Holds a model and restores what it is ordered. Everything that takes time happens in threads."""
 
-    def __init__(self, site: Site, model: str, stall_seconds: float, observing: Observing | None = None) -> None:
+    def __init__(
+        self, layout: StorageLayout, model: str, stall_seconds: float, instrumentation: Instrumentation | None = None
+    ) -> None:
         """Load the model, so that a replica which is up is ready.
 
         A model that cannot be had is no reason to start again and again: those who order something are told.
@@ -33,10 +35,10 @@ class RestorerReplica:
             stall_seconds: a segment that shows no sign of life for so long makes the replica unhealthy.
             observing: how this process is watched; not at all when not given.
         """
-        if observing is not None:
-            observing.start(f"restorer-{model}")
-        self._site = site
-        keep_tidy(site)
+        if instrumentation is not None:
+            instrumentation.start(f"restorer-{model}")
+        self._layout = layout
+        keep_tidy(layout)
         self._model = model
         self._stall_seconds = stall_seconds
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="restorer")
@@ -62,14 +64,14 @@ class RestorerReplica:
         """
         return (await self._loaded()).identity
 
-    async def restore(self, order: SegmentOrder) -> AsyncGenerator[SegmentNews, None]:
+    async def restore(self, order: SegmentOrder) -> AsyncGenerator[SegmentEvent, None]:
         """Restore a segment and say how far it is; closing the generator stops it within a batch of frames."""
         async with self._turn:
             await self._end_of_last_call()
-            call = self._call = SegmentCall(self._site, order, await self._loaded(), self._threads)
-            news = call.news()
+            call = self._call = SegmentCall(self._layout, order, await self._loaded(), self._threads)
+            events = call.events()
             try:
-                async for item in news:
+                async for item in events:
                     yield item
             except Exception as error:
                 if leaves_device_unusable(error):
@@ -77,7 +79,7 @@ class RestorerReplica:
                     _log.error("CUDA failed and cannot recover in this process: %s", error)
                 raise
             finally:
-                await news.aclose()
+                await events.aclose()
 
     async def check_health(self) -> None:
         """Fail when only a new process helps. Answers at once, whatever the threads are doing.
@@ -107,6 +109,6 @@ class RestorerReplica:
         return self._restorer
 
     def _load(self) -> Restorer:
-        restorer = self._site.restorers.load(RestoreSettings(model=self._model))
-        remember_identity(self._site.data, self._model, restorer.identity)
+        restorer = self._layout.restorers.load(RestoreSettings(model=self._model))
+        remember_identity(self._layout.data, self._model, restorer.identity)
         return restorer

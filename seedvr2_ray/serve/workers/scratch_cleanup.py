@@ -4,20 +4,20 @@ import logging
 import threading
 import time
 
-from seedvr2_ray.serve.workers.tasks import Site
+from seedvr2_ray.serve.workers.tasks import StorageLayout
 
 _log = logging.getLogger(__name__)
 
 _EVERY_SECONDS = 600.0
 
 
-def keep_tidy(site: Site) -> None:
+def keep_tidy(layout: StorageLayout) -> None:
     """Delete what nobody needs any more, now and every few minutes, in a thread that ends with the process."""
 
     def tidy() -> None:
         while True:
             try:
-                site.remove_abandoned()
+                layout.remove_abandoned()
             except OSError as error:
                 _log.warning("the scratch folder cannot be tidied now: %s", error)
             time.sleep(_EVERY_SECONDS)

@@ -65,7 +65,7 @@ class Stopped(Exception):  # Nothing went wrong.
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Site:
+class StorageLayout:
     """Where a deployment keeps things, as every process of it must know: small, picklable."""
 
     data: str
@@ -144,7 +144,7 @@ class Site:
 
 
 @traced("prepare")
-def prepare(site: Site, order: PrepareOrder) -> PreparedJob:
+def prepare(layout: StorageLayout, order: PrepareOrder) -> PreparedJob:
     """Fetch a source, look whether what is asked for is published, and if it is not, inspect and plan.
 
     Raises:
@@ -152,28 +152,28 @@ def prepare(site: Site, order: PrepareOrder) -> PreparedJob:
         RetryableError: a server or a store did not answer.
     """
     # Noted before it is read: a file that kills whoever reads it would kill one after the other.
-    deaths = site.log.record_attempt(_PREPARE_DEATHS, order.job_id) - 1
+    deaths = layout.log.record_attempt(_PREPARE_DEATHS, order.job_id) - 1
     try:
         if deaths >= order.limits.max_segment_tries:
             raise MediaError(
                 f"{order.source.name} ended the process that read it {deaths} times; convert it with another program"
             )
-        return _prepare(site, order)
+        return _prepare(layout, order)
     finally:
         # Whoever gets here did not die of it.
         with suppress(RetryableError):
-            site.log.clear_attempts(_PREPARE_DEATHS, order.job_id)
+            layout.log.clear_attempts(_PREPARE_DEATHS, order.job_id)
 
 
-def _prepare(site: Site, order: PrepareOrder) -> PreparedJob:
+def _prepare(layout: StorageLayout, order: PrepareOrder) -> PreparedJob:
     settings = RestoreSettings.from_mapping(order.settings)
-    url = _bring_here(site, order)
+    url = _bring_here(layout, order)
     version = fingerprint(url)
-    with site.copies.opened(url, version) as path:
+    with layout.copies.opened(url, version) as path:
         source = pin(url, version, path)
         require_unchanged(source)
         address = result_address(source.content, order.source.name, settings, order)
-        published = site.results.find(address, name=order.source.name)
+        published = layout.results.find(address, name=order.source.name)
         if published is not None:
             return PreparedJob(
                 source=source,
@@ -182,7 +182,7 @@ def _prepare(site: Site, order: PrepareOrder) -> PreparedJob:
                 published=replace(published, was_cached=True),
                 has_preview=True,
             )
-        store = site.store_of(source.content)
+        store = layout.store_of(source.content)
         plan = _plan(order, settings, source, path, store)
     return PreparedJob(
         source=source,
@@ -190,7 +190,7 @@ def _prepare(site: Site, order: PrepareOrder) -> PreparedJob:
         plan=plan,
         restored=store.addresses(RESTORED),
         parts=store.addresses(PARTS),
-        has_preview=site.results.has("after", address),
+        has_preview=layout.results.has("after", address),
     )
 
 
@@ -239,17 +239,17 @@ def target_name(media: MediaInfo, settings: RestoreSettings, source_name: str) -
     return f"restored.{container}"
 
 
-def _bring_here(site: Site, order: PrepareOrder) -> str:
+def _bring_here(layout: StorageLayout, order: PrepareOrder) -> str:
     """Return the URL under which every machine can read the source."""
     source = order.source
     if source.kind == "object":
         _require_allowed(source, order.fetch.object_prefixes)
         return source.location
     if source.kind == "upload":
-        return f"{site.upload_folder(source.location)}/{_plain(source.name)}"
-    url = f"{site.source_folder(order.job_id)}/{_plain(source.name)}"
+        return f"{layout.upload_folder(source.location)}/{_plain(source.name)}"
+    url = f"{layout.source_folder(order.job_id)}/{_plain(source.name)}"
     if not exists(url):
-        with site.workspace() as folder:
+        with layout.workspace() as folder:
             fetched = folder / "fetched"
             fetch_url(source.location, fetched, order.fetch, order.limits)
             publish(fetched, url, overwrite=True)
@@ -270,7 +270,7 @@ def _require_allowed(source: Source, prefixes: Sequence[str]) -> None:
 
 @traced("restore")
 def restore(
-    site: Site,
+    layout: StorageLayout,
     order: SegmentOrder,
     restorer: Restorer,
     *,
@@ -284,7 +284,7 @@ def restore(
         MediaError: the segment ended too many processes.
         Stopped: or whatever else ``check_cancelled`` raises.
     """
-    store, segment = site.store_of(order.source.content), order.segment
+    store, segment = layout.store_of(order.source.content), order.segment
     found = _done_before(order, store)
     if found is not None:
         return found
@@ -301,7 +301,7 @@ def restore(
                 f"segment {segment.index} (frames {segment.span.start}..{segment.span.stop - 1}) ended the process "
                 f"that restored it {deaths} times; convert the file, or cut these frames out"
             )
-        with site.workspace() as workspace, site.opened(order.source) as path:
+        with layout.workspace() as workspace, layout.opened(order.source) as path:
             return restore_segment(
                 order.recipe,
                 segment,
@@ -327,26 +327,26 @@ def _done_before(order: SegmentOrder, store: CommitStore) -> dict[str, Any] | No
 
 
 @traced("finish")
-def finish(site: Site, order: PartOrder) -> None:
+def finish(layout: StorageLayout, order: PartOrder) -> None:
     """Blend, encode and commit one part, and delete the intermediates that have served.
 
     Raises:
         StorageError: an intermediate is gone; the job must be planned again.
     """
-    with site.workspace() as workspace:
-        finish_part(order.recipe, order.around, site.store_of(order.content), workspace=workspace)
+    with layout.workspace() as workspace:
+        finish_part(order.recipe, order.around, layout.store_of(order.content), workspace=workspace)
 
 
 @traced("publish")
-def publish_result(site: Site, order: PublishOrder) -> ResultInfo:
-    """Join a film's parts and publish the master with its sidecar, report page and stills."""
-    results, plan, address = site.results, order.plan, order.result_address
+def publish_result(layout: StorageLayout, order: PublishOrder) -> ResultInfo:
+    """Join a video's parts and publish the master with its sidecar, report page and stills."""
+    results, plan, address = layout.results, order.plan, order.result_address
     published = results.find(address, name=order.name)
     if published is not None:
         return published
     target = target_name(plan.media, plan.recipe.settings, order.name)
-    with site.workspace() as workspace, site.opened(order.source) as path:
-        store = site.store_of(order.source.content)
+    with layout.workspace() as workspace, layout.opened(order.source) as path:
+        store = layout.store_of(order.source.content)
         joined = join(plan, store, target, source_path=str(path), workspace=workspace, timings={})
         _add_beside(results, address, plan, joined, path, workspace)
         master = _single_file(joined, workspace)
@@ -403,19 +403,19 @@ def _describe(plan: Plan, joined: Assembly, master: Path, address: str) -> Resul
 
 
 @traced("preview")
-def preview(site: Site, order: PreviewOrder) -> bool:
-    """Publish before and after stills of a restored segment, while the rest of the film is still at work.
+def preview(layout: StorageLayout, order: PreviewOrder) -> bool:
+    """Publish before and after stills of a restored segment, while the rest of the video is still at work.
 
     Returns:
         Whether there are stills now. There are none yet if the segment's intermediate has served and is gone.
     """
-    results, segment = site.results, order.segment
-    store = site.store_of(order.source.content)
+    results, segment = layout.results, order.segment
+    store = layout.store_of(order.source.content)
     if results.has("after", order.result_address):
         return True
     if store.find(RESTORED, segment.address) is None:
         return False
-    with site.workspace() as workspace, site.opened(order.source) as path:
+    with layout.workspace() as workspace, layout.opened(order.source) as path:
         restored = str(store.fetch_payload(RESTORED, segment.address, workspace))
         middle = segment.num_frames // 2
         media = probe(restored)

@@ -103,7 +103,7 @@ def test_a_new_pass_begins_with_all_patience(scene: Scene) -> None:
 def test_signs_are_kept_by_kind() -> None:
     signs = Signs()
     assert signs.quiet_seconds() == {}
-    signs.beat("restore")
+    signs.heartbeat("restore")
     assert set(signs.quiet_seconds()) == {"restore"}
     assert 0 <= signs.quiet_seconds()["restore"] < 5
 

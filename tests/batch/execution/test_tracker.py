@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from seedvr2_ray.batch.execution.finishing import PartOrder
-from seedvr2_ray.batch.execution.rows import FilmsRow, SegmentResult, take_turns
-from seedvr2_ray.batch.execution.tracker import FilmsInFlight
-from seedvr2_ray.batch.execution.videos import Film, FilmOutcome
+from seedvr2_ray.batch.execution.rows import SegmentResult, VideosRow, take_turns
+from seedvr2_ray.batch.execution.tracker import VideosInFlight
+from seedvr2_ray.batch.execution.videos import Video, VideoOutcome
 from seedvr2_ray.batch.manifest.manifest import ManifestRow
 from seedvr2_ray.errors import DeploymentError
 from seedvr2_ray.frames import FrameSpan
@@ -20,8 +20,8 @@ from seedvr2_ray.storage.sources import Pinned
 SET_ASIDE = Failure(stage="restore", error="broken", remedy="replace it")
 
 
-def film_of(number: int, num_segments: int, *, restored: frozenset[str] = frozenset()) -> Film:
-    """A planned film without media: of it only the segments matter here."""
+def video_of(number: int, num_segments: int, *, restored: frozenset[str] = frozenset()) -> Video:
+    """A planned video without media: of it only the segments matter here."""
 
     segments = tuple(
         Segment(
@@ -45,33 +45,33 @@ def film_of(number: int, num_segments: int, *, restored: frozenset[str] = frozen
         settings=RestoreSettings(),
     )
     source = Pinned(url=row.source, content=f"sha256-{number}", version=Fingerprint(f"sha256-{number}", 1, "m"))
-    return Film(row=row, source=source, plan=plan, key=f"k{number}", restored=restored, parts=frozenset())
+    return Video(row=row, source=source, plan=plan, key=f"k{number}", restored=restored, parts=frozenset())
 
 
-def result_of(film: Film, index: int, *, first: bool = False, **more: Any) -> SegmentResult:
+def result_of(video: Video, index: int, *, first: bool = False, **more: Any) -> SegmentResult:
     result = SegmentResult(
-        film_number=film.row.number,
+        video_number=video.row.number,
         index=index,
-        address=film.plan.segments[index].address,
+        address=video.plan.segments[index].address,
         state="restored",
         num_frames=12,
         seconds=1.0,
-        film=film if first else None,
+        video=video if first else None,
     )
     return replace(result, **more)
 
 
-def outcome(film: Film) -> FilmOutcome:
-    return FilmOutcome(number=film.row.number, where="", source="", target="", state="published")
+def outcome(video: Video) -> VideoOutcome:
+    return VideoOutcome(number=video.row.number, where="", source="", target="", state="published")
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_in_whatever_order_segments_come_each_part_is_ordered_once_and_the_film_last(seed):
-    film = film_of(0, 6)
+def test_in_whatever_order_segments_come_each_part_is_ordered_once_and_the_video_last(seed):
+    video = video_of(0, 6)
     chance = random.Random(seed)
-    results = [result_of(film, index, first=index == 0) for index in range(6)]
+    results = [result_of(video, index, first=index == 0) for index in range(6)]
     chance.shuffle(results)
-    in_flight = FilmsInFlight(1)
+    in_flight = VideosInFlight(1)
     waiting: list[Any] = []
     ordered: list[int] = []
     came: set[int] = set()
@@ -89,73 +89,73 @@ def test_in_whatever_order_segments_come_each_part_is_ordered_once_and_the_film_
             waiting += list(in_flight.take_part(order, None))
         else:
             assert sorted(ordered) == list(range(6))
-            in_flight.take_published(order, outcome(film))
+            in_flight.take_published(order, outcome(video))
     assert sorted(ordered) == list(range(6))
     assert in_flight.num_open == 0
 
 
-def test_a_film_restored_by_an_earlier_run_is_finished_without_segments():
-    film = film_of(0, 2, restored=frozenset({"r0-0", "r0-1"}))
-    in_flight = FilmsInFlight(1)
-    orders = list(in_flight.take_films(FilmsRow(outcomes=(), films=(film,))))
+def test_a_video_restored_by_an_earlier_run_is_finished_without_segments():
+    video = video_of(0, 2, restored=frozenset({"r0-0", "r0-1"}))
+    in_flight = VideosInFlight(1)
+    orders = list(in_flight.take_videos(VideosRow(outcomes=(), videos=(video,))))
     assert [order.segment.index for order in orders if isinstance(order, PartOrder)] == [0, 1]
 
 
-def test_a_failed_segment_sets_its_film_aside_once_and_leaves_the_others_alone():
-    one, other = film_of(0, 3), film_of(1, 1)
-    in_flight = FilmsInFlight(2)
+def test_a_failed_segment_sets_its_video_aside_once_and_leaves_the_others_alone():
+    one, other = video_of(0, 3), video_of(1, 1)
+    in_flight = VideosInFlight(2)
     assert list(in_flight.take_result(result_of(one, 0, first=True, failure=SET_ASIDE, state="failed"))) == []
     assert list(in_flight.take_result(result_of(one, 1, failure=SET_ASIDE, state="failed"))) == []
     (order,) = in_flight.take_result(result_of(other, 0, first=True))
-    assert isinstance(order, PartOrder) and order.film_number == 1
+    assert isinstance(order, PartOrder) and order.video_number == 1
     (settled,) = in_flight.take_outcomes()
     assert (settled.number, settled.state, settled.failure) == (0, "quarantined", SET_ASIDE)
     assert in_flight.open_rows() == {1}
 
 
-def test_a_film_put_off_is_open_for_the_next_pass_and_knows_why():
-    film, later = film_of(0, 2), replace(SET_ASIDE, consequence="later")
-    in_flight = FilmsInFlight(1)
-    list(in_flight.take_result(result_of(film, 0, first=True, failure=later, state="failed")))
-    assert list(in_flight.take_result(result_of(film, 1))) == []
+def test_a_video_put_off_is_open_for_the_next_pass_and_knows_why():
+    video, later = video_of(0, 2), replace(SET_ASIDE, consequence="later")
+    in_flight = VideosInFlight(1)
+    list(in_flight.take_result(result_of(video, 0, first=True, failure=later, state="failed")))
+    assert list(in_flight.take_result(result_of(video, 1))) == []
     assert (in_flight.open_rows(), in_flight.failure_of(0)) == ({0}, later)
     in_flight.begin_pass()
-    assert len(list(in_flight.take_result(result_of(film, 0, first=True)))) == 1
+    assert len(list(in_flight.take_result(result_of(video, 0, first=True)))) == 1
 
 
 def test_a_broken_installation_stops_the_job():
-    film = film_of(0, 1)
+    video = video_of(0, 1)
     stop = replace(SET_ASIDE, consequence="stop")
     with pytest.raises(DeploymentError, match="broken"):
-        list(FilmsInFlight(1).take_result(result_of(film, 0, first=True, failure=stop, state="failed")))
+        list(VideosInFlight(1).take_result(result_of(video, 0, first=True, failure=stop, state="failed")))
 
 
 def test_a_row_that_comes_back_twice_is_settled_once():
-    film = film_of(0, 1)
-    in_flight = FilmsInFlight(1)
-    (part,) = in_flight.take_result(result_of(film, 0, first=True))
-    assert list(in_flight.take_result(result_of(film, 0, first=True))) == []
+    video = video_of(0, 1)
+    in_flight = VideosInFlight(1)
+    (part,) = in_flight.take_result(result_of(video, 0, first=True))
+    assert list(in_flight.take_result(result_of(video, 0, first=True))) == []
     assert isinstance(part, PartOrder)
     (publish,) = in_flight.take_part(part, None)
     assert list(in_flight.take_part(part, None)) == []
-    assert isinstance(publish, Film)
-    in_flight.take_published(publish, outcome(film))
-    in_flight.take_published(publish, outcome(film))
+    assert isinstance(publish, Video)
+    in_flight.take_published(publish, outcome(video))
+    in_flight.take_published(publish, outcome(video))
     assert len(in_flight.take_outcomes()) == 1
 
 
-def test_a_long_film_shares_the_workers_with_those_planned_after_it():
-    rows = list(take_turns([film_of(0, 1000), film_of(1, 3), film_of(2, 5)], burst=16))
+def test_a_long_video_shares_the_workers_with_those_planned_after_it():
+    rows = list(take_turns([video_of(0, 1000), video_of(1, 3), video_of(2, 5)], burst=16))
     assert len(rows) == 1008
-    assert {row.film_number for row in rows[:60] if not isinstance(row, FilmsRow)} == {0, 1, 2}
+    assert {row.video_number for row in rows[:60] if not isinstance(row, VideosRow)} == {0, 1, 2}
     for number, length in ((0, 1000), (1, 3), (2, 5)):
-        own = [row.segment.index for row in rows if not isinstance(row, FilmsRow) and row.film_number == number]
+        own = [row.segment.index for row in rows if not isinstance(row, VideosRow) and row.video_number == number]
         assert own == list(range(length))
 
 
-def test_films_with_nothing_to_restore_travel_together():
-    done = [film_of(0, 1, restored=frozenset({"r0-0"})), film_of(1, 1, restored=frozenset({"r1-0"}))]
-    settled = FilmOutcome(number=2, where="", source="", target="", state="skipped")
+def test_videos_with_nothing_to_restore_travel_together():
+    done = [video_of(0, 1, restored=frozenset({"r0-0"})), video_of(1, 1, restored=frozenset({"r1-0"}))]
+    settled = VideoOutcome(number=2, where="", source="", target="", state="skipped")
     (row,) = take_turns([*done, settled])
-    assert isinstance(row, FilmsRow)
-    assert ([film.row.number for film in row.films], row.outcomes) == ([0, 1], (settled,))
+    assert isinstance(row, VideosRow)
+    assert ([video.row.number for video in row.videos], row.outcomes) == ([0, 1], (settled,))

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from seedvr2_ray.batch.execution.finishing import finish_part, publish_film
-from seedvr2_ray.batch.execution.rows import SegmentResult, rows_of_film
-from seedvr2_ray.batch.execution.tracker import FilmsInFlight
-from seedvr2_ray.batch.execution.videos import Film, FilmOutcome, plan_film
+from seedvr2_ray.batch.execution.finishing import finish_part, publish_video
+from seedvr2_ray.batch.execution.rows import SegmentResult, rows_of_video
+from seedvr2_ray.batch.execution.tracker import VideosInFlight
+from seedvr2_ray.batch.execution.videos import Video, VideoOutcome, plan_row
 from seedvr2_ray.batch.execution.worker import SegmentWorker
 from seedvr2_ray.batch.job import Job
 from seedvr2_ray.batch.manifest.manifest import ManifestRow
@@ -72,64 +72,64 @@ def job_in(folder: Path, restorers: FailingRestorers | None = None, **more: Any)
     )
 
 
-def plan(job: Job, source: Path, target: Path, **settings: Any) -> Film | FilmOutcome:
+def plan(job: Job, source: Path, target: Path, **settings: Any) -> Video | VideoOutcome:
     row = ManifestRow(
         number=0, where="row 1", source=str(source), target=str(target), settings=replace(SETTINGS, **settings)
     )
-    return plan_film(row, job, LANCZOS)
+    return plan_row(row, job, LANCZOS)
 
 
-def film_in(job: Job, source: Path, target: Path) -> Film:
-    film = plan(job, source, target)
-    assert isinstance(film, Film), film
-    return film
+def video_in(job: Job, source: Path, target: Path) -> Video:
+    video = plan(job, source, target)
+    assert isinstance(video, Video), video
+    return video
 
 
-def restore_first(job: Job, film: Film, worker: SegmentWorker | None = None) -> SegmentResult:
-    (result,) = (worker or SegmentWorker(job)).restore_rows([next(iter(rows_of_film(film)))])
+def restore_first(job: Job, video: Video, worker: SegmentWorker | None = None) -> SegmentResult:
+    (result,) = (worker or SegmentWorker(job)).restore_rows([next(iter(rows_of_video(video)))])
     assert isinstance(result, SegmentResult)
     return result
 
 
-def test_a_film_goes_through_plan_restore_finish_and_publish_and_is_then_skipped(clip, tmp_path):
+def test_a_video_goes_through_plan_restore_finish_and_publish_and_is_then_skipped(clip, tmp_path):
     job = job_in(tmp_path)
-    film = film_in(job, clip, tmp_path / "out.mp4")
-    in_flight, worker = FilmsInFlight(1), SegmentWorker(job)
+    video = video_in(job, clip, tmp_path / "out.mp4")
+    in_flight, worker = VideosInFlight(1), SegmentWorker(job)
     orders = []
-    for result in worker.restore_rows(list(rows_of_film(film))):
+    for result in worker.restore_rows(list(rows_of_video(video))):
         orders += list(in_flight.take_result(result))
     while orders:
         order = orders.pop(0)
-        if isinstance(order, Film):
-            in_flight.take_published(order, publish_film(order, job))
+        if isinstance(order, Video):
+            in_flight.take_published(order, publish_video(order, job))
         else:
             orders += list(in_flight.take_part(order, finish_part(order, job)))
     (outcome,) = in_flight.take_outcomes()
     assert (outcome.state, outcome.figures["frames"], in_flight.num_open) == ("published", 30, 0)
     assert not list((tmp_path / "job/work").rglob("restored/payloads/*")), "intermediates that have served are gone"
     again = plan(job, clip, tmp_path / "out.mp4")
-    assert isinstance(again, FilmOutcome)
+    assert isinstance(again, VideoOutcome)
     assert (again.state, again.figures) == ("skipped", outcome.figures)
     # Even where the job's folder is gone, the sidecar says what the target was made from.
     elsewhere = plan(replace(job, folder=str(tmp_path / "other")), clip, tmp_path / "out.mp4")
-    assert isinstance(elsewhere, FilmOutcome)
+    assert isinstance(elsewhere, VideoOutcome)
     assert (elsewhere.state, elsewhere.figures) == ("skipped", outcome.figures)
     refused = plan(job, clip, tmp_path / "out.mp4", crf=40)
-    assert isinstance(refused, FilmOutcome) and refused.failure is not None
+    assert isinstance(refused, VideoOutcome) and refused.failure is not None
     assert "exists and was not made from this source with these settings" in refused.failure.error
-    assert isinstance(plan(replace(job, overwrite=True), clip, tmp_path / "out.mp4", crf=40), Film)
+    assert isinstance(plan(replace(job, overwrite=True), clip, tmp_path / "out.mp4", crf=40), Video)
 
 
 def test_an_error_that_passes_is_tried_again(clip, tmp_path):
     restorers = FailingRestorers([StorageError("away"), OSError("reset by peer")])
     job = job_in(tmp_path, restorers)
-    result = restore_first(job, film_in(job, clip, tmp_path / "out.mp4"))
+    result = restore_first(job, video_in(job, clip, tmp_path / "out.mp4"))
     assert (result.state, restorers.calls) == ("restored", 3)
 
 
-def test_an_error_that_does_not_pass_puts_the_film_off_to_another_pass(clip, tmp_path):
+def test_an_error_that_does_not_pass_puts_the_video_off_to_another_pass(clip, tmp_path):
     job = job_in(tmp_path, FailingRestorers([StorageError("away")] * 9))
-    result = restore_first(job, film_in(job, clip, tmp_path / "out.mp4"))
+    result = restore_first(job, video_in(job, clip, tmp_path / "out.mp4"))
     assert result.failure is not None
     assert (result.state, result.failure.consequence) == ("failed", "later")
 
@@ -141,7 +141,7 @@ def test_an_error_that_does_not_pass_puts_the_film_off_to_another_pass(clip, tmp
 def test_an_error_that_will_not_pass_is_not_tried_again(error, consequence, clip, tmp_path):
     restorers = FailingRestorers([error])
     job = job_in(tmp_path, restorers)
-    result = restore_first(job, film_in(job, clip, tmp_path / "out.mp4"))
+    result = restore_first(job, video_in(job, clip, tmp_path / "out.mp4"))
     assert result.failure is not None
     assert (restorers.calls, result.failure.consequence, result.failure.stage) == (1, consequence, "restore")
     assert type(error).__name__ in result.failure.error and result.failure.remedy
@@ -150,37 +150,37 @@ def test_an_error_that_will_not_pass_is_not_tried_again(error, consequence, clip
 def test_a_segment_that_killed_its_process_three_times_is_not_begun_again_in_this_run(clip, tmp_path):
     restorers = FailingRestorers()
     job = job_in(tmp_path, restorers)
-    film = film_in(job, clip, tmp_path / "out.mp4")
-    address = film.plan.segments[0].address
+    video = video_in(job, clip, tmp_path / "out.mp4")
+    address = video.plan.segments[0].address
     for _ in range(3):
-        film.store(job).record_attempt("deaths/run1", address)
-    result = restore_first(job, film)
+        video.store(job).record_attempt("deaths/run1", address)
+    result = restore_first(job, video)
     assert result.failure is not None and "died 3 times" in result.failure.error
     assert restorers.calls == 0
-    assert restore_first(replace(job, run="run2"), film).state == "restored"
+    assert restore_first(replace(job, run="run2"), video).state == "restored"
 
 
 def test_failures_that_raise_are_not_taken_for_deaths(clip, tmp_path):
     restorers = FailingRestorers([StorageError("away")] * 12)
     job = job_in(tmp_path, restorers)
-    film = film_in(job, clip, tmp_path / "out.mp4")
-    results = [restore_first(job, film) for _ in range(4)]
+    video = video_in(job, clip, tmp_path / "out.mp4")
+    results = [restore_first(job, video) for _ in range(4)]
     assert all(result.failure and "away" in result.failure.error for result in results)
-    assert restore_first(job, film).state == "restored"
+    assert restore_first(job, video).state == "restored"
 
 
 def test_a_cuda_error_ends_the_process_because_the_device_is_lost_to_it(clip, tmp_path):
     job = job_in(tmp_path, FailingRestorers([torch.AcceleratorError("an illegal memory access", 700)]))
     left: list[int] = []
-    restore_first(job, film_in(job, clip, tmp_path / "out.mp4"), SegmentWorker(job, leave=left.append))
+    restore_first(job, video_in(job, clip, tmp_path / "out.mp4"), SegmentWorker(job, leave=left.append))
     assert left == [1]
 
 
 def test_a_committed_segment_is_found_and_not_restored_again(clip, tmp_path):
     restorers = FailingRestorers()
     job = job_in(tmp_path, restorers)
-    film = film_in(job, clip, tmp_path / "out.mp4")
-    assert [restore_first(job, film).state for _ in range(2)] == ["restored", "found"]
+    video = video_in(job, clip, tmp_path / "out.mp4")
+    assert [restore_first(job, video).state for _ in range(2)] == ["restored", "found"]
     assert restorers.calls == 1
 
 
@@ -188,10 +188,10 @@ def test_a_source_that_changed_since_it_was_planned_is_set_aside(clip, tmp_path)
     source = tmp_path / "film.mp4"
     source.write_bytes(clip.read_bytes())
     job = job_in(tmp_path)
-    film = film_in(job, source, tmp_path / "out.mp4")
+    video = video_in(job, source, tmp_path / "out.mp4")
     with source.open("ab") as file:
         file.write(bytes(64))
-    result = restore_first(job, film)
+    result = restore_first(job, video)
     assert result.failure is not None and "changed while the job was at work" in result.failure.error
     assert result.failure.consequence == "set_aside"
 
@@ -200,36 +200,36 @@ def test_a_touched_source_is_the_same_source(clip, tmp_path):
     source = tmp_path / "film.mp4"
     source.write_bytes(clip.read_bytes())
     job = job_in(tmp_path)
-    film = film_in(job, source, tmp_path / "out.mp4")
+    video = video_in(job, source, tmp_path / "out.mp4")
     source.touch()
-    assert restore_first(job, film).state == "restored"
+    assert restore_first(job, video).state == "restored"
 
 
-def test_copies_of_one_film_share_their_segments(clip, tmp_path):
+def test_copies_of_one_video_share_their_segments(clip, tmp_path):
     copy = tmp_path / "copy.mp4"
     copy.write_bytes(clip.read_bytes())
     restorers = FailingRestorers()
     job = job_in(tmp_path, restorers)
-    first, second = film_in(job, clip, tmp_path / "a.mp4"), film_in(job, copy, tmp_path / "b.mp4")
+    first, second = video_in(job, clip, tmp_path / "a.mp4"), video_in(job, copy, tmp_path / "b.mp4")
     assert restore_first(job, first).state == "restored"
     assert restore_first(job, second).state == "found"
     assert restorers.calls == 1
 
 
 def test_what_travels_is_small_and_survives_pickling(clip, tmp_path):
-    film = film_in(job_in(tmp_path), clip, tmp_path / "out.mp4")
-    rows = list(rows_of_film(film))
-    assert [row.film is not None for row in rows] == [True] + [False] * (len(rows) - 1)
+    video = video_in(job_in(tmp_path), clip, tmp_path / "out.mp4")
+    rows = list(rows_of_video(video))
+    assert [row.video is not None for row in rows] == [True] + [False] * (len(rows) - 1)
     assert all(len(pickle.dumps(row)) < 6000 for row in rows[1:])
     assert pickle.loads(pickle.dumps(rows[0])) == rows[0]
 
 
 def test_a_file_that_killed_whoever_probed_it_three_times_is_not_read_again_in_this_run(clip, tmp_path):
     job = job_in(tmp_path)
-    film = film_in(job, clip, tmp_path / "out.mp4")
+    video = video_in(job, clip, tmp_path / "out.mp4")
     for _ in range(3):
-        job.log.record_attempt(f"planning/run1/{film.key[:2]}", film.key)
+        job.log.record_attempt(f"planning/run1/{video.key[:2]}", video.key)
     refused = plan(job, clip, tmp_path / "out.mp4")
-    assert isinstance(refused, FilmOutcome) and refused.failure is not None
+    assert isinstance(refused, VideoOutcome) and refused.failure is not None
     assert "died 3 times" in refused.failure.error
-    assert isinstance(plan(replace(job, run="run2"), clip, tmp_path / "out.mp4"), Film)
+    assert isinstance(plan(replace(job, run="run2"), clip, tmp_path / "out.mp4"), Video)

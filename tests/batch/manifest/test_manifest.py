@@ -132,13 +132,13 @@ def test_patterns_do_not_go_with_a_table(tmp_path):
 ENCODING = {"codec": "hevc", "preset": "slow", "crf": 18, "bit_depth": 10}
 
 
-def test_in_a_folder_of_films_and_images_what_encodes_films_is_not_meant_for_images(tmp_path: Path) -> None:
+def test_in_a_folder_of_videos_and_images_what_encodes_videos_is_not_meant_for_images(tmp_path: Path) -> None:
     for name in ("in/a.mp4", "in/b.png", "in/c.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     defaults = RestoreSettings(model="lanczos", container="mkv", **ENCODING)
-    film, still, photo = read(tmp_path / "in", defaults=defaults)
-    assert film.settings == defaults and film.target.endswith("a.mp4.mkv")
+    video, still, photo = read(tmp_path / "in", defaults=defaults)
+    assert video.settings == defaults and video.target.endswith("a.mp4.mkv")
     assert still.settings == photo.settings == RestoreSettings(model="lanczos")
     assert (still.target, photo.target) == (str(tmp_path / "out/b.png"), str(tmp_path / "out/c.jpg"))
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 
-from seedvr2_ray.batch.execution.videos import FilmOutcome
+from seedvr2_ray.batch.execution.videos import VideoOutcome
 from seedvr2_ray.batch.report.outcomes import OutcomeLog
 from seedvr2_ray.batch.report.page import RunFacts, cost_of, summarise, write_job_report
 from seedvr2_ray.restoration.work.failures import Failure
@@ -26,8 +26,8 @@ FIGURES = {
 }
 
 
-def done(number: int, **figures: object) -> FilmOutcome:
-    return FilmOutcome(
+def done(number: int, **figures: object) -> VideoOutcome:
+    return VideoOutcome(
         number=number,
         where=f"row {number}",
         source=f"{number}.mp4",
@@ -38,7 +38,7 @@ def done(number: int, **figures: object) -> FilmOutcome:
     )
 
 
-REFUSED = FilmOutcome(
+REFUSED = VideoOutcome(
     number=9,
     where="row 9",
     source="<script>alert(1)</script>.mp4",

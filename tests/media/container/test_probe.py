@@ -173,16 +173,16 @@ def test_the_text_track_of_mp4_chapters_is_no_stream_of_its_own(tmp_path):
     assert [chapter.title for chapter in media.chapters] == ["one"]
 
 
-def test_cover_art_is_not_the_film(tmp_path):
+def test_cover_art_is_not_the_video(tmp_path):
     path = str(tmp_path / "a.mp4")
     with av.open(path, "w") as container:
         cover = container.add_stream("mjpeg", rate=1, width=32, height=32, pix_fmt="yuvj420p")
         cover.disposition = av.stream.Disposition.attached_pic
-        film = container.add_stream("libx264", rate=24, width=96, height=64, pix_fmt="yuv420p")
+        video = container.add_stream("libx264", rate=24, width=96, height=64, pix_fmt="yuv420p")
         container.mux(cover.encode(to_pixel_format(draw_frame(0, (32, 32)), "yuvj420p", ColourTags(full_range=True))))
         for number in range(3):
-            container.mux(film.encode(to_pixel_format(draw_frame(number, (96, 64)), "yuv420p", ColourTags())))
-        container.mux(film.encode(None))
+            container.mux(video.encode(to_pixel_format(draw_frame(number, (96, 64)), "yuv420p", ColourTags())))
+        container.mux(video.encode(None))
     media = probe(path)
     assert (media.video.width, media.video.codec) == (96, "h264")
     assert [stream.kind for stream in media.streams] == ["cover"]
@@ -196,15 +196,15 @@ def test_interlaced_material_is_refused(tmp_path, name, codec):
     assert ("refused", "interlacing") in outcomes(media)
 
 
-def test_film_spread_over_interlaced_frames_is_recognised(tmp_path):
-    """3:2 pulldown by hand: frames A A/B B/C C D of four film frames that move."""
+def test_video_spread_over_interlaced_frames_is_recognised(tmp_path):
+    """3:2 pulldown by hand: frames A A/B B/C C D of four video frames that move."""
     path = str(tmp_path / "a.mp4")
-    film = [draw_frame(number * 3, (96, 64)) for number in range(24)]
+    video = [draw_frame(number * 3, (96, 64)) for number in range(24)]
     with av.open(path, "w") as container:
         stream = container.add_stream("libx264", rate=Fraction(30000, 1001), width=96, height=64, pix_fmt="yuv420p")
         stream.codec_context.options = {"x264-params": "tff=1", "crf": "4"}
         for start in range(0, 24, 4):
-            a, b, c, d = film[start : start + 4]
+            a, b, c, d = video[start : start + 4]
             for top, bottom in ((a, a), (a, b), (b, c), (c, c), (d, d)):
                 woven = top.copy()
                 woven[1::2] = bottom[1::2]

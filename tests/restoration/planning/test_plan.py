@@ -11,7 +11,7 @@ from seedvr2_ray.restoration.planning.plan import ALIGNMENT, cut_segments, plan_
 from seedvr2_ray.settings import RestoreSettings
 from tests.media.masters import a_source
 
-FILMS = [
+VIDEOS = [
     pytest.param(shots, num_frames, longest, overlap, id=f"{len(shots)}shots-{num_frames}f-{longest}-{overlap}")
     for shots, num_frames in [
         ((0,), 1),
@@ -26,14 +26,14 @@ FILMS = [
 ]
 
 
-@pytest.mark.parametrize(("shots", "num_frames", "longest", "overlap"), FILMS)
+@pytest.mark.parametrize(("shots", "num_frames", "longest", "overlap"), VIDEOS)
 def test_without_their_overlaps_segments_cover_every_frame_once(shots, num_frames, longest, overlap):
     cuts = cut_segments(shots, num_frames, longest=longest, overlap=overlap)
     owned = list(itertools.chain.from_iterable(range(cut.start + cut.overlap, cut.stop) for cut in cuts))
     assert owned == list(range(num_frames))
 
 
-@pytest.mark.parametrize(("shots", "num_frames", "longest", "overlap"), FILMS)
+@pytest.mark.parametrize(("shots", "num_frames", "longest", "overlap"), VIDEOS)
 def test_no_segment_reaches_across_a_cut_and_every_shot_starts_one(shots, num_frames, longest, overlap):
     cuts = cut_segments(shots, num_frames, longest=longest, overlap=overlap)
     ends = dict(zip(shots, [*shots[1:], num_frames], strict=True))
@@ -44,7 +44,7 @@ def test_no_segment_reaches_across_a_cut_and_every_shot_starts_one(shots, num_fr
         assert first <= cut.start < cut.stop <= ends[first]
 
 
-@pytest.mark.parametrize(("shots", "num_frames", "longest", "overlap"), FILMS)
+@pytest.mark.parametrize(("shots", "num_frames", "longest", "overlap"), VIDEOS)
 def test_inside_a_shot_segments_start_whole_latents_apart_and_share_the_asked_overlap(
     shots, num_frames, longest, overlap
 ):
@@ -55,7 +55,7 @@ def test_inside_a_shot_segments_start_whole_latents_apart_and_share_the_asked_ov
             assert before.stop - after.start == after.overlap == overlap
 
 
-@pytest.mark.parametrize(("shots", "num_frames", "longest", "overlap"), FILMS)
+@pytest.mark.parametrize(("shots", "num_frames", "longest", "overlap"), VIDEOS)
 def test_a_frame_is_shared_by_two_segments_at_most(shots, num_frames, longest, overlap):
     cuts = cut_segments(shots, num_frames, longest=longest, overlap=overlap)
     for frame in range(num_frames):

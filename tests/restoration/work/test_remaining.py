@@ -8,7 +8,7 @@ from seedvr2_ray.restoration.planning.plan import Segment
 from seedvr2_ray.restoration.work.remaining import is_needed, plan_work
 
 
-def film(overlaps):
+def video(overlaps):
     """Segments of which those with an overlap blend with the one before."""
     return [
         Segment(
@@ -33,10 +33,10 @@ def served(segments, restored, parts):
     ]
 
 
-FILMS = [film(overlaps) for overlaps in itertools.product((0, 2), repeat=4) if overlaps[0] == 0]
+VIDEOS = [video(overlaps) for overlaps in itertools.product((0, 2), repeat=4) if overlaps[0] == 0]
 
 
-@pytest.mark.parametrize("segments", FILMS)
+@pytest.mark.parametrize("segments", VIDEOS)
 def test_any_order_of_work_ends_with_all_parts_and_nothing_restored_twice(segments):
     for seed in range(10):
         rng = random.Random(seed)
@@ -57,12 +57,12 @@ def test_any_order_of_work_ends_with_all_parts_and_nothing_restored_twice(segmen
 
 
 def test_an_intermediate_is_kept_until_its_successor_is_blended_with_it():
-    segments = film([0, 2])
+    segments = video([0, 2])
     assert served(segments, {"r0", "r1"}, {"p0"}) == []
     assert served(segments, {"r0", "r1"}, {"p0", "p1"}) == [0, 1]
 
 
 def test_a_segment_whose_parts_are_all_there_is_not_restored_again():
-    segments = film([0, 2, 0])
+    segments = video([0, 2, 0])
     assert plan_work(segments, set(), {"p0", "p1"}).to_restore == (2,)
     assert plan_work(segments, set(), {"p0", "p2"}).to_restore == (0, 1)

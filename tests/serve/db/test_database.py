@@ -166,7 +166,7 @@ url, name = sys.argv[1:]
 print("ready", flush=True)
 sys.stdin.readline()
 store = JobStore(open_database(url))
-source = Source(kind="upload", location="upload_1", name="film.mp4")
+source = Source(kind="upload", location="upload_1", name="video.mp4")
 for _ in range(10):
     store.create(NewJob(owner=name, source=source, settings={}))
     for job in store.claim(name, lease_seconds=1000, limit=2):

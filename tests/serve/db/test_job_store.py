@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from seedvr2_ray.serve.db.database import Database
-from seedvr2_ray.serve.db.job_store import Belonging, JobStore, LostClaim
+from seedvr2_ray.serve.db.job_store import Belonging, JobStore, LeaseLost
 from seedvr2_ray.serve.jobs import TRANSITIONS, Job, JobState, Progress
 from seedvr2_ray.serve.problems import ConflictRefusal, GoneRefusal
 from tests.serve.conftest import HandClock
@@ -26,7 +26,7 @@ def _lost(store: JobStore, job: Job) -> bool:
     before = store.get(job.id, even_deleted=True)
     try:
         store.note(job.id, job.fence, progress=Progress(frames_done=before.progress.frames_done + 1))
-    except LostClaim:
+    except LeaseLost:
         assert store.get(job.id, even_deleted=True) == before
         return True
     return False
@@ -84,9 +84,9 @@ def test_whatever_runners_do_only_the_last_who_got_a_job_can_write(
 def test_a_job_that_nobody_claimed_takes_no_news(store: JobStore) -> None:
     job = submit(store)
     assert _lost(store, job)
-    with pytest.raises(LostClaim):
+    with pytest.raises(LeaseLost):
         store.advance(job.id, job.fence, JobState.PLANNING)
-    with pytest.raises(LostClaim):
+    with pytest.raises(LeaseLost):
         store.note("job_unknown", 1, gpu_seconds=1.0)
 
 
@@ -111,7 +111,7 @@ def test_a_job_whose_runner_died_is_planned_again_by_another(
     assert job.fence > lost.fence
     assert store.renew("one", {lost.id: lost.fence}, lease_seconds=15).lost == {lost.id}
     assert _lost(store, lost)
-    with pytest.raises(LostClaim, match="leave it to whoever has it now"):
+    with pytest.raises(LeaseLost, match="leave it to whoever has it now"):
         store.advance(lost.id, lost.fence, JobState.FAILED)
     assert store.advance(job.id, job.fence, JobState.RESTORING).state is JobState.RESTORING
 
@@ -160,7 +160,7 @@ def test_only_legal_steps_are_written(store: JobStore, before: JobState) -> None
             assert store.advance(job.id, job.fence, after, cost=1.0) == store.get(job.id)
             assert (store.get(job.id).state, store.get(job.id).cost) == (after, 1.0)
         else:
-            with pytest.raises(LostClaim if before.is_final else ConflictRefusal):
+            with pytest.raises(LeaseLost if before.is_final else ConflictRefusal):
                 store.advance(job.id, job.fence, after, cost=1.0)
             assert store.get(job.id) == as_it_was
 

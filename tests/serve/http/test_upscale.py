@@ -318,7 +318,7 @@ async def _publish_and_die(deployment: Deployment) -> None:
             published.set()
             return await asyncio.Future()
 
-    workers = Dying(deployment.site)
+    workers = Dying(deployment.layout)
     task = asyncio.create_task(deployment.runner(workers).run())
     try:
         async with asyncio.timeout(60):

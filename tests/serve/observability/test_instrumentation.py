@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from seedvr2_ray.serve.observability.instrumentation import observing_of
+from seedvr2_ray.serve.observability.instrumentation import instrumentation_of
 from seedvr2_ray.serve.secrets import Secrets
 
 
@@ -15,11 +15,15 @@ def test_what_travels_holds_the_settings_of_traces_and_shows_no_secret() -> None
     secrets = Secrets(jwt_key="jwt-jwt-jwt", sentry_dsn="https://public@sentry.example.org/1")
     endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318", "OTEL_EXPORTER_OTLP_HEADERS": "x=word"}
     environ = {**endpoint, "PATH": "/"}
-    observing = observing_of(environ, secrets, "postgresql://u:data-base-word@host/x")
-    assert set(observing.known_secrets) == {"jwt-jwt-jwt", "https://public@sentry.example.org/1", "data-base-word"}
-    assert observing.traces == endpoint
-    assert pickle.loads(pickle.dumps(observing)) == observing
-    assert repr(observing) == "Observing(level='INFO')"
+    instrumentation = instrumentation_of(environ, secrets, "postgresql://u:data-base-word@host/x")
+    assert set(instrumentation.known_secrets) == {
+        "jwt-jwt-jwt",
+        "https://public@sentry.example.org/1",
+        "data-base-word",
+    }
+    assert instrumentation.traces == endpoint
+    assert pickle.loads(pickle.dumps(instrumentation)) == instrumentation
+    assert repr(instrumentation) == "Instrumentation(level='INFO')"
 
 
 @pytest.mark.slow
@@ -27,7 +31,7 @@ def test_a_watched_process_writes_json_lines_without_the_deployments_secrets() -
     program = (
         "import logging\n"
         "from seedvr2_ray.serve.observability.instrumentation import Observing\n"
-        "Observing(known_secrets=('jwt-jwt-jwt',)).start('runner')\n"
+        "Instrumentation(known_secrets=('jwt-jwt-jwt',)).start('runner')\n"
         "logging.getLogger('x').warning('it is jwt-jwt-jwt')\n"
     )
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)

@@ -68,9 +68,9 @@ def test_work_on_an_order_is_traced_whether_it_blocks_or_not(finished: Finished)
     seen = []
 
     @traced("function")
-    def function(site: str, order: _Order) -> str:
+    def function(layout: str, order: _Order) -> str:
         seen.append(current_ids())
-        return site
+        return layout
 
     @traced("coroutine")
     async def coroutine(*, order: _Order) -> None:

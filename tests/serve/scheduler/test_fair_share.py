@@ -71,7 +71,7 @@ def test_owners_with_work_get_equal_device_time_whatever_the_number_and_length_o
 
 @pytest.mark.parametrize("num_replicas", [1, 3])
 @pytest.mark.parametrize("owner", ["anna", "bert"])
-def test_a_short_job_overtakes_a_long_film_at_the_next_free_replica(num_replicas, owner):
+def test_a_short_job_overtakes_a_long_video_at_the_next_free_replica(num_replicas, owner):
     pool = Pool(num_replicas)
     pool.submit("film", "anna", [5.0] * 1000)
     pool.run_until(100)
@@ -82,7 +82,7 @@ def test_a_short_job_overtakes_a_long_film_at_the_next_free_replica(num_replicas
     assert pool.history[before][1] == "short"
 
 
-def test_a_film_alone_has_every_replica():
+def test_a_video_alone_has_every_replica():
     pool = Pool(8)
     pool.submit("film", "anna", [3.0] * 80)
     pool.run_until(1e9)

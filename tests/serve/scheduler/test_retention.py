@@ -12,7 +12,7 @@ from seedvr2_ray.serve.db.webhook_store import WebhookStore
 from seedvr2_ray.serve.jobs import JobState, ResultInfo, Source
 from seedvr2_ray.serve.problems import GoneRefusal
 from seedvr2_ray.serve.scheduler.retention import Sweeper
-from seedvr2_ray.serve.workers.tasks import Site
+from seedvr2_ray.serve.workers.tasks import StorageLayout
 
 RULES = Retention(uploads_hours=24, intermediates_hours=48, results_hours=72)
 CONTENT = "sha256-" + "ab" * 32
@@ -23,15 +23,15 @@ class House:
     """A deployment with jobs that somebody else has finished."""
 
     def __init__(self, database, clock, folder):
-        self.site = Site(data=str(folder / "data"), scratch=str(folder / "scratch"))
+        self.layout = StorageLayout(data=str(folder / "data"), scratch=str(folder / "scratch"))
         self.clock = clock
         self.jobs = JobStore(database)
         self.uploads = UploadStore(database)
-        self.sweeper = Sweeper(self.site, RULES, self.jobs, self.uploads, WebhookStore(database), clock=clock)
+        self.sweeper = Sweeper(self.layout, RULES, self.jobs, self.uploads, WebhookStore(database), clock=clock)
 
     def upload(self):
         upload = self.uploads.create(owner="anna", name="film.mp4")
-        folder = Path(self.site.upload_folder(upload.id))
+        folder = Path(self.layout.upload_folder(upload.id))
         folder.mkdir(parents=True)
         (folder / "film.mp4").write_bytes(b"film")
         return self.uploads.complete(upload.id, num_bytes=4)
@@ -43,26 +43,26 @@ class House:
     def finish(self, job):
         """Complete every waiting job, this one too."""
         for held in self.jobs.claim("runner", lease_seconds=60, limit=10):
-            self.site.store_of(CONTENT).commit("parts", "part", {"frames": 1})
+            self.layout.store_of(CONTENT).commit("parts", "part", {"frames": 1})
             self._publish(ADDRESS)
             self.jobs.note(held.id, held.fence, content=CONTENT, result_address=ADDRESS)
             self.jobs.advance(held.id, held.fence, JobState.COMPLETED, result=_info(ADDRESS))
         return self.jobs.get(job.id)
 
     def _publish(self, address):
-        path = Path(self.site.data) / "made.mp4"
+        path = Path(self.layout.data) / "made.mp4"
         path.parent.mkdir(exist_ok=True, parents=True)
         path.write_bytes(b"master")
-        self.site.results.add("after", address, path)
-        self.site.results.publish(_info(address), path)
+        self.layout.results.add("after", address, path)
+        self.layout.results.publish(_info(address), path)
 
     @property
     def left(self):
         """What is still there: of the uploads, the intermediates, the results."""
         return {
-            "uploads": any(Path(self.site.data, "uploads").glob("*/*")),
-            "work": any(Path(self.site.data, "work").rglob("*.json")),
-            "results": self.site.results.has("master", ADDRESS) or self.site.results.has("after", ADDRESS),
+            "uploads": any(Path(self.layout.data, "uploads").glob("*/*")),
+            "work": any(Path(self.layout.data, "work").rglob("*.json")),
+            "results": self.layout.results.has("master", ADDRESS) or self.layout.results.has("after", ADDRESS),
         }
 
 
@@ -156,7 +156,7 @@ def test_a_sweep_that_is_cut_off_goes_on_at_the_next(house, monkeypatch):
 def test_what_was_fetched_for_a_job_goes_with_it(house):
     source = Source(kind="url", location="https://example.org/film.mp4", name="film.mp4")
     job, _ = house.jobs.create(NewJob(owner="anna", source=source, settings={"model": "lanczos"}))
-    fetched = Path(house.site.source_folder(job.id)) / "film.mp4"
+    fetched = Path(house.layout.source_folder(job.id)) / "film.mp4"
     fetched.parent.mkdir(parents=True)
     fetched.write_bytes(b"film")
     house.finish(job)

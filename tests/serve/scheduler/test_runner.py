@@ -65,7 +65,7 @@ def test_a_job_gives_the_bytes_that_the_command_line_gives(clip, undisturbed, tm
     assert {now.state for now in seen} >= {JobState.RESTORING, JobState.COMPLETED}
     assert "Ferien" not in str(service.sidecar(ended))
     for kind in ("before", "after", "report"):
-        assert service.site.results.has(kind, ended.result.address)
+        assert service.layout.results.has(kind, ended.result.address)
     (use,) = service.usage.by_day(owner="anna", since=job.created_at)
     assert use.gpu_seconds == pytest.approx(ended.gpu_seconds, abs=1e-3)
     assert use.gpu_seconds > 0
@@ -301,21 +301,21 @@ def test_twenty_jobs_of_three_owners_share_the_replicas(tmp_path, short_clip):
     assert {*order[-6:]} == {"anna"}
 
 
-def test_a_short_job_overtakes_a_film(clip, short_clip, tmp_path):
+def test_a_short_job_overtakes_a_video(clip, short_clip, tmp_path):
     begun = threading.Event()
     service = deploy(tmp_path, WatchedRestorers(on_segment=lambda task: begun.set() or time.sleep(0.4)))
-    film = service.submit(clip)
+    video = service.submit(clip)
 
     async def work():
         async with service.running():
             await asyncio.to_thread(begun.wait, 60)
             short = service.submit(short_clip, owner="bert")
-            return await service.until(short), service.jobs.get(film.id), await service.until(film)
+            return await service.until(short), service.jobs.get(video.id), await service.until(video)
 
-    short, film_then, film_after = asyncio.run(work())
-    assert short.state is film_after.state is JobState.COMPLETED
-    assert film_then.state is JobState.RESTORING
-    assert film_then.progress.segments_done < film_then.progress.segments_total
+    short, video_then, video_after = asyncio.run(work())
+    assert short.state is video_after.state is JobState.COMPLETED
+    assert video_then.state is JobState.RESTORING
+    assert video_then.progress.segments_done < video_then.progress.segments_total
 
 
 def test_limits_change_while_jobs_run(short_clip, tmp_path):

@@ -17,7 +17,7 @@ from seedvr2_ray.serve.db.database import Database, open_database
 from seedvr2_ray.serve.db.webhook_store import WebhookStore, enqueue
 from seedvr2_ray.serve.problems import FetchRefusal, GoneRefusal
 from seedvr2_ray.serve.scheduler.webhooks import Delivered, WebhookSender, require_webhook_url
-from seedvr2_ray.serve.security.egress import Outside
+from seedvr2_ray.serve.security.egress import Egress
 from tests.serve.conftest import HandClock
 from tests.serve.servers import Server, redirecting, saying, serving
 
@@ -131,8 +131,8 @@ def test_after_the_last_try_a_message_is_given_up_and_the_log_says_why(
     receiver.answers["/hook"] = answer
     receiver.answers["/other"] = saying(b"thanks")
     _enqueue(database, receiver.url("/hook?token=5ecret"))
-    patience = 0.5 if "no answer" in reason else 20
-    sender = _sender(database, RULES.model_copy(update={"max_tries": 2, "timeout_seconds": patience}))
+    deadline = 0.5 if "no answer" in reason else 20
+    sender = _sender(database, RULES.model_copy(update={"max_tries": 2, "timeout_seconds": deadline}))
     assert sender.deliver_due() == Delivered(num_failed=1)
     clock.pass_by(30)
     assert sender.deliver_due() == Delivered(num_given_up=1)
@@ -163,7 +163,7 @@ def test_nothing_is_sent_to_a_private_address(database: Database, receiver: Serv
         return ["10.0.0.7"] if name == "hooks.example.org" else [name.strip("[]").replace("localhost", "127.0.0.1")]
 
     _enqueue(database, f"http://{host}:{receiver.port}/hook")
-    sender = _sender(database, outside=Outside(resolver=resolve))
+    sender = _sender(database, outside=Egress(resolver=resolve))
     assert sender.deliver_due() == Delivered(num_failed=1)
     assert receiver.requests == []
 

@@ -12,7 +12,7 @@ from cryptography.x509.oid import NameOID
 
 from seedvr2_ray.serve.config import FetchRules, Limits
 from seedvr2_ray.serve.problems import FetchRefusal
-from seedvr2_ray.serve.security.egress import Outside
+from seedvr2_ray.serve.security.egress import Egress
 from seedvr2_ray.serve.security.fetch import fetch_url
 from tests.serve.servers import redirecting, saying, serving
 
@@ -55,7 +55,7 @@ def test_tls_is_checked_against_the_name_and_never_left_again(
     asked_names = []
     context = _certificate(tmp_path, "films.example.org")
     context.sni_callback = lambda _, name, __: asked_names.append(name)
-    outside = Outside(
+    outside = Egress(
         resolver=lambda host, port: ["127.0.0.1"],
         tls=ssl.create_default_context(cafile=str(tmp_path / "certificate.pem")),
         allow_private=("127.0.0.0/8",),
@@ -79,6 +79,6 @@ def test_tls_is_checked_against_the_name_and_never_left_again(
                 target,
                 RULES,
                 LIMITS,
-                outside=Outside(resolver=lambda host, port: ["127.0.0.1"], allow_private=("127.0.0.0/8",)),
+                outside=Egress(resolver=lambda host, port: ["127.0.0.1"], allow_private=("127.0.0.0/8",)),
             )
         assert server.requests == []

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from seedvr2_ray.errors import StorageError
 from seedvr2_ray.serve.config import FetchRules, Limits
 from seedvr2_ray.serve.problems import FetchRefusal
-from seedvr2_ray.serve.security.egress import Outside
+from seedvr2_ray.serve.security.egress import Egress
 from seedvr2_ray.serve.security.fetch import fetch_url, plain_name, require_allowed_object, require_fetchable
 from tests.serve.servers import Server, redirecting, saying, serving
 
@@ -77,11 +77,11 @@ def test_an_address_inside_is_refused_in_whatever_notation(server: Server, targe
     assert "169.254" not in said or host == "169.254.169.254"
 
 
-def _leading_to(*addresses: str, allow: tuple[str, ...] = ()) -> Outside:
+def _leading_to(*addresses: str, allow: tuple[str, ...] = ()) -> Egress:
     def resolver(host: str, port: int) -> Sequence[str]:
         return addresses
 
-    return Outside(resolver=resolver, allow_private=allow)
+    return Egress(resolver=resolver, allow_private=allow)
 
 
 @pytest.mark.parametrize("address", ["10.0.0.5", "127.0.0.1", "169.254.169.254", "::1", "::ffff:10.0.0.5", "fd00::1"])
@@ -113,7 +113,7 @@ def test_a_name_that_changes_its_address_after_the_check_gains_nothing(server: S
         asked.append(host)
         return ["127.0.0.1"] if len(asked) == 1 else ["10.0.0.1"]
 
-    outside = Outside(resolver=rebinding, allow_private=("127.0.0.0/8",))
+    outside = Egress(resolver=rebinding, allow_private=("127.0.0.0/8",))
     fetch_url(f"http://rebind.example.org:{server.port}/film.mp4", target, RULES, LIMITS, outside=outside)
     assert asked == ["rebind.example.org"], "the address that was checked is the one that is used"
     server.answers["/again"] = redirecting(f"http://rebind.example.org:{server.port}/film.mp4")
@@ -129,7 +129,7 @@ def test_a_look_up_that_never_ends_is_left_behind(target: Path) -> None:
 
     started = time.monotonic()
     with pytest.raises(FetchRefusal, match="takes longer than 0.2 s"):
-        fetch_url("http://slow.example.org/x", target, RULES, Limits(fetch_seconds=0.2), outside=Outside(resolver=slow))
+        fetch_url("http://slow.example.org/x", target, RULES, Limits(fetch_seconds=0.2), outside=Egress(resolver=slow))
     assert time.monotonic() - started < 1.5
 
 

@@ -46,9 +46,9 @@ def inspector() -> Iterator[Inspector]:
 
 
 def test_a_file_is_described_as_by_probing_it_directly(inspector: Inspector, tmp_path: Path) -> None:
-    film = tmp_path / "tag 10:30 %d äö.mp4"
-    shutil.copy(DEMO, film)
-    assert inspector.inspect(film, LIMITS) == probe(str(film))
+    video = tmp_path / "tag 10:30 %d äö.mp4"
+    shutil.copy(DEMO, video)
+    assert inspector.inspect(video, LIMITS) == probe(str(video))
     picture = tmp_path / "still.png"
     picture.write_bytes(_png(32, 16))
     assert inspector.inspect(picture, LIMITS) == probe(str(picture))
@@ -56,11 +56,11 @@ def test_a_file_is_described_as_by_probing_it_directly(inspector: Inspector, tmp
 
 @pytest.mark.parametrize("name", ["sleep", "spin", "hang"])
 def test_a_file_that_hangs_its_reader_is_refused_in_time(inspector: Inspector, tmp_path: Path, name: str) -> None:
-    film = tmp_path / f"{name}.mp4"
-    shutil.copy(DEMO, film)
+    video = tmp_path / f"{name}.mp4"
+    shutil.copy(DEMO, video)
     started = time.monotonic()
     with pytest.raises(MediaError, match=f"{name}.mp4 takes longer than 0.3 s to look at, the limit here; cut it"):
-        inspector.inspect(film, Limits(probe_seconds=0.3))
+        inspector.inspect(video, Limits(probe_seconds=0.3))
     assert time.monotonic() - started < 5
 
 
@@ -77,10 +77,10 @@ def test_a_file_that_hangs_its_reader_is_refused_in_time(inspector: Inspector, t
 def test_a_file_that_breaks_its_reader_is_refused_and_the_next_is_read(
     inspector: Inspector, tmp_path: Path, name: str, reason: str
 ) -> None:
-    film = tmp_path / f"{name}.mp4"
-    shutil.copy(DEMO, film)
+    video = tmp_path / f"{name}.mp4"
+    shutil.copy(DEMO, video)
     with pytest.raises(MediaError, match=reason):
-        inspector.inspect(film, LIMITS)
+        inspector.inspect(video, LIMITS)
     assert inspector.inspect(DEMO, LIMITS).kind == "video"
 
 
@@ -186,10 +186,10 @@ def test_messages_show_a_files_name_and_not_where_the_service_keeps_it(inspector
 
 def test_a_damaged_file_is_described_when_asked(inspector: Inspector, tmp_path: Path) -> None:
     source = tmp_path / "cut.mkv"
-    with av.open(str(DEMO)) as film, av.open(str(source), "w") as target:
-        pictures = film.streams.video[0]
+    with av.open(str(DEMO)) as video, av.open(str(source), "w") as target:
+        pictures = video.streams.video[0]
         copied = target.add_stream_from_template(pictures)
-        for packet in film.demux(pictures):
+        for packet in video.demux(pictures):
             if packet.size:
                 packet.stream = copied
                 target.mux(packet)

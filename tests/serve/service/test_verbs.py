@@ -14,7 +14,7 @@ from seedvr2_ray.serve.problems import ConflictRefusal, MissingRefusal, Permissi
 from seedvr2_ray.serve.secrets import Secrets
 from seedvr2_ray.serve.security.auth import Caller
 from seedvr2_ray.serve.service.admission import queue_seconds, require_quota, require_room
-from seedvr2_ray.serve.service.estimate import appraise
+from seedvr2_ray.serve.service.estimate import estimate_job
 from seedvr2_ray.serve.service.submission import Submission
 from seedvr2_ray.serve.service.verbs import Service
 from seedvr2_ray.settings import RestoreSettings
@@ -27,7 +27,7 @@ URL = Submission(url="https://example.org/film.mp4")
 
 
 class Inspected:
-    """Says that every file is the same film."""
+    """Says that every file is the same video."""
 
     def __init__(self, media):
         self.media = media
@@ -220,7 +220,7 @@ def test_no_quota_means_no_limit_and_replicas_share_the_queue():
 def test_more_replicas_shorten_a_job_and_not_its_bill(media):
     settings = RestoreSettings(model="lanczos", resolution="x2", segment_seconds=0.5)
     one, four = (
-        appraise(media, settings, ModelPool(max_replicas=n, price_per_gpu_hour=1), name="a.mp4", max_pixels=10**7)
+        estimate_job(media, settings, ModelPool(max_replicas=n, price_per_gpu_hour=1), name="a.mp4", max_pixels=10**7)
         for n in (1, 4)
     )
     assert one.segments > 1

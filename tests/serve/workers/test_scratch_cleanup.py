@@ -2,11 +2,11 @@ import os
 import time
 
 from seedvr2_ray.serve.workers.scratch_cleanup import keep_tidy
-from seedvr2_ray.serve.workers.tasks import Site
+from seedvr2_ray.serve.workers.tasks import StorageLayout
 
 
 def test_what_killed_processes_left_long_ago_goes_and_what_is_being_written_stays(tmp_path):
-    site = Site(data=str(tmp_path / "data"), scratch=str(tmp_path / "scratch"))
+    layout = StorageLayout(data=str(tmp_path / "data"), scratch=str(tmp_path / "scratch"))
     two_days_ago = time.time() - 2 * 24 * 3600
     stays, goes = [], []
     for folder in ("writing", "uploads", "estimates", "sources"):
@@ -21,7 +21,7 @@ def test_what_killed_processes_left_long_ago_goes_and_what_is_being_written_stay
     for old in goes:
         os.utime(old, (two_days_ago, two_days_ago))
         os.utime(old.parent if old.name == "content" else old, (two_days_ago, two_days_ago))
-    keep_tidy(site)
+    keep_tidy(layout)
     deadline = time.monotonic() + 30
     while any(old.exists() for old in goes):
         assert time.monotonic() < deadline, [old for old in goes if old.exists()]

@@ -16,10 +16,10 @@ from seedvr2_ray.restoration.work.encoded_segments import neighbourhood_of
 from seedvr2_ray.restoration.work.segment import RESTORED
 from seedvr2_ray.serve.config import FetchRules, Limits
 from seedvr2_ray.serve.jobs import Source
-from seedvr2_ray.serve.scheduler.video_progress import FilmProgress
+from seedvr2_ray.serve.scheduler.video_progress import VideoProgress
 from seedvr2_ray.serve.workers import tasks as work
 from seedvr2_ray.serve.workers.protocol import PrepareOrder
-from seedvr2_ray.serve.workers.tasks import Site, StalePlanError, Stopped, target_name
+from seedvr2_ray.serve.workers.tasks import StalePlanError, Stopped, StorageLayout, target_name
 from seedvr2_ray.settings import RestoreSettings
 from tests.media import clips
 
@@ -36,13 +36,13 @@ def clip(tmp_path_factory):
 
 
 @pytest.fixture
-def site(tmp_path):
-    return Site(data=str(tmp_path / "data"), scratch=str(tmp_path / "scratch"))
+def layout(tmp_path):
+    return StorageLayout(data=str(tmp_path / "data"), scratch=str(tmp_path / "scratch"))
 
 
-def order_of(site, clip, settings=SETTINGS, *, name="film.mp4", job="job_1", **changes):
+def order_of(layout, clip, settings=SETTINGS, *, name="film.mp4", job="job_1", **changes):
     """Upload a clip and describe a job for it."""
-    folder = Path(site.upload_folder(job))
+    folder = Path(layout.upload_folder(job))
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(clip, folder / name)
     values = {
@@ -56,130 +56,130 @@ def order_of(site, clip, settings=SETTINGS, *, name="film.mp4", job="job_1", **c
     return PrepareOrder(**{**values, **changes})
 
 
-def make(site, order):
+def make(layout, order):
     """Do everything for a job, in order."""
-    film = FilmProgress(order.job_id, order.source.name, work.prepare(site, order))
-    for segment in film.segment_orders(3):
-        work.restore(site, segment, LanczosRestorer())
-        film.take_restored(segment.segment.index)
-    preview = film.preview_order()
+    video = VideoProgress(order.job_id, order.source.name, work.prepare(layout, order))
+    for segment in video.segment_orders(3):
+        work.restore(layout, segment, LanczosRestorer())
+        video.take_restored(segment.segment.index)
+    preview = video.preview_order()
     assert preview is not None
-    assert work.preview(site, preview)
-    while not film.work.is_done:
-        for part in film.part_orders(4):
-            work.finish(site, part)
-            film.take_part(part)
-    return work.publish_result(site, film.publish_order())
+    assert work.preview(layout, preview)
+    while not video.work.is_done:
+        for part in video.part_orders(4):
+            work.finish(layout, part)
+            video.take_part(part)
+    return work.publish_result(layout, video.publish_order())
 
 
-def test_what_is_published_is_found_by_whoever_asks_for_the_same_and_by_nobody_else(site, clip):
-    made = make(site, order_of(site, clip))
-    again = work.prepare(site, order_of(site, clip, name="other name.mp4", job="job_2"))
+def test_what_is_published_is_found_by_whoever_asks_for_the_same_and_by_nobody_else(layout, clip):
+    made = make(layout, order_of(layout, clip))
+    again = work.prepare(layout, order_of(layout, clip, name="other name.mp4", job="job_2"))
     assert again.plan is None
     assert again.published == replace(made, name="other name-restored.mp4", was_cached=True)
     for change in ({"seed": 1}, {"crf": 30}, {"segment_seconds": 1.0}, {"container": "mkv"}):
         other = RestoreSettings.from_mapping({**SETTINGS.to_mapping(), **change})
-        assert work.prepare(site, order_of(site, clip, other, job="job_3")).published is None
+        assert work.prepare(layout, order_of(layout, clip, other, job="job_3")).published is None
     newer = RestorerIdentity("lanczos", "another version")
-    assert work.prepare(site, order_of(site, clip, job="job_4", identity=newer)).published is None
+    assert work.prepare(layout, order_of(layout, clip, job="job_4", identity=newer)).published is None
 
 
-def test_a_second_codec_of_the_same_film_is_made_without_restoring_again(site, clip):
-    first = work.prepare(site, order_of(site, clip))
-    film = FilmProgress("job_1", "film.mp4", first)
-    for segment in film.segment_orders(3):
-        work.restore(site, segment, LanczosRestorer())
-    other = work.prepare(site, order_of(site, clip, replace(SETTINGS, crf=30), job="job_2"))
-    assert FilmProgress("job_2", "film.mp4", other).work.to_restore == ()
+def test_a_second_codec_of_the_same_video_is_made_without_restoring_again(layout, clip):
+    first = work.prepare(layout, order_of(layout, clip))
+    video = VideoProgress("job_1", "film.mp4", first)
+    for segment in video.segment_orders(3):
+        work.restore(layout, segment, LanczosRestorer())
+    other = work.prepare(layout, order_of(layout, clip, replace(SETTINGS, crf=30), job="job_2"))
+    assert VideoProgress("job_2", "film.mp4", other).work.to_restore == ()
 
 
-def test_a_segment_whose_parts_another_job_finished_is_not_restored_again(site, clip):
-    prepared = work.prepare(site, order_of(site, clip))
-    make(site, order_of(site, clip))
-    (order, *_) = FilmProgress("job_2", "film.mp4", prepared).segment_orders(3)
-    assert site.store_of(prepared.source.content).find(RESTORED, order.segment.address) is None
-    record = work.restore(site, order, None)
+def test_a_segment_whose_parts_another_job_finished_is_not_restored_again(layout, clip):
+    prepared = work.prepare(layout, order_of(layout, clip))
+    make(layout, order_of(layout, clip))
+    (order, *_) = VideoProgress("job_2", "film.mp4", prepared).segment_orders(3)
+    assert layout.store_of(prepared.source.content).find(RESTORED, order.segment.address) is None
+    record = work.restore(layout, order, None)
     assert record["segment"] == order.segment.index
 
 
-def test_a_segment_that_ends_every_process_fails_with_a_reason(site, clip):
-    prepared = work.prepare(site, order_of(site, clip))
-    (order, *_) = FilmProgress("job_1", "film.mp4", prepared).segment_orders(2)
+def test_a_segment_that_ends_every_process_fails_with_a_reason(layout, clip):
+    prepared = work.prepare(layout, order_of(layout, clip))
+    (order, *_) = VideoProgress("job_1", "film.mp4", prepared).segment_orders(2)
 
     class Deadly(LanczosRestorer):
         def restore(self, frames, task):
             raise SystemExit  # What a killed process leaves behind is what was written before.
 
-    store = site.store_of(prepared.source.content)
+    store = layout.store_of(prepared.source.content)
     for _ in range(2):
         store.record_attempt(f"deaths/{work.digest_of('job_1')[:16]}", order.segment.address)
     with pytest.raises(MediaError, match="ended the process that restored it 2 times"):
-        work.restore(site, order, Deadly())
+        work.restore(layout, order, Deadly())
     # Whoever submits it again means to try again.
-    assert work.restore(site, order, LanczosRestorer())["segment"] == order.segment.index
+    assert work.restore(layout, order, LanczosRestorer())["segment"] == order.segment.index
 
 
-def test_stopping_a_segment_is_no_death_and_leaves_nothing_half_done(site, clip):
-    prepared = work.prepare(site, order_of(site, clip))
-    (order, *_) = FilmProgress("job_1", "film.mp4", prepared).segment_orders(1)
+def test_stopping_a_segment_is_no_death_and_leaves_nothing_half_done(layout, clip):
+    prepared = work.prepare(layout, order_of(layout, clip))
+    (order, *_) = VideoProgress("job_1", "film.mp4", prepared).segment_orders(1)
     for _ in range(3):
         with pytest.raises(Stopped):
-            work.restore(site, order, LanczosRestorer(), check_cancelled=_stop)
-    assert not any((Path(site.scratch) / "writing").iterdir())
-    assert work.restore(site, order, LanczosRestorer())["frames"]
+            work.restore(layout, order, LanczosRestorer(), check_cancelled=_stop)
+    assert not any((Path(layout.scratch) / "writing").iterdir())
+    assert work.restore(layout, order, LanczosRestorer())["frames"]
 
 
 def _stop():
     raise Stopped("not wanted")
 
 
-def test_a_segment_planned_for_another_version_of_its_model_is_planned_again(site, clip):
-    order = order_of(site, clip, identity=RestorerIdentity("lanczos", "older"))
-    (segment, *_) = FilmProgress("job_1", "film.mp4", work.prepare(site, order)).segment_orders(3)
+def test_a_segment_planned_for_another_version_of_its_model_is_planned_again(layout, clip):
+    order = order_of(layout, clip, identity=RestorerIdentity("lanczos", "older"))
+    (segment, *_) = VideoProgress("job_1", "film.mp4", work.prepare(layout, order)).segment_orders(3)
     with pytest.raises(StalePlanError):
-        work.restore(site, segment, LanczosRestorer())
+        work.restore(layout, segment, LanczosRestorer())
 
 
-def test_a_file_that_ends_whoever_reads_it_is_set_aside(site, clip):
-    order = order_of(site, clip)
+def test_a_file_that_ends_whoever_reads_it_is_set_aside(layout, clip):
+    order = order_of(layout, clip)
     for _ in range(order.limits.max_segment_tries):
-        site.log.record_attempt("deaths/prepare", order.job_id)
+        layout.log.record_attempt("deaths/prepare", order.job_id)
     with pytest.raises(MediaError, match="ended the process that read it 3 times"):
-        work.prepare(site, order)
+        work.prepare(layout, order)
 
 
-def test_a_source_that_is_replaced_after_planning_is_refused(site, clip):
-    order = order_of(site, clip)
-    (segment, *_) = FilmProgress("job_1", "film.mp4", work.prepare(site, order)).segment_orders(3)
-    uploaded = Path(site.upload_folder("job_1")) / "film.mp4"
+def test_a_source_that_is_replaced_after_planning_is_refused(layout, clip):
+    order = order_of(layout, clip)
+    (segment, *_) = VideoProgress("job_1", "film.mp4", work.prepare(layout, order)).segment_orders(3)
+    uploaded = Path(layout.upload_folder("job_1")) / "film.mp4"
     uploaded.write_bytes(uploaded.read_bytes() + b"\0")
     with pytest.raises(InputError, match="changed"):
-        work.restore(site, segment, LanczosRestorer())
+        work.restore(layout, segment, LanczosRestorer())
 
 
 @pytest.mark.parametrize("name", ["../film.mp4", "a/b.mp4", "..", ""])
-def test_a_source_cannot_name_a_file_elsewhere(site, clip, name):
-    order = order_of(site, clip)
+def test_a_source_cannot_name_a_file_elsewhere(layout, clip, name):
+    order = order_of(layout, clip)
     source = Source(kind="upload", location="job_1", name=name)
     with pytest.raises(MediaError, match="file name"):
-        work.prepare(site, replace(order, source=source))
+        work.prepare(layout, replace(order, source=source))
 
 
-def test_an_object_store_that_is_not_allowed_is_not_read(site, clip):
+def test_an_object_store_that_is_not_allowed_is_not_read(layout, clip):
     source = Source(kind="object", location=f"{clip.parent}/film.mp4", name="film.mp4")
     with pytest.raises(DeploymentError, match="may not read"):
-        work.prepare(site, replace(order_of(site, clip), source=source))
+        work.prepare(layout, replace(order_of(layout, clip), source=source))
     allowed = FetchRules(object_prefixes=(str(clip.parent),))
-    assert work.prepare(site, replace(order_of(site, clip), source=source, fetch=allowed)).plan is not None
+    assert work.prepare(layout, replace(order_of(layout, clip), source=source, fetch=allowed)).plan is not None
 
 
 def test_images_of_a_sequence_come_as_one_archive_that_is_the_same_every_time(tmp_path, clip):
     settings = replace(SETTINGS, codec="png", preset="auto")
     digests = []
     for place in ("here", "there"):
-        site = Site(data=str(tmp_path / place), scratch=str(tmp_path / "scratch"))
-        made = make(site, order_of(site, clip, settings))
-        file = site.results.file("master", made.address)
+        layout = StorageLayout(data=str(tmp_path / place), scratch=str(tmp_path / "scratch"))
+        made = make(layout, order_of(layout, clip, settings))
+        file = layout.results.file("master", made.address)
         with zipfile.ZipFile(file.local_path) as archive:
             assert len(archive.namelist()) == 20
         digests.append(made.sha256)
@@ -187,22 +187,22 @@ def test_images_of_a_sequence_come_as_one_archive_that_is_the_same_every_time(tm
     assert digests[0] == digests[1]
 
 
-def test_a_picture_gives_a_picture(site, tmp_path):
+def test_a_picture_gives_a_picture(layout, tmp_path):
     clips.make_image(tmp_path / "photo.png", size=(40, 30), pixel_format="rgb24", codec="png")
-    made = make(site, order_of(site, tmp_path / "photo.png", replace(SETTINGS, preset="auto"), name="photo.png"))
+    made = make(layout, order_of(layout, tmp_path / "photo.png", replace(SETTINGS, preset="auto"), name="photo.png"))
     assert (made.name, made.media_type, made.width, made.height) == ("photo-restored.png", "image/png", 80, 60)
 
 
-def test_results_are_read_in_parts(site, clip):
-    made = make(site, order_of(site, clip))
-    file = site.results.file("master", made.address)
+def test_results_are_read_in_parts(layout, clip):
+    made = make(layout, order_of(layout, clip))
+    file = layout.results.file("master", made.address)
     whole = b"".join(file.blocks())
     assert len(whole) == made.num_bytes
     assert b"".join(file.blocks(10, 110)) == whole[10:110]
     assert b"".join(file.blocks(made.num_bytes - 5, made.num_bytes + 50)) == whole[-5:]
-    site.results.discard(made.address)
-    assert site.results.find(made.address, name="x") is None
-    assert not any(path.is_file() for path in Path(site.results.root_url).rglob("*"))
+    layout.results.discard(made.address)
+    assert layout.results.find(made.address, name="x") is None
+    assert not any(path.is_file() for path in Path(layout.results.root_url).rglob("*"))
 
 
 @pytest.mark.parametrize(
@@ -223,8 +223,8 @@ def test_the_container_follows_the_settings_and_then_the_source(clip, name, sett
     assert target_name(media, replace(SETTINGS, **settings), name) == expected
 
 
-def test_the_neighbours_of_a_segment_are_enough_to_finish_its_part(site, clip):
-    prepared = work.prepare(site, order_of(site, clip))
+def test_the_neighbours_of_a_segment_are_enough_to_finish_its_part(layout, clip):
+    prepared = work.prepare(layout, order_of(layout, clip))
     for index in range(len(prepared.plan.segments)):
         around = neighbourhood_of(prepared.plan.segments, index)
         assert around.segment == prepared.plan.segments[index]

@@ -134,7 +134,7 @@ async def read_stream(
     if output is not None:
         return JSONResponse({"id": request_id, "status": answered_at_once(output)["status"], "stream": []})
     job = await service.get(caller, usable_id(request_id))
-    return JSONResponse({"id": job.id, "status": stream_status(job), "stream": _told_by(request).news(job)})
+    return JSONResponse({"id": job.id, "status": stream_status(job), "stream": _told_by(request).events(job)})
 
 
 @router.post("/cancel/{request_id}", responses=_REFUSALS)
@@ -287,14 +287,14 @@ class _Told:
     def __init__(self) -> None:
         self._items: OrderedDict[str, dict[str, Any]] = OrderedDict()
 
-    def news(self, job: Job) -> list[dict[str, Any]]:
+    def events(self, job: Job) -> list[dict[str, Any]]:
         """Return the item that says how far a job is, if it says something else than the last one."""
         item = stream_item(job)
-        is_news = self._items.pop(job.id, None) != item
+        has_changed = self._items.pop(job.id, None) != item
         self._items[job.id] = item
         if len(self._items) > _MOST_STREAMS:
             self._items.popitem(last=False)
-        return [item] if is_news else []
+        return [item] if has_changed else []
 
 
 def _told_by(request: Request) -> _Told:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from seedvr2_ray.serve.jobs import Job, JobState, ResultInfo, Source
 from seedvr2_ray.serve.scheduler.job_watch import Snapshot
 from seedvr2_ray.serve.security.links import SignedLinks
-from seedvr2_ray.serve.service.estimate import Appraisal
+from seedvr2_ray.serve.service.estimate import JobEstimate
 from seedvr2_ray.serve.service.submission import LONGEST_URL, PRIORITIES, Submission
 from seedvr2_ray.storage.faults import printable
 
@@ -208,21 +208,21 @@ class EstimateView(BaseModel):
     refusals: list[str] = Field(description="Why it would be refused now; empty when it would be taken.")
 
     @classmethod
-    def of(cls, appraisal: Appraisal) -> "EstimateView":
+    def of(cls, estimate: JobEstimate) -> "EstimateView":
         """Show an estimate."""
         return cls(
-            segments=appraisal.segments,
-            frames=appraisal.frames,
-            width=appraisal.width,
-            height=appraisal.height,
-            seconds=round(appraisal.seconds, 3),
-            gpu_seconds=round(appraisal.gpu_seconds, 3),
-            cost=round(appraisal.cost, 6),
-            queue_seconds=round(appraisal.queue_seconds, 3),
+            segments=estimate.segments,
+            frames=estimate.frames,
+            width=estimate.width,
+            height=estimate.height,
+            seconds=round(estimate.seconds, 3),
+            gpu_seconds=round(estimate.gpu_seconds, 3),
+            cost=round(estimate.cost, 6),
+            queue_seconds=round(estimate.queue_seconds, 3),
             notices=[
-                NoticeView(outcome=each.outcome, subject=each.subject, reason=each.reason) for each in appraisal.notices
+                NoticeView(outcome=each.outcome, subject=each.subject, reason=each.reason) for each in estimate.notices
             ],
-            refusals=list(appraisal.refusals),
+            refusals=list(estimate.refusals),
         )
 
 

@@ -12,7 +12,7 @@ from tests.serve.http.v1.ingress import Ingress, serving
 
 @pytest.fixture(scope="session")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A short film."""
+    """A short video."""
     path = tmp_path_factory.mktemp("clip") / "film.mp4"
     clips.make_clip(path, num_frames=24, size=(64, 48))
     return path

@@ -24,7 +24,7 @@ from seedvr2_ray.serve.secrets import Secrets
 from seedvr2_ray.serve.security.api_keys import make_key
 from seedvr2_ray.serve.service.verbs import Service
 from seedvr2_ray.serve.workers.local import LocalWorkers
-from seedvr2_ray.serve.workers.tasks import Site
+from seedvr2_ray.serve.workers.tasks import StorageLayout
 from tests.serve.deployment import QUICK_RETRIES, WatchedRestorers
 
 QUICK = {"model": "lanczos", "resolution": "x2", "segment_seconds": 0.5, "segment_overlap": 4, "preset": "ultrafast"}
@@ -71,10 +71,10 @@ def serving(
         runs_jobs: whether a runner works on what is submitted.
     """
     restorers = WatchedRestorers()
-    site = Site(data=data or str(folder / "data"), scratch=str(folder / "scratch"), restorers=restorers)
+    layout = StorageLayout(data=data or str(folder / "data"), scratch=str(folder / "scratch"), restorers=restorers)
     settled = ServiceConfig(
-        data=site.data,
-        scratch=site.scratch,
+        data=layout.data,
+        scratch=layout.scratch,
         auth=(auth,),
         models={"lanczos": ModelPool(price_per_gpu_hour=3.6), "nano": ModelPool()},
         default_model="lanczos",
@@ -87,7 +87,7 @@ def serving(
     server = uvicorn.Server(
         uvicorn.Config(create_api(service), host="127.0.0.1", port=0, log_level="warning", ws="websockets-sansio")
     )
-    thread = threading.Thread(target=lambda: asyncio.run(_serve(server, service, site if runs_jobs else None)))
+    thread = threading.Thread(target=lambda: asyncio.run(_serve(server, service, layout if runs_jobs else None)))
     thread.start()
     ingress = Ingress(service, restorers, "", KeyStore(database))
     try:
@@ -103,11 +103,11 @@ def serving(
         assert not thread.is_alive(), "the server does not end"
 
 
-async def _serve(server: uvicorn.Server, service: Service, site: Site | None) -> None:
-    if site is None:
+async def _serve(server: uvicorn.Server, service: Service, layout: StorageLayout | None) -> None:
+    if layout is None:
         await server.serve()
         return
-    workers = LocalWorkers(site)
+    workers = LocalWorkers(layout)
     runner = JobRunner(
         "runner", service.config, service.jobs, service.usage, service.results, workers, retries=QUICK_RETRIES
     )

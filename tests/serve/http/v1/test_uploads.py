@@ -235,5 +235,5 @@ def test_a_large_file_is_received_in_constant_memory(tmp_path):
 
         headers = {"Content-Type": "multipart/form-data; boundary=b"}
         refused = client.post("/v1/jobs", content=form(), headers=headers, timeout=300)
-        assert refused.status_code == 422, refused.text  # It is no film; it was received to be looked at.
+        assert refused.status_code == 422, refused.text  # It is no video; it was received to be looked at.
         assert peak[0] - before < size // 3

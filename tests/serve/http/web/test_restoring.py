@@ -54,7 +54,7 @@ def clip(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def restored(service: RunningService, clip: Path) -> str:
-    """The name of a film that the service has restored already."""
+    """The name of a video that the service has restored already."""
     name = "ready.mp4"
     with httpx.Client(base_url=service.base_url, timeout=60) as client:
         sent = {"file": (name, clip.read_bytes())}
@@ -91,7 +91,7 @@ def bad_file(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def long_upload(folder: Path) -> Path:
-    """A small film in a big file: what players skip, but a connection must carry."""
+    """A small video in a big file: what players skip, but a connection must carry."""
     path = folder / "long.mp4"
     clips.make_clip(path, num_frames=6, size=(64, 48))
     with path.open("ab") as file:
@@ -99,7 +99,7 @@ def long_upload(folder: Path) -> Path:
     return path
 
 
-def test_a_film_is_dropped_restored_compared_and_downloaded(tab, clip, tmp_path):
+def test_a_video_is_dropped_restored_compared_and_downloaded(tab, clip, tmp_path):
     tab.choose_exact_size("x2")
     tab.drop(clip)
     row = tab.pending(clip.name)
@@ -112,18 +112,18 @@ def test_a_film_is_dropped_restored_compared_and_downloaded(tab, clip, tmp_path)
     expect(tab.page.locator("#announcer")).to_have_text(f"{clip.name}: Done")
 
     view = tab.job(clip.name).locator("compare-view")
-    films = view.locator("video")
-    expect(films).to_have_count(2)
-    shapes = films.evaluate_all("films => films.map((film) => [film.videoWidth, film.videoHeight])")
+    videos = view.locator("video")
+    expect(videos).to_have_count(2)
+    shapes = videos.evaluate_all("films => films.map((film) => [film.videoWidth, film.videoHeight])")
     assert shapes == [[64, 48], [128, 96]]
     view.get_by_role("button", name="Play").click()
     tab.page.wait_for_function("() => document.querySelector('compare-view video.after').currentTime > 0.4")
-    apart = films.evaluate_all("films => Math.abs(films[0].currentTime - films[1].currentTime)")
+    apart = videos.evaluate_all("films => Math.abs(films[0].currentTime - films[1].currentTime)")
     assert apart < 0.2
     view.get_by_role("slider", name="Position").fill("500")
     tab.page.wait_for_function(
         """() => [...document.querySelectorAll('compare-view video')].every(
-            (film) => !film.seeking && Math.abs(film.currentTime - film.duration / 2) < 0.1)"""
+            (video) => !video.seeking && Math.abs(video.currentTime - video.duration / 2) < 0.1)"""
     )
     tab.picture("compared")
 
@@ -154,7 +154,7 @@ def test_the_divider_is_a_slider_for_keyboards_and_pointers(restored, tab):
     expect(divider).to_have_attribute("aria-valuenow", "25")
 
 
-def test_the_first_picture_is_there_before_the_film_is_done_and_a_reload_loses_nothing(tab, two_shots):
+def test_the_first_picture_is_there_before_the_video_is_done_and_a_reload_loses_nothing(tab, two_shots):
     tab.choose_exact_size("x2")
     tab.drop(two_shots)
     tab.start()
@@ -169,7 +169,7 @@ def test_the_first_picture_is_there_before_the_film_is_done_and_a_reload_loses_n
     tab.wait_for_state(two_shots.name, "completed")
     expect(tab.page.get_by_label("Exact size")).to_have_value("x2")
     tab.job(two_shots.name).get_by_role("button", name="Compare").click()
-    # The original was kept in this browser, so whole films are compared even now.
+    # The original was kept in this browser, so whole videos are compared even now.
     expect(tab.job(two_shots.name).locator("compare-view video")).to_have_count(2)
 
 
