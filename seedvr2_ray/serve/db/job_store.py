@@ -32,7 +32,7 @@ from seedvr2_ray.serve.db.webhook_store import enqueue
 from seedvr2_ray.serve.jobs import Job, JobState, require_transition
 from seedvr2_ray.serve.problems import ConflictRefusal, GoneRefusal, MissingRefusal
 
-__all__ = ["Belonging", "Changes", "JobStore", "Load", "LeaseLost", "NewJob", "Page", "Renewal"]
+__all__ = ["Belonging", "Changes", "JobStore", "LeaseLost", "Load", "NewJob", "Page", "Renewal"]
 
 MAX_PAGE = 200
 """Most jobs of one page."""

@@ -30,7 +30,7 @@ def test_what_travels_holds_the_settings_of_traces_and_shows_no_secret() -> None
 def test_a_watched_process_writes_json_lines_without_the_deployments_secrets() -> None:
     program = (
         "import logging\n"
-        "from seedvr2_ray.serve.observability.instrumentation import Observing\n"
+        "from seedvr2_ray.serve.observability.instrumentation import Instrumentation\n"
         "Instrumentation(known_secrets=('jwt-jwt-jwt',)).start('runner')\n"
         "logging.getLogger('x').warning('it is jwt-jwt-jwt')\n"
     )
