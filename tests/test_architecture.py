@@ -13,7 +13,9 @@ PACKAGE = "seedvr2_ray"
 OUTSIDE = ("examples", "training", "benchmarks", "jobs")
 """Top-level folders that use the package and that the package must not know."""
 
-MAX_LINES = 450
+MAX_LINES = 400
+MAX_FUNCTION_LINES = 80
+MAX_FILES = 15
 BANNED_MODULES = {"utils", "helpers", "common", "misc"}
 BANNED_SUFFIXES = ("Manager", "Handler", "Processor", "Helper")
 
@@ -51,16 +53,8 @@ LAYERS = {
         "sse_starlette python_multipart pythonjsonlogger opentelemetry sentry_sdk anyio",
     ),
     "batch": _layer(f"{_BELOW_GANG} gang", "torch ray pyarrow fsspec"),
-    "doctor": _layer(f"{_BELOW_GANG} gang", "torch av ray"),
-    "console": _layer(f"{_BELOW_GANG} doctor", "rich"),
-    "command_options": _layer("errors settings", "typer click"),
-    "batch_console": _layer("batch", "rich"),
-    "batch_command": _layer(f"{_BELOW_GANG} batch batch_console command_options", "typer rich"),
-    "keys_command": _layer("errors serve", "typer rich yaml pydantic"),
-    "cli": _layer(
-        f"{_BELOW_GANG} gang batch batch_command keys_command serve doctor console command_options",
-        "torch typer click rich",
-    ),
+    # The command line imports serve, batch and Ray inside the commands that need them.
+    "cli": _layer(f"{_BELOW_GANG} gang batch serve", "torch av ray typer click rich yaml pydantic"),
     "__main__": _layer("cli", ""),
 }
 
@@ -120,6 +114,12 @@ def name_violations(module: str, source: str) -> list[str]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ClassDef) and node.name.endswith(BANNED_SUFFIXES):
             found.append(f"{module}:{node.lineno} class {node.name} says nothing with its last word")
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = (node.end_lineno or node.lineno) - node.lineno + 1
+            if length > MAX_FUNCTION_LINES:
+                found.append(
+                    f"{module}:{node.lineno} {node.name} has {length} lines; {MAX_FUNCTION_LINES} is the limit"
+                )
     num_lines = source.count("\n")
     if num_lines > MAX_LINES:
         found.append(f"{module} has {num_lines} lines; {MAX_LINES} is the limit")
@@ -159,6 +159,30 @@ def test_names_say_something_and_files_stay_short() -> None:
     assert found == [], "\n".join(found)
 
 
+def test_a_folder_is_one_concern_of_few_files_and_says_which() -> None:
+    folders = sorted({path.parent for _, path in _modules(PACKAGE)})
+    found = []
+    for folder in folders:
+        # Versions of the database's tables only ever grow.
+        if len(list(folder.glob("*.py"))) > MAX_FILES and folder.name != "versions":
+            found.append(f"{folder.relative_to(ROOT)} has more than {MAX_FILES} files; cut it by concern")
+        if ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) is None:
+            found.append(f"{folder.relative_to(ROOT)} does not say in its __init__.py what belongs there")
+    assert found == [], "\n".join(found)
+
+
+def test_tests_mirror_the_package() -> None:
+    """Every folder of tests is a folder of the package, or of something else at the top."""
+    other = {"data", "cli", *OUTSIDE}
+    found = [
+        str(path.relative_to(ROOT))
+        for path in sorted((ROOT / "tests").rglob("*"))
+        if path.is_dir() and any(path.glob("test_*.py")) and path.relative_to(ROOT / "tests").parts[0] not in other
+        if not (ROOT / PACKAGE / path.relative_to(ROOT / "tests")).is_dir()
+    ]
+    assert found == [], "\n".join(found)
+
+
 def test_the_package_was_found() -> None:
     assert {"seedvr2_ray.errors", "seedvr2_ray.media.container.info"} <= {module for module, _ in _modules(PACKAGE)}
 
@@ -175,7 +199,7 @@ def test_the_package_was_found() -> None:
         (
             "seedvr2_ray.restoration.planning.plan",
             "from seedvr2_ray.cli.main import main",
-            "must not import seedvr2_ray.cli.main",
+            "must not import seedvr2_ray.cli",
         ),
         ("seedvr2_ray.serve.app", "from seedvr2_ray.batch import rows", "must not import seedvr2_ray.batch"),
         ("seedvr2_ray.cli.main", "from training import recipe", "must not import training"),
@@ -207,7 +231,7 @@ def test_an_allowed_import_is_let_through(module: str, source: str) -> None:
         ("seedvr2_ray.media.utils", "", "called utils"),
         ("seedvr2_ray.common.probe", "", "called common"),
         ("seedvr2_ray.media.container.probe", "class StreamManager: ...", "StreamManager"),
-        ("seedvr2_ray.media.container.probe", "x = 1\n" * 451, "451 lines"),
+        ("seedvr2_ray.media.container.probe", "x = 1\n" * 401, "401 lines"),
     ],
 )
 def test_a_name_that_says_nothing_is_found(module: str, source: str, complaint: str) -> None:
