@@ -14,6 +14,7 @@ OUTSIDE = ("examples", "training", "benchmarks", "jobs")
 """Top-level folders that use the package and that the package must not know."""
 
 MAX_LINES = 400
+MAX_TEST_LINES = 450
 MAX_FUNCTION_LINES = 80
 MAX_FILES = 15
 BANNED_MODULES = {"utils", "helpers", "common", "misc"}
@@ -43,8 +44,9 @@ LAYERS = {
     "models": _layer("errors settings", "torch safetensors huggingface_hub fsspec flash_attn flash_attn_interface"),
     "media": _layer("errors frames settings", "av numpy torch scenedetect"),
     "storage": _layer("errors", "fsspec"),
-    # PyAV's frames pass through here as values between media's converter and its encoder.
-    "restoration": _layer(_BELOW_RESTORATION, "torch av"),
+    # PyAV's frames pass through here as values between media's converter and its encoder; the report has templates
+    # and draws on pictures.
+    "restoration": _layer(_BELOW_RESTORATION, "torch av jinja2 markupsafe PIL"),
     "telemetry": _layer("errors", "ray"),
     "gang": _layer(_BELOW_GANG, "torch ray"),
     "serve": _layer(
@@ -111,18 +113,20 @@ def import_violations(module: str, source: str, *, is_package: bool = False) -> 
 def name_violations(module: str, source: str) -> list[str]:
     """Say which module and class names say nothing, and whether the file has grown too long."""
     found = [f"{module} is called {part}" for part in module.split(".") if part in BANNED_MODULES]
+    # A migration is one list of tables, frozen once it is released.
+    is_test = module.startswith("tests") or ".migrations.versions" in module
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ClassDef) and node.name.endswith(BANNED_SUFFIXES):
             found.append(f"{module}:{node.lineno} class {node.name} says nothing with its last word")
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        if not is_test and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = (node.end_lineno or node.lineno) - node.lineno + 1
             if length > MAX_FUNCTION_LINES:
                 found.append(
                     f"{module}:{node.lineno} {node.name} has {length} lines; {MAX_FUNCTION_LINES} is the limit"
                 )
-    num_lines = source.count("\n")
-    if num_lines > MAX_LINES:
-        found.append(f"{module} has {num_lines} lines; {MAX_LINES} is the limit")
+    num_lines, limit = source.count("\n"), MAX_TEST_LINES if is_test else MAX_LINES
+    if num_lines > limit:
+        found.append(f"{module} has {num_lines} lines; {limit} is the limit")
     return found
 
 

@@ -1,15 +1,10 @@
 """What a job did, for a program (JSON), for analysis (Parquet, one row per file) and for a person (HTML)."""
 
-import base64
-import hashlib
-import html
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from itertools import islice
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import pyarrow
@@ -18,6 +13,8 @@ import pyarrow.parquet
 import seedvr2_ray
 from seedvr2_ray.batch.execution.videos import VideoOutcome
 from seedvr2_ray.batch.report.outcomes import QUALITIES, SUMMED, Totals
+from seedvr2_ray.restoration.report.page import Fact
+from seedvr2_ray.restoration.report.templates import format_duration, render_page
 from seedvr2_ray.storage.location import publish, publish_bytes
 
 _LISTED_FILES = 1000
@@ -104,7 +101,7 @@ def write_job_report(
     publish_bytes(
         (json.dumps(summary, indent=1, ensure_ascii=False) + "\n").encode(), f"{folder}/report.json", overwrite=True
     )
-    publish_bytes(render_page(summary, listed, failed).encode(), f"{folder}/report.html", overwrite=True)
+    publish_bytes(_render(summary, listed, failed).encode(), f"{folder}/report.html", overwrite=True)
 
 
 def write_parquet(path: Path, outcomes: Iterable[VideoOutcome], price_per_gpu_hour: float) -> None:
@@ -134,109 +131,53 @@ def _columns(outcome: VideoOutcome, price_per_gpu_hour: float) -> dict[str, Any]
     }
 
 
-def render_page(summary: Mapping[str, Any], listed: Sequence[VideoOutcome], failed: Sequence[VideoOutcome]) -> str:
+def _render(summary: Mapping[str, Any], listed: Sequence[VideoOutcome], failed: Sequence[VideoOutcome]) -> str:
     """Return the page: one file that needs nothing else and runs nothing."""
-    style = (resources.files("seedvr2_ray.restoration.report") / "report.css").read_text(encoding="utf-8")
-    return Template(
-        (resources.files("seedvr2_ray.batch.report") / "report.html").read_text(encoding="utf-8")
-    ).substitute(
-        style=style,
-        style_hash=f"sha256-{base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()}",
-        manifest=_text(summary["manifest"]),
-        facts="\n".join(_fact(*fact) for fact in _facts(summary)),
-        failures=_failures(failed, summary["files"]["quarantined"]),
-        files="\n".join(_file_row(outcome) for outcome in listed),
-        more=_more(len(listed), summary["files"]["published"] + summary["files"]["skipped"]),
-        summary=_text(json.dumps(summary, indent=1, ensure_ascii=False)),
-        version=_text(summary["version"]),
-    )
+    files = summary["files"]
+    values = {
+        "summary": summary,
+        "facts": list(_facts(summary)),
+        "failed": failed,
+        "num_more_failed": files["quarantined"] - len(failed),
+        "listed": listed,
+        "num_more_listed": files["published"] + files["skipped"] - len(listed),
+        "as_json": json.dumps(summary, indent=1, ensure_ascii=False),
+    }
+    return render_page("seedvr2_ray.batch.report", "report.html", values)
 
 
-def _facts(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+def _facts(summary: Mapping[str, Any]) -> Iterator[Fact]:
     files, now = summary["files"], summary["this_run"]
     done = files["published"] + files["skipped"]
-    yield "Files", f"{done:,} restored", f"{files['skipped']:,} of them earlier; {files['quarantined']:,} set aside"
-    yield (
+    yield Fact(
+        "Files", f"{done:,} restored", f"{files['skipped']:,} of them earlier; {files['quarantined']:,} set aside"
+    )
+    yield Fact(
         "Frames",
         f"{summary.get('frames', 0):,}",
         f"{summary.get('restored_megapixels', 0) / 1000:,.2f} gigapixels restored",
     )
-    yield (
+    yield Fact(
         "Device time",
-        _duration(summary.get("gpu_seconds", 0.0)),
+        format_duration(summary.get("gpu_seconds", 0.0)),
         f"{summary['decode_wait_share']:.1%} of it waiting for frames",
     )
     if summary["price_per_gpu_hour"]:
-        yield "Cost", f"{summary['cost']:,.2f}", f"at {summary['price_per_gpu_hour']:g} per GPU hour"
+        yield Fact("Cost", f"{summary['cost']:,.2f}", f"at {summary['price_per_gpu_hour']:g} per GPU hour")
     idle = now.get("idle_share", 0.0)
-    yield (
+    yield Fact(
         "This run",
-        _duration(now["wall_seconds"]),
+        format_duration(now["wall_seconds"]),
         f"{now['frames_per_second']:,.2f} frames/s on {now['workers']} workers, idle {idle:.1%}",
     )
     quality = summary["quality"]
     if quality["psnr"] is not None:
-        yield (
+        yield Fact(
             "Closeness",
             f"{quality['psnr']:.2f} dB",
             f"SSIM {quality['ssim']:.4f} against the sources, scaled back down",
         )
 
 
-def _fact(name: str, value: str, detail: str) -> str:
-    return f"<div><dt>{_text(name)}</dt><dd>{_text(value)}<small>{_text(detail)}</small></dd></div>"
-
-
-def _failures(failed: Sequence[VideoOutcome], num_failed: int) -> str:
-    if not failed:
-        return "<p>No file was set aside.</p>"
-    items = "\n".join(
-        f'<li><span class="badge refused">{_text(outcome.failure.stage)}</span><div><strong>{_text(outcome.source)}'
-        f"</strong> {_text(outcome.failure.error)}<br>{_text(outcome.failure.remedy)}</div></li>"
-        for outcome in failed
-        if outcome.failure is not None
-    )
-    return f'<ul class="notices">\n{items}\n</ul>{_more(len(failed), num_failed)}'
-
-
-def _file_row(outcome: VideoOutcome) -> str:
-    figures = outcome.figures
-    cells = (
-        outcome.state,
-        figures.get("size", ""),
-        f"{figures.get('frames', 0):,}",
-        f"{figures.get('segments', 0):,}",
-        f"{figures.get('gpu_seconds', 0.0):,.1f}",
-        "–" if figures.get("psnr") is None else f"{figures['psnr']:.2f}",
-    )
-    return (
-        f'<tr><th scope="row">{_text(outcome.target)}</th>'
-        + "".join(f"<td>{_text(cell)}</td>" for cell in cells)
-        + "</tr>"
-    )
-
-
-def _more(num_listed: int, num_all: int) -> str:
-    if num_all <= num_listed:
-        return ""
-    return f'<p class="hint">{num_all - num_listed:,} more are in report.parquet.</p>'
-
-
 def _share(part: float, whole: float | None) -> float:
     return round(part / whole, 4) if whole else 0.0
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    hours, minutes = whole // 3600, whole % 3600 // 60
-    return f"{hours:,} h {minutes:02} min" if hours else f"{minutes} min {whole % 60:02} s"
-
-
-def _text(value: str) -> str:
-    """Escape what came from outside; control characters become visible marks."""
-    marked = "".join(
-        letter if letter.isprintable() or letter == "\n" else "\N{REPLACEMENT CHARACTER}" for letter in value
-    )
-    return html.escape(marked.encode("utf-8", "replace").decode(), quote=True)

@@ -3,32 +3,22 @@
 Shape letters: C channels, H height, W width.
 """
 
+import io
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Literal
 
-import av
 import torch
 import torch.nn.functional as F
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from seedvr2_ray.frames import to_codes, to_unit_range
 
-JPEG_QUANTISER = 2
-"""The best that FFmpeg's encoder offers; a comparison must not show its own artefacts."""
+JPEG_QUALITY = 95
+"""A comparison must not show its own artefacts; above this files grow and nothing is seen."""
 _GREY_BEHIND_ALPHA = 0.5
 _BORDER_WIDTH = 4
-
-_GLYPHS = {
-    "A": "01110 10001 10001 11111 10001 10001 10001",
-    "B": "11110 10001 10001 11110 10001 10001 11110",
-    "E": "11111 10000 10000 11110 10000 10000 11111",
-    "F": "11111 10000 10000 11110 10000 10000 10000",
-    "O": "01110 10001 10001 10001 10001 10001 01110",
-    "R": "11110 10001 10001 11110 10100 10010 10001",
-    "T": "11111 00100 00100 00100 00100 00100 00100",
-}
-"""The letters of BEFORE and AFTER: no font is sure to be installed, and these are all that is written."""
+_BOX_OPACITY = 0.65
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,8 +44,8 @@ def compare_frames(before_CHW: Tensor, after_CHW: Tensor, caption: str) -> Compa
     height, width = after_CHW.shape[-2:]
     return ComparisonPicture(
         caption=caption,
-        before=_encode(_scaled(_opaque(before_CHW), height, width), "mjpeg"),
-        after=_encode(_opaque(after_CHW), "mjpeg"),
+        before=_encode(_image(_scaled(_opaque(before_CHW), height, width)), "JPEG"),
+        after=_encode(_image(_opaque(after_CHW)), "JPEG"),
         width=width,
         height=height,
     )
@@ -69,10 +59,10 @@ def side_by_side(before_CHW: Tensor, after_CHW: Tensor) -> bytes:
         after_CHW: the same, restored.
     """
     height, width = after_CHW.shape[-2:]
-    before = _labelled(_scaled(_opaque(before_CHW), height, width), "BEFORE")
-    after = _labelled(_opaque(after_CHW), "AFTER")
-    border = torch.ones(3, height, _BORDER_WIDTH)
-    return _encode(torch.cat([before, border, after], dim=-1), "png")
+    still = Image.new("RGB", (2 * width + _BORDER_WIDTH, height), "white")
+    still.paste(_labelled(_image(_scaled(_opaque(before_CHW), height, width)), "BEFORE"), (0, 0))
+    still.paste(_labelled(_image(_opaque(after_CHW)), "AFTER"), (width + _BORDER_WIDTH, 0))
+    return _encode(still, "PNG")
 
 
 def _opaque(codes_CHW: Tensor) -> Tensor:
@@ -89,43 +79,30 @@ def _scaled(picture_CHW: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(picture_CHW[None], (height, width), mode="bicubic", align_corners=False, antialias=True)[0]
 
 
-def _labelled(picture_CHW: Tensor, text: str) -> Tensor:
+def _labelled(picture: Image.Image, text: str) -> Image.Image:
     """Write a word into the lower left corner: white on a darkened box, a twentieth of the height."""
-    _, height, width = picture_CHW.shape
-    ink = _ink(text)
-    dot = max(1, height // (20 * 7))
-    ink = ink.repeat_interleave(dot, 0).repeat_interleave(dot, 1)
-    rows, columns = ink.shape
-    top, left = height - rows - 3 * dot, 3 * dot
-    if top < 0 or left + columns > width:
-        return picture_CHW
-    labelled = picture_CHW.clone()
-    box = labelled[:, top : top + rows, left : left + columns]
-    box.mul_(0.35)
-    box.add_(ink * (1 - box))
-    return labelled
+    font = ImageFont.load_default(max(8, picture.height // 20))
+    left, top, right, bottom = (round(edge) for edge in font.getbbox(text))
+    room = max(2, (bottom - top) // 3)
+    width, height = right - left + 2 * room, bottom - top + 2 * room
+    corner = (room, picture.height - height - room)
+    if corner[1] < 0 or corner[0] + width > picture.width:
+        return picture
+    box = picture.crop((*corner, corner[0] + width, corner[1] + height))
+    box = Image.blend(box, Image.new("RGB", box.size), _BOX_OPACITY)
+    ImageDraw.Draw(box).text((room - left, room - top), text, fill="white", font=font)
+    picture.paste(box, corner)
+    return picture
 
 
-def _ink(text: str) -> Tensor:
-    """Return 1 where a word's dots are, with two dots of room around and one between letters."""
-    letters = []
-    for letter in text:
-        rows = [[float(dot) for dot in row] for row in _GLYPHS[letter].split()]
-        letters.append(F.pad(torch.tensor(rows), (0, 1)))
-    return F.pad(torch.cat(letters, dim=1), (2, 1, 2, 2))
-
-
-def _encode(picture_CHW: Tensor, codec: Literal["mjpeg", "png"]) -> bytes:
-    """Return the bytes of one JPEG or PNG file."""
+def _image(picture_CHW: Tensor) -> Image.Image:
     codes_HWC = to_codes(picture_CHW, torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
-    frame = av.VideoFrame.from_ndarray(codes_HWC, "rgb24")
-    if codec == "mjpeg":
-        # What every viewer assumes of a JPEG file: the BT.601 matrix at full range, here without chroma subsampling.
-        frame = frame.reformat(format="yuvj444p", dst_colorspace="ITU601", dst_color_range="JPEG")
-    context = av.CodecContext.create(codec, "w")
-    assert isinstance(context, av.VideoCodecContext)
-    context.width, context.height, context.pix_fmt = frame.width, frame.height, frame.format.name
-    context.time_base = Fraction(1)
-    if codec == "mjpeg":
-        context.options = {"qmin": str(JPEG_QUANTISER), "qmax": str(JPEG_QUANTISER)}
-    return b"".join(bytes(packet) for packet in [*context.encode(frame), *context.encode(None)])
+    return Image.fromarray(codes_HWC)
+
+
+def _encode(picture: Image.Image, kind: Literal["JPEG", "PNG"]) -> bytes:
+    """Return the bytes of one JPEG file, without chroma subsampling, or of one PNG file."""
+    file = io.BytesIO()
+    options = {"quality": JPEG_QUALITY, "subsampling": 0} if kind == "JPEG" else {}
+    picture.save(file, kind, **options)
+    return file.getvalue()
