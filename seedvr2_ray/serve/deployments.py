@@ -17,6 +17,7 @@ from ray.serve.handle import DeploymentHandle
 
 from seedvr2_ray.errors import StorageError
 from seedvr2_ray.serve.config import Limits, ServiceConfig
+from seedvr2_ray.serve.db.artifact_store import ArtifactStore
 from seedvr2_ray.serve.db.database import open_database, utc_now
 from seedvr2_ray.serve.db.job_store import JobStore
 from seedvr2_ray.serve.db.upload_store import UploadStore
@@ -117,7 +118,11 @@ class RunnerReplica:
             RayWorkers(wiring.layout.data, finisher, restorers),
         )
         self._sweeper = Sweeper(
-            wiring.layout, wiring.config.retention, self._jobs, UploadStore(database), WebhookStore(database)
+            wiring.layout,
+            wiring.config.retention,
+            ArtifactStore(database),
+            UploadStore(database),
+            WebhookStore(database),
         )
         self._notifier = notifier_of(wiring.config, wiring.secrets, database)
         self._work = asyncio.create_task(self._runner.run(), name="runner")

@@ -11,7 +11,13 @@ from seedvr2_ray.serve.jobs import UNFINISHED, JobState
 Now = datetime | sa.ColumnElement[datetime]
 """The time, or the parameter of a statement that will be told it."""
 
+FINAL = sorted(state for state in JobState if state.is_final)
 is_unfinished = jobs.c.state.in_(sorted(UNFINISHED))
+has_left = sa.or_(
+    jobs.c.deleted_at.is_not(None),
+    sa.and_(jobs.c.delete_requested, jobs.c.state.in_(FINAL)),
+)
+"""A job is gone for callers: its data is deleted, or will be because its owner asked."""
 
 
 def is_unheld(now: Now) -> sa.ColumnElement[bool]:

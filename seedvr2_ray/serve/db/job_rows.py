@@ -12,6 +12,7 @@ from typing import Any, TypedDict
 import sqlalchemy as sa
 
 from seedvr2_ray.errors import InputError
+from seedvr2_ray.serve.db.tables import jobs
 from seedvr2_ray.serve.jobs import ErrorInfo, Job, JobState, Progress, ResultInfo, Source
 from seedvr2_ray.serve.problems import Refusal
 
@@ -89,7 +90,7 @@ class Renewal:
     """Jobs that it holds and that were asked to stop."""
 
 
-class Belonging(StrEnum):
+class ArtifactKind(StrEnum):
     """What a job leaves behind and retention deletes, each after a time of its own."""
 
     INPUTS = "inputs_deleted_at"
@@ -208,3 +209,9 @@ def from_cursor(cursor: str) -> tuple[datetime, str]:
 
 def _source_columns(source: Source) -> dict[str, Any]:
     return {f"source_{name}": value for name, value in asdict(source).items()}
+
+
+def write_job(connection: sa.Connection, job_id: str, columns: dict[str, Any]) -> Job:
+    """Change columns of a job that is there; whoever watches it sees a new version."""
+    update = sa.update(jobs).where(jobs.c.id == job_id).values(version=jobs.c.version + 1, **columns).returning(jobs)
+    return to_job(connection.execute(update).mappings().one())

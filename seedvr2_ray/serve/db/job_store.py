@@ -6,15 +6,22 @@ changes hands, so whatever a runner writes that has lost its job changes nothing
 
 import secrets
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, Unpack
 
 import sqlalchemy as sa
 
 from seedvr2_ray.serve.db.database import Database
-from seedvr2_ray.serve.db.job_order import POSITIONS, is_claimable, is_unfinished, is_unheld, load_of, waiting_order
+from seedvr2_ray.serve.db.job_order import (
+    POSITIONS,
+    has_left,
+    is_claimable,
+    is_unfinished,
+    is_unheld,
+    load_of,
+    waiting_order,
+)
 from seedvr2_ray.serve.db.job_rows import (
-    Belonging,
     Changes,
     LeaseLost,
     Load,
@@ -26,23 +33,19 @@ from seedvr2_ray.serve.db.job_rows import (
     new_row,
     to_cursor,
     to_job,
+    write_job,
 )
 from seedvr2_ray.serve.db.tables import jobs
 from seedvr2_ray.serve.db.webhook_store import enqueue
 from seedvr2_ray.serve.jobs import Job, JobState, require_transition
 from seedvr2_ray.serve.problems import ConflictRefusal, GoneRefusal, MissingRefusal
 
-__all__ = ["Belonging", "Changes", "JobStore", "LeaseLost", "Load", "NewJob", "Page", "Renewal"]
+__all__ = ["Changes", "JobStore", "LeaseLost", "Load", "NewJob", "Page", "Renewal"]
 
 MAX_PAGE = 200
 """Most jobs of one page."""
 
 _ADMISSION_LOCK = 0x5EED_0002
-_FINAL = sorted(state for state in JobState if state.is_final)
-_HAS_LEFT = sa.or_(
-    jobs.c.deleted_at.is_not(None),
-    sa.and_(jobs.c.delete_requested, jobs.c.state.in_(_FINAL)),
-)
 
 
 class JobStore:
@@ -123,7 +126,7 @@ class JobStore:
             InputError: the cursor is not one.
         """
         limit = min(max(limit, 1), MAX_PAGE)
-        query = sa.select(jobs).where(sa.not_(_HAS_LEFT)).order_by(jobs.c.created_at.desc(), jobs.c.id.desc())
+        query = sa.select(jobs).where(sa.not_(has_left)).order_by(jobs.c.created_at.desc(), jobs.c.id.desc())
         if owner is not None:
             query = query.where(jobs.c.owner == owner)
         if states is not None:
@@ -155,7 +158,7 @@ class JobStore:
         wanted = list(job_ids)
         if not wanted:
             return {}
-        query = sa.select(jobs.c.id, jobs.c.version).where(jobs.c.id.in_(wanted), sa.not_(_HAS_LEFT))
+        query = sa.select(jobs.c.id, jobs.c.version).where(jobs.c.id.in_(wanted), sa.not_(has_left))
         with self._database.reading() as connection:
             return {row.id: row.version for row in connection.execute(query)}
 
@@ -166,7 +169,7 @@ class JobStore:
 
     def count(self, owner: str | None) -> dict[JobState, int]:
         """Count an owner's jobs by state, or with ``None`` everybody's; deleted ones are left out."""
-        query = sa.select(jobs.c.state, sa.func.count().label("num")).where(sa.not_(_HAS_LEFT)).group_by(jobs.c.state)
+        query = sa.select(jobs.c.state, sa.func.count().label("num")).where(sa.not_(has_left)).group_by(jobs.c.state)
         if owner is not None:
             query = query.where(jobs.c.owner == owner)
         with self._database.reading() as connection:
@@ -269,7 +272,7 @@ class JobStore:
             columns = changed_columns(changes)
             if after.is_final:
                 return self._end(connection, job, after, columns)
-            return _write(connection, job_id, {"state": after.value, **columns})
+            return write_job(connection, job_id, {"state": after.value, **columns})
 
     def note(self, job_id: str, fence: int, **changes: Unpack[Changes]) -> None:
         """Write news of a job that a runner holds; its state stays.
@@ -309,61 +312,8 @@ class JobStore:
         with self._database.writing() as connection:
             job = _present(connection, job_id, owner)
             if job.state.is_final:
-                return _write(connection, job_id, {"delete_requested": True})
+                return write_job(connection, job_id, {"delete_requested": True})
             return self._cancel(connection, job, {"cancel_requested": True, "delete_requested": True})
-
-    def expired(self, what: Belonging, *, ended_before: datetime, limit: int = 100) -> Sequence[Job]:
-        """List finished jobs whose belongings are to go: those that ended long ago, and those whose owner asked.
-
-        Args:
-            what: which of their belongings.
-            ended_before: jobs that ended later are kept, unless their owner asked.
-            limit: most jobs to list, the first ended first.
-        """
-        query = (
-            sa.select(jobs)
-            .where(
-                jobs.c.state.in_(_FINAL),
-                jobs.c[what.value].is_(None),
-                sa.or_(jobs.c.finished_at < ended_before, jobs.c.delete_requested),
-            )
-            .order_by(jobs.c.finished_at, jobs.c.id)
-            .limit(limit)
-        )
-        with self._database.reading() as connection:
-            return [to_job(row) for row in connection.execute(query).mappings()]
-
-    def mark_deleted(self, job_id: str, *what: Belonging) -> Job:
-        """Note that belongings of a job are deleted. Once all are, the row forgets what it held of the caller's."""
-        now = self._database.clock()
-        with self._database.writing() as connection:
-            row = connection.execute(sa.select(jobs).where(jobs.c.id == job_id).with_for_update()).mappings().one()
-            columns: dict[str, Any] = {part.value: now for part in what if row[part.value] is None}
-            if all(row[part.value] is not None or part.value in columns for part in Belonging):
-                columns |= {"source_location": "", "source_name": "", "webhook_url": None, "metadata": {}}
-            return _write(connection, job_id, columns)
-
-    def results_in_use(self, address: str, *, besides: str | None = None) -> int:
-        """Count the jobs that a result belongs to and that were not deleted, leaving out job ``besides``."""
-        return self._count(jobs.c.result_address == address, sa.not_(_HAS_LEFT), besides)
-
-    def content_in_use(self, content: str, *, besides: str | None = None) -> int:
-        """Count the jobs that may still need intermediates of a source's content, leaving out job ``besides``."""
-        kept = sa.or_(is_unfinished, sa.and_(jobs.c.intermediates_deleted_at.is_(None), sa.not_(_HAS_LEFT)))
-        return self._count(jobs.c.content == content, kept, besides)
-
-    def upload_in_use(self, upload_id: str, *, besides: str | None = None) -> int:
-        """Count the jobs that an upload is the source of and that may still read it, leaving out job ``besides``."""
-        is_source = sa.and_(jobs.c.source_kind == "upload", jobs.c.source_location == upload_id)
-        kept = sa.or_(is_unfinished, sa.and_(jobs.c.inputs_deleted_at.is_(None), sa.not_(_HAS_LEFT)))
-        return self._count(is_source, kept, besides)
-
-    def _count(self, first: sa.ColumnElement[bool], second: sa.ColumnElement[bool], besides: str | None) -> int:
-        query = sa.select(sa.func.count()).select_from(jobs).where(first, second)
-        if besides is not None:
-            query = query.where(jobs.c.id != besides)
-        with self._database.reading() as connection:
-            return connection.scalars(query).one()
 
     def _end_abandoned(self, connection: sa.Connection) -> None:
         """End the jobs that were asked to stop and whose runner is lost."""
@@ -379,14 +329,14 @@ class JobStore:
         now = self._database.clock()
         if job.runner is None or job.lease_until is None or job.lease_until < now:
             return self._end(connection, job, JobState.CANCELLED, {**columns, "fence": job.fence + 1})
-        return _write(connection, job.id, columns)
+        return write_job(connection, job.id, columns)
 
     def _end(self, connection: sa.Connection, job: Job, after: JobState, columns: dict[str, Any]) -> Job:
         now = self._database.clock()
         if job.webhook_url is not None:
             enqueue(connection, job_id=job.id, url=job.webhook_url, event=f"job.{after}", now=now)
         ended = {"state": after.value, "finished_at": now, "runner": None, "lease_until": None}
-        return _write(connection, job.id, {**ended, **columns})
+        return write_job(connection, job.id, {**ended, **columns})
 
 
 def _read(connection: sa.Connection, job_id: str, *, owner: str | None = None) -> Job:
@@ -412,11 +362,6 @@ def _present(connection: sa.Connection, job_id: str, owner: str | None) -> Job:
 def _require_present(job: Job) -> None:
     if job.deleted_at is not None or (job.delete_requested and job.state.is_final):
         raise GoneRefusal(f"job {job.id} was deleted; submit it again")
-
-
-def _write(connection: sa.Connection, job_id: str, columns: dict[str, Any]) -> Job:
-    update = sa.update(jobs).where(jobs.c.id == job_id).values(version=jobs.c.version + 1, **columns).returning(jobs)
-    return to_job(connection.execute(update).mappings().one())
 
 
 def _held_with(runner: str, fences: Mapping[str, int]) -> sa.ColumnElement[bool]:

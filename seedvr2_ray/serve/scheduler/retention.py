@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from seedvr2_ray.serve.config import Retention
+from seedvr2_ray.serve.db.artifact_store import ArtifactStore
 from seedvr2_ray.serve.db.database import Clock, utc_now
-from seedvr2_ray.serve.db.job_store import Belonging, JobStore
+from seedvr2_ray.serve.db.job_rows import ArtifactKind
 from seedvr2_ray.serve.db.upload_store import UploadStore
 from seedvr2_ray.serve.db.webhook_store import WebhookStore
 from seedvr2_ray.serve.jobs import Job
@@ -43,20 +44,16 @@ class Sweeper:
         self,
         layout: StorageLayout,
         rules: Retention,
-        jobs: JobStore,
+        artifacts: ArtifactStore,
         uploads: UploadStore,
         webhooks: WebhookStore,
         *,
         clock: Clock = utc_now,
     ) -> None:
-        """Delete nothing yet.
-
-        Args:
-            rules: how long things are kept.
-        """
+        """Take the stores of one deployment, and the rules that say how long things are kept."""
         self._layout = layout
         self._rules = rules
-        self._jobs = jobs
+        self._artifacts = artifacts
         self._uploads = uploads
         self._webhooks = webhooks
         self._clock = clock
@@ -69,21 +66,23 @@ class Sweeper:
         """
         rules = self._rules
         swept = Swept(
-            inputs=self._delete(Belonging.INPUTS, rules.uploads_hours, self._delete_input),
-            intermediates=self._delete(Belonging.INTERMEDIATES, rules.intermediates_hours, self._delete_intermediates),
-            results=self._delete(Belonging.RESULTS, rules.results_hours, self._delete_result),
+            inputs=self._delete(ArtifactKind.INPUTS, rules.uploads_hours, self._delete_input),
+            intermediates=self._delete(
+                ArtifactKind.INTERMEDIATES, rules.intermediates_hours, self._delete_intermediates
+            ),
+            results=self._delete(ArtifactKind.RESULTS, rules.results_hours, self._delete_result),
             uploads=self._delete_idle_uploads(),
         )
         self._webhooks.forget(created_before=self._clock() - timedelta(hours=rules.results_hours))
         return swept
 
-    def _delete(self, what: Belonging, hours: float, delete: Callable[[Job], None]) -> int:
+    def _delete(self, what: ArtifactKind, hours: float, delete: Callable[[Job], None]) -> int:
         num_deleted = 0
-        while expired := self._jobs.expired(what, ended_before=self._clock() - timedelta(hours=hours)):
+        while expired := self._artifacts.expired(what, ended_before=self._clock() - timedelta(hours=hours)):
             for job in expired:
                 delete(job)
                 # Only now: what is cut off here is deleted once more.
-                self._jobs.mark_deleted(job.id, what)
+                self._artifacts.mark_deleted(job.id, what)
             num_deleted += len(expired)
         return num_deleted
 
@@ -91,17 +90,17 @@ class Sweeper:
         source = job.source
         if source.kind == "url":
             remove_folder(self._layout.source_folder(job.id))
-        elif source.kind == "upload" and not self._jobs.upload_in_use(source.location, besides=job.id):
+        elif source.kind == "upload" and not self._artifacts.upload_in_use(source.location, besides=job.id):
             self._delete_upload(source.location)
 
     def _delete_intermediates(self, job: Job) -> None:
         remove_folder(self._layout.deaths_folder(job.id))
-        if job.content is not None and not self._jobs.content_in_use(job.content, besides=job.id):
+        if job.content is not None and not self._artifacts.content_in_use(job.content, besides=job.id):
             remove_folder(self._layout.work_folder(job.content))
 
     def _delete_result(self, job: Job) -> None:
         address = job.result_address
-        if address is not None and not self._jobs.results_in_use(address, besides=job.id):
+        if address is not None and not self._artifacts.results_in_use(address, besides=job.id):
             self._layout.results.discard(address)
 
     def _delete_idle_uploads(self) -> int:
@@ -109,7 +108,7 @@ class Sweeper:
         idle = [
             upload
             for upload in self._uploads.idle(changed_before=limit, limit=_MOST_UPLOADS)
-            if not self._jobs.upload_in_use(upload.id)
+            if not self._artifacts.upload_in_use(upload.id)
         ]
         for upload in idle:
             self._delete_upload(upload.id)

@@ -21,6 +21,7 @@ import anyio.to_thread
 from seedvr2_ray.errors import DeploymentError, InputError, MediaError
 from seedvr2_ray.models.weights.catalogue import CATALOGUE, ModelEntry
 from seedvr2_ray.serve.config import Limits, ModelPool, ServiceConfig
+from seedvr2_ray.serve.db.artifact_store import ArtifactStore
 from seedvr2_ray.serve.db.database import Database
 from seedvr2_ray.serve.db.job_store import JobStore, Load, NewJob
 from seedvr2_ray.serve.db.key_store import KeyStore
@@ -99,7 +100,7 @@ class Service:
             UploadFiles(config.data, self._scratch / "uploads"),
             config,
             limits=lambda: self.limits,
-            in_use=self.jobs.upload_in_use,
+            in_use=ArtifactStore(database).upload_in_use,
         )
         self._inspector = inspector or shared_inspector()
         self._wake = wake

@@ -5,12 +5,14 @@ from datetime import timedelta
 
 import pytest
 
+from seedvr2_ray.serve.db.artifact_store import ArtifactStore
 from seedvr2_ray.serve.db.database import Database
-from seedvr2_ray.serve.db.job_store import Belonging, JobStore, LeaseLost
+from seedvr2_ray.serve.db.job_rows import ArtifactKind
+from seedvr2_ray.serve.db.job_store import JobStore, LeaseLost
 from seedvr2_ray.serve.jobs import TRANSITIONS, Job, JobState, Progress
 from seedvr2_ray.serve.problems import ConflictRefusal, GoneRefusal
 from tests.serve.conftest import HandClock
-from tests.serve.job_samples import MASTER, WAYS, held, new_job, submit
+from tests.serve.job_samples import WAYS, held, new_job, submit
 from tests.serve.racing import at_once
 
 ACTIVE = [state for state in JobState if state.is_active]
@@ -285,7 +287,7 @@ def test_a_finished_job_is_gone_as_soon_as_its_deletion_is_asked_for(store: JobS
     assert store.get(job.id, even_deleted=True).delete_requested
 
 
-def test_an_unfinished_job_is_stopped_and_then_gone(store: JobStore, clock: HandClock) -> None:
+def test_an_unfinished_job_is_stopped_and_then_gone(store: JobStore, database: Database, clock: HandClock) -> None:
     queued = submit(store)
     assert store.request_delete(queued.id, owner="ada").state is JobState.CANCELLED
     running = held(store, JobState.RESTORING)
@@ -296,62 +298,6 @@ def test_an_unfinished_job_is_stopped_and_then_gone(store: JobStore, clock: Hand
     for job in (queued, running):
         with pytest.raises(GoneRefusal):
             store.get(job.id)
-        assert job.id in {due.id for due in store.expired(Belonging.RESULTS, ended_before=clock.now)}
-
-
-@pytest.mark.parametrize("what", Belonging)
-def test_belongings_are_due_once_after_their_time_or_when_the_owner_asks(
-    store: JobStore, clock: HandClock, what: Belonging
-) -> None:
-    submit(store)
-    clock.pass_by(1)
-    [running] = store.claim("one", lease_seconds=10_000, limit=1)
-    old = held(store, JobState.FAILED)
-    clock.pass_by(3600)
-    new = held(store, JobState.COMPLETED)
-    an_hour_ago = clock.now - timedelta(minutes=30)
-    assert [job.id for job in store.expired(what, ended_before=an_hour_ago)] == [old.id]
-    store.request_delete(new.id, owner="ada")
-    store.request_delete(running.id, owner="ada")
-    assert [job.id for job in store.expired(what, ended_before=an_hour_ago)] == [old.id, new.id]
-    store.mark_deleted(old.id, what)
-    assert [job.id for job in store.expired(what, ended_before=an_hour_ago)] == [new.id]
-
-
-def test_the_row_outlives_the_data_but_forgets_what_was_the_callers(store: JobStore, clock: HandClock) -> None:
-    job = held(store, JobState.COMPLETED, metadata={"to": "aunt"}, webhook_url="https://example.org/?token=1")
-    store.mark_deleted(job.id, Belonging.INPUTS)
-    store.mark_deleted(job.id, Belonging.INTERMEDIATES)
-    assert store.get(job.id).source.location == "upload_1"
-    store.mark_deleted(job.id, Belonging.RESULTS)
-    rest = store.get(job.id, even_deleted=True)
-    assert (rest.deleted_at, rest.owner, rest.gpu_seconds) == (clock.now, "ada", job.gpu_seconds)
-    assert (rest.source.location, rest.source.name, rest.webhook_url, rest.metadata) == ("", "", None, {})
-
-
-def test_a_shared_result_is_in_use_until_the_last_job_goes(store: JobStore) -> None:
-    first, second = (held(store, JobState.ASSEMBLING) for _ in range(2))
-    planned = held(store)
-    store.note(planned.id, planned.fence, result_address=MASTER.address)
-    for job in (first, second):
-        store.advance(job.id, job.fence, JobState.COMPLETED, result=MASTER)
-    assert store.results_in_use(MASTER.address) == 3
-    assert store.results_in_use(MASTER.address, besides=first.id) == 2
-    store.request_delete(first.id, owner="ada")
-    store.mark_deleted(second.id, Belonging.RESULTS)
-    assert store.results_in_use(MASTER.address) == 1
-    assert store.results_in_use("sha256-other") == 0
-
-
-def test_intermediates_and_uploads_are_in_use_while_a_job_may_read_them(store: JobStore) -> None:
-    ended, running = held(store), held(store)
-    for job in (ended, running):
-        store.note(job.id, job.fence, content="sha256-1")
-    store.advance(ended.id, ended.fence, JobState.FAILED)
-    assert (store.content_in_use("sha256-1"), store.upload_in_use("upload_1")) == (2, 2)
-    store.mark_deleted(ended.id, Belonging.INPUTS, Belonging.INTERMEDIATES)
-    assert (store.content_in_use("sha256-1"), store.upload_in_use("upload_1")) == (1, 1)
-    store.request_delete(running.id, owner="ada")
-    assert store.content_in_use("sha256-1", besides=ended.id) == 1
-    store.advance(running.id, running.fence, JobState.CANCELLED)
-    assert (store.content_in_use("sha256-1"), store.upload_in_use("upload_1")) == (0, 0)
+        assert job.id in {
+            due.id for due in ArtifactStore(database).expired(ArtifactKind.RESULTS, ended_before=clock.now)
+        }

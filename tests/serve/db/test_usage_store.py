@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 
+from seedvr2_ray.serve.db.artifact_store import ArtifactStore
 from seedvr2_ray.serve.db.database import Database
-from seedvr2_ray.serve.db.job_store import Belonging, JobStore
+from seedvr2_ray.serve.db.job_rows import ArtifactKind
+from seedvr2_ray.serve.db.job_store import JobStore
 from seedvr2_ray.serve.db.usage_store import UsageStore, Use
 from seedvr2_ray.serve.jobs import JobState
 from tests.serve.conftest import HandClock
@@ -50,7 +52,7 @@ def test_records_outlive_their_job(store: UsageStore, database: Database) -> Non
     job = held(jobs, JobState.COMPLETED)
     store.record(_use("a", job_id=job.id))
     jobs.request_delete(job.id, owner="ada")
-    jobs.mark_deleted(job.id, *Belonging)
+    ArtifactStore(database).mark_deleted(job.id, *ArtifactKind)
     assert [use.gpu_seconds for use in store.of_job(job.id)] == [2.5]
     assert store.gpu_seconds("ada", since=LONG_AGO) == 2.5
 

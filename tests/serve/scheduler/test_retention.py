@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from seedvr2_ray.serve.config import Retention
+from seedvr2_ray.serve.db.artifact_store import ArtifactStore
 from seedvr2_ray.serve.db.job_store import JobStore, NewJob
 from seedvr2_ray.serve.db.upload_store import UploadStore
 from seedvr2_ray.serve.db.webhook_store import WebhookStore
@@ -27,7 +28,8 @@ class House:
         self.clock = clock
         self.jobs = JobStore(database)
         self.uploads = UploadStore(database)
-        self.sweeper = Sweeper(self.layout, RULES, self.jobs, self.uploads, WebhookStore(database), clock=clock)
+        self.artifacts = ArtifactStore(database)
+        self.sweeper = Sweeper(self.layout, RULES, self.artifacts, self.uploads, WebhookStore(database), clock=clock)
 
     def upload(self):
         upload = self.uploads.create(owner="anna", name="film.mp4")
@@ -145,7 +147,7 @@ def test_an_upload_that_nobody_made_a_job_of_goes_when_it_has_been_idle_for_long
 def test_a_sweep_that_is_cut_off_goes_on_at_the_next(house, monkeypatch):
     job = house.finish(house.job(house.upload()))
     house.jobs.request_delete(job.id, owner="anna")
-    monkeypatch.setattr(house.jobs, "mark_deleted", lambda *_: 1 / 0)
+    monkeypatch.setattr(house.artifacts, "mark_deleted", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         house.sweeper.sweep()
     monkeypatch.undo()
