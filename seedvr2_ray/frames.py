@@ -1,13 +1,21 @@
 """Decoded pictures as values, and the facts that travel with them.
 
 Shape letters used across the project: T frames, C channels, H height, W width.
+
+torch is imported where pictures are counted in, not with this module: who only plans or probes has no pictures.
 """
+
+from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+_CODES = ("torch.uint8", "torch.uint16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +64,7 @@ class Frames:
     def __post_init__(self) -> None:
         if self.data_TCHW.ndim != 4 or self.data_TCHW.shape[1] not in (3, 4):
             raise ValueError(f"frames must be T x 3|4 x H x W, got {tuple(self.data_TCHW.shape)}")
-        if self.data_TCHW.dtype not in (torch.uint8, torch.uint16):
+        if str(self.data_TCHW.dtype) not in _CODES:
             raise ValueError(f"frames must be uint8 or uint16, got {self.data_TCHW.dtype}")
         if len(self.pts) != len(self.data_TCHW):
             raise ValueError(f"got {len(self.data_TCHW)} frames but {len(self.pts)} timestamps")
@@ -69,12 +77,16 @@ class Frames:
 
 def to_unit_range(frames_TCHW: Tensor) -> Tensor:
     """Turn uint8 or uint16 codes into float32 in 0..1."""
+    import torch
+
     peak = 255.0 if frames_TCHW.dtype == torch.uint8 else 65535.0
     return frames_TCHW.to(torch.float32).div_(peak)
 
 
 def to_codes(frames_TCHW: Tensor, dtype: torch.dtype) -> Tensor:
     """Round values in 0..1 (clamped) to uint8 or uint16 codes; the opposite of :func:`to_unit_range`."""
+    import torch
+
     peak = 255.0 if dtype == torch.uint8 else 65535.0
     scaled = frames_TCHW.to(torch.float32).clamp(0.0, 1.0).mul_(peak).round_()
     # No kernel casts float to uint16 on every device; int32 does, and holds all its values.

@@ -14,8 +14,8 @@ from seedvr2_ray.frames import FrameSpan
 from seedvr2_ray.media.container.info import MediaInfo, Notice, VideoInfo
 from seedvr2_ray.media.output.libraries import library_versions
 from seedvr2_ray.media.output.master import MasterFormat, plan_master
-from seedvr2_ray.restoration.diffusion.preprocess import reference_geometry
 from seedvr2_ray.restoration.planning.geometry import Geometry, parse_resolution, plan_geometry
+from seedvr2_ray.restoration.planning.reference_size import reference_geometry
 from seedvr2_ray.restoration.restorer import RestorerIdentity
 from seedvr2_ray.settings import RestoreSettings
 from seedvr2_ray.storage.address import digest_of

@@ -13,8 +13,8 @@ from seedvr2_ray.models.seedvr2.vae.tiles import Tiling
 from seedvr2_ray.models.seedvr2.vae.video_vae import VideoVAE
 from seedvr2_ray.restoration.diffusion.chunks import Chunk, latents_for_frames, plan_chunks
 from seedvr2_ray.restoration.diffusion.padding import SpatialPadding, plan_padding
-from seedvr2_ray.restoration.diffusion.preprocess import ReferenceSize, reference_size
 from seedvr2_ray.restoration.planning.memory import MemoryDemand, MemoryPlan
+from seedvr2_ray.restoration.planning.reference_size import ReferenceSize, reference_size
 from seedvr2_ray.restoration.restorer import SegmentTask
 
 

@@ -9,11 +9,11 @@ from seedvr2_ray.frames import to_codes, to_unit_range
 from seedvr2_ray.restoration.diffusion.padding import pad_in_time
 from seedvr2_ray.restoration.diffusion.preprocess import (
     from_model_range,
-    plan_reference_size,
     preprocess_reference,
     resize_frames,
     to_model_range,
 )
+from seedvr2_ray.restoration.planning.reference_size import plan_reference_size
 
 GOLDEN = Path(__file__).parents[2] / "data" / "golden"
 CASES = json.loads((GOLDEN / "preprocess_geometry.json").read_text())

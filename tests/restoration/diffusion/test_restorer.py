@@ -15,10 +15,11 @@ from seedvr2_ray.models.seedvr2.vae.video_vae import VideoVAE
 from seedvr2_ray.restoration.colour.colour_match import wavelet_original
 from seedvr2_ray.restoration.diffusion import restorer as diffusion
 from seedvr2_ray.restoration.diffusion.placement import Placement
-from seedvr2_ray.restoration.diffusion.preprocess import plan_reference_size, preprocess_reference, reference_geometry
+from seedvr2_ray.restoration.diffusion.preprocess import preprocess_reference
 from seedvr2_ray.restoration.diffusion.restorer import DiffusionModel, DiffusionRestorer
 from seedvr2_ray.restoration.planning.geometry import Geometry
 from seedvr2_ray.restoration.planning.memory import LADDER, MemoryCosts
+from seedvr2_ray.restoration.planning.reference_size import plan_reference_size, reference_geometry
 from seedvr2_ray.restoration.restorer import RestorerIdentity, SegmentTask
 from seedvr2_ray.settings import RestoreSettings
 
