@@ -1,6 +1,7 @@
 """Who may import whom, and which names say nothing: read from the source and enforced."""
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -185,6 +186,34 @@ def test_tests_mirror_the_package() -> None:
         if not (ROOT / PACKAGE / path.relative_to(ROOT / "tests")).is_dir()
     ]
     assert found == [], "\n".join(found)
+
+
+def _places() -> list[tuple[str, str]]:
+    """Rows of the table in docs/architecture.md that says where things live: file and name."""
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    return re.findall(r"^\| [^|]+ \| `([\w/]+\.py)` \| `(\w+)` \|$", text, re.MULTILINE)
+
+
+def test_what_the_documentation_says_where_to_find_is_found_there() -> None:
+    assert len(_places()) >= 20
+    for file, name in _places():
+        tree = ast.parse((ROOT / PACKAGE / file).read_text())
+        targets = [node.target for node in tree.body if isinstance(node, ast.AnnAssign)]
+        targets += [target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets]
+        defined = {getattr(node, "name", None) for node in tree.body} | {
+            getattr(target, "id", None) for target in targets
+        }
+        assert name in defined, f"{file} does not define {name}"
+
+
+def test_every_room_is_on_the_map() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    for path in sorted((ROOT / PACKAGE).rglob("__init__.py")):
+        room = path.parent.relative_to(ROOT / PACKAGE).as_posix()
+        if room not in (".", "models/seedvr2", "serve") and "migrations" not in room:
+            assert f"`{room}`" in text or f"`{room.rsplit('/', 1)[-1]}/`" in text, (
+                f"docs/architecture.md leaves out {room}"
+            )
 
 
 def test_the_package_was_found() -> None:

@@ -1,10 +1,10 @@
-"""Signs of life: how the driver tells work that takes long from work that cannot go on.
+"""Heartbeats of life: how the driver tells work that takes long from work that cannot go on.
 
 A segment may take hours, so a clock alone proves nothing. Whoever is at work says so every few seconds; when nobody
 has for long while something is outstanding, nobody will: the pool's processes hold what the tasks wait for, or the
 cluster lost something that Ray does not make again.
 
-Imports nothing of the project: the process that keeps the signs is to be small.
+Imports nothing of the project: the process that keeps the heartbeats is to be small.
 """
 
 import time
@@ -29,7 +29,7 @@ _BEAT_SECONDS = 3.0
 _ANSWER_SECONDS = 10.0
 
 
-class Signs:
+class Heartbeats:
     """Remembers when each kind of worker last said that it is at work. Ray makes an actor of it."""
 
     def __init__(self) -> None:
@@ -49,19 +49,19 @@ class Signs:
 @contextmanager
 def at_work(run: str, kind: Kind) -> Iterator[None]:
     """Say every few seconds that somebody is at work, for as long as the block runs. Outside Ray, say nothing."""
-    signs = _find(run)
-    if signs is None:
+    heartbeats = _find(run)
+    if heartbeats is None:
         yield
         return
     is_done = Event()
 
     def heartbeat() -> None:
         while True:
-            signs.heartbeat.remote(kind)
+            heartbeats.heartbeat.remote(kind)
             if is_done.wait(_BEAT_SECONDS):
                 return
 
-    Thread(target=heartbeat, name="signs", daemon=True).start()
+    Thread(target=heartbeat, name="heartbeats", daemon=True).start()
     try:
         yield
     finally:
@@ -79,7 +79,7 @@ def _find(run: str) -> Any:
 
 
 def _name(run: str) -> str:
-    return f"seedvr2-ray-signs-{run}"
+    return f"seedvr2-ray-heartbeats-{run}"
 
 
 class Watch:
@@ -143,12 +143,12 @@ def watch_run(run: str, timeout_seconds: float) -> Iterator[Watch]:
     """Watch a run for as long as the block goes on."""
     # Costs next to nothing, so it must not wait for a core; it lives and dies with the driver's machine.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    made: Any = ray.remote(Signs).options(name=_name(run), num_cpus=0, max_restarts=-1, scheduling_strategy=here)
-    signs = made.remote()
+    made: Any = ray.remote(Heartbeats).options(name=_name(run), num_cpus=0, max_restarts=-1, scheduling_strategy=here)
+    heartbeats = made.remote()
 
     def ask() -> Mapping[Kind, float] | None:
         try:
-            quiet: Mapping[Kind, float] = ray.get(signs.quiet_seconds.remote(), timeout=_ANSWER_SECONDS)
+            quiet: Mapping[Kind, float] = ray.get(heartbeats.quiet_seconds.remote(), timeout=_ANSWER_SECONDS)
         except (ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError):
             return None  # It is being started again, or this machine is too busy to say.
         return quiet
@@ -156,4 +156,4 @@ def watch_run(run: str, timeout_seconds: float) -> Iterator[Watch]:
     try:
         yield Watch(ask, timeout_seconds)
     finally:
-        ray.kill(signs)
+        ray.kill(heartbeats)

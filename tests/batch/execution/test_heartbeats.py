@@ -2,13 +2,13 @@ from collections.abc import Mapping
 
 import pytest
 
-from seedvr2_ray.batch.execution.heartbeats import Kind, Signs, Watch, at_work
+from seedvr2_ray.batch.execution.heartbeats import Heartbeats, Kind, Watch, at_work
 
 PATIENCE = 100.0
 
 
 class Scene:
-    """A watch whose clock and whose workers' signs are set by hand."""
+    """A watch whose clock and whose workers' heartbeats are set by hand."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -101,11 +101,11 @@ def test_a_new_pass_begins_with_all_patience(scene: Scene) -> None:
 
 
 def test_signs_are_kept_by_kind() -> None:
-    signs = Signs()
-    assert signs.quiet_seconds() == {}
-    signs.heartbeat("restore")
-    assert set(signs.quiet_seconds()) == {"restore"}
-    assert 0 <= signs.quiet_seconds()["restore"] < 5
+    heartbeats = Heartbeats()
+    assert heartbeats.quiet_seconds() == {}
+    heartbeats.heartbeat("restore")
+    assert set(heartbeats.quiet_seconds()) == {"restore"}
+    assert 0 <= heartbeats.quiet_seconds()["restore"] < 5
 
 
 def test_work_outside_ray_says_nothing() -> None:
