@@ -51,14 +51,11 @@ class Progress(Protocol):
 class NullProgress:
     """A :class:`Progress` that nobody looks at."""
 
-    def stage(self, name: str) -> None:
-        """Say nothing."""
+    def stage(self, name: str) -> None: ...
 
-    def planned(self, plan: Plan, frames_to_restore: int) -> None:
-        """Say nothing."""
+    def planned(self, plan: Plan, frames_to_restore: int) -> None: ...
 
-    def restored(self, num_frames: int) -> None:
-        """Say nothing."""
+    def restored(self, num_frames: int) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

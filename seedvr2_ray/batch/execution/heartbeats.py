@@ -33,11 +33,9 @@ class Heartbeats:
     """Remembers when each kind of worker last said that it is at work. Ray makes an actor of it."""
 
     def __init__(self) -> None:
-        """Begin with no sign of anybody."""
         self._last: dict[Kind, float] = {}
 
     def heartbeat(self, kind: Kind) -> None:
-        """Take a sign of life."""
         self._last[kind] = time.monotonic()
 
     def quiet_seconds(self) -> dict[Kind, float]:

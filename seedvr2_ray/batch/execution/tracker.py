@@ -32,7 +32,6 @@ class VideosInFlight:
     """
 
     def __init__(self, num_rows: int) -> None:
-        """Begin with every row open."""
         self._videos: dict[int, _Progress] = {}
         self._early: defaultdict[int, list[SegmentResult]] = defaultdict(list)
         self._settled = bytearray(num_rows)

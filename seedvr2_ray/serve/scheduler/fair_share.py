@@ -28,7 +28,6 @@ class FairShare:
     """The clocks of one pool of equal replicas."""
 
     def __init__(self) -> None:
-        """Begin with nobody."""
         self._owners: _Clocks[str] = _Clocks()
         self._jobs: dict[str, _Clocks[str]] = {}
         self._owner_of: dict[str, str] = {}

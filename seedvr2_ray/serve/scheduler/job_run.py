@@ -30,7 +30,6 @@ class JobRun:
     """Works on one job as long as the claim on it holds."""
 
     def __init__(self, job: Job, shared: Shared) -> None:
-        """Begin nothing yet."""
         self._job = job
         self._shared = shared
         model = str(job.settings["model"])

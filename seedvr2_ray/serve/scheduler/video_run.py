@@ -101,7 +101,6 @@ class VideoRun:
     """Has one planned job restored and finished. Runs once."""
 
     def __init__(self, job: Job, video: VideoProgress, meter: Meter, shared: Shared) -> None:
-        """Begin nothing yet."""
         self._job = job
         self._video = video
         self._meter = meter
