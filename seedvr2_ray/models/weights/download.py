@@ -265,7 +265,8 @@ def _require_free_place(file: WeightFile, source: WeightsSource) -> None:
     if other is not None and other.sha256 is not None:
         raise DeploymentError(
             f"{place} is the release {other.release} of {file.name}, "
-            f"which {', '.join(models_with(other.sha256))} uses, and not {file.release}; move it away, or name another weights folder"
+            f"which {', '.join(models_with(other.sha256))} uses, and not {file.release}; "
+            "move it away, or name another weights folder"
         )
 
 
