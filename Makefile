@@ -32,8 +32,7 @@ demo: $(VENV)/.user ## Restore the example clip into demo/ and say where the rep
 
 serve: $(VENV)/.user ## Start the service of serve_config.yaml on this machine; open http://127.0.0.1:8000
 	@echo "Starting the service; Ctrl-C ends it. Its page: http://127.0.0.1:8000"
-	@RAY_AUTH_MODE=disabled RAY_USAGE_STATS_ENABLED=0 SEEDVR2_AUTH=$${SEEDVR2_AUTH:-none} \
-		$(BIN)/serve run serve_config.yaml
+	@SEEDVR2_AUTH=$${SEEDVR2_AUTH:-none} $(BIN)/seedvr2-ray serve serve_config.yaml
 
 test: lint system-packages ## Check style and types, then run every test
 	$(BIN)/python -m pytest

@@ -10,6 +10,7 @@ from typing import Any
 os.environ["RAY_AUTH_MODE"] = "disabled"  # A token file left by another Ray would change this one.
 os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # A Serve handle would start a second cluster at exit.
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # It would listen on all interfaces: see seedvr2_ray.local_ray.
 
 import pytest
 import torch

@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from seedvr2_ray.cli.options import with_settings
+from seedvr2_ray.local_ray import OWN, address_of, confine
 from seedvr2_ray.models.attention import AttentionBackend
 from seedvr2_ray.models.weights.download import WeightsSource
 from seedvr2_ray.restoration.load import LoadOptions
@@ -64,6 +65,8 @@ def batch(
     same command again and it goes on. Files that cannot be restored are set aside in quarantine.jsonl with the
     reason and the way out, and the exit code is then 3; the report is in the job's folder.
     """
+    if address_of(address) == OWN:
+        confine()
     # Ray takes seconds to import, which every other command would pay for with each start.
     from seedvr2_ray.batch.bulk import BulkRequest, estimate_bulk, run_bulk
     from seedvr2_ray.batch.execution.cluster import Pool
