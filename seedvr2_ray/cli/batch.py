@@ -40,6 +40,9 @@ def batch(
     gpus_per_worker: Annotated[float | None, typer.Option(min=0, help="By default 1 where there are GPUs.")] = None,
     cpus_per_worker: Annotated[float, typer.Option(min=0, help="For decoding and encoding beside the GPU.")] = 1.0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace targets that exist.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read finished masters again, also those that nobody touched.")
+    ] = False,
     keep_work: Annotated[bool, typer.Option("--keep-work", help="Leave the intermediates in place.")] = False,
     price: Annotated[float, typer.Option(min=0, help="Price of a GPU hour, for the report.")] = 0.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan everything, restore nothing.")] = False,
@@ -82,6 +85,7 @@ def batch(
         address=address,
         restorers=CatalogueRestorers(LoadOptions(weights=weights, attention=attention)),
         overwrite=overwrite,
+        verify=verify,
         keep_work=keep_work,
         max_pixels=max_pixels,
         price_per_gpu_hour=price,
