@@ -2,7 +2,7 @@
 
 Restored pictures depend on how a decoder's numbers become R'G'B' and how R'G'B' becomes the master's format. Both are
 libav's work, and a version of it, or a build for another processor, may round otherwise. Two intermediates belong into
-one master only if the same conversions made them, and versions say neither that these are the same nor that they differ.
+one master only if the same conversions made them; versions say neither that they are the same nor that they differ.
 """
 
 import hashlib
