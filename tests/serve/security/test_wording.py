@@ -71,7 +71,7 @@ def test_no_sentence_of_a_job_tells_a_customer_of_folders_stores_options_or_comm
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
-        ("/data/u/1/film.mp4: cut short; pass --salvage to restore it", "film.mp4: cut short; set salvage: true to restore it"),
+        ("/data/u/1/a.mp4: cut short; pass --salvage to save it", "a.mp4: cut short; set salvage: true to save it"),
         ("two moments; pass --deinterlace bwdif to merge them", "two moments; set deinterlace: bwdif to merge them"),
         ("too large; use --vae-tile 512 or less", "too large; set vae_tile: 512 or less"),
         ("out.mp4 exists; allow overwriting it (--overwrite)", "out.mp4 exists; allow overwriting it"),
