@@ -17,7 +17,9 @@ OURS = (StorageError, DeploymentError)
 OF_OUR_OWN = "the service could not do this for a reason of its own, which its log names"
 
 _OPTION_IN_BRACKETS = re.compile(r"\s*\(--[a-z][a-z-]*\)")
-_OPTION = re.compile(r"(?:\b(?:pass|use|with|by|set|raise)\s+)?--(?P<name>[a-z][a-z-]*)(?:[ =](?P<value>[\w.:]+))?")
+_OPTION = re.compile(
+    r"(?:\b(?P<verb>pass|use|with|by|set|raise)\s+)?--(?P<name>[a-z][a-z-]*)(?:[ =](?P<value>[\w.:]+))?"
+)
 _COMMAND = re.compile(r"`?\bseedvr2-ray(?: [a-z0-9][\w.-]*)+`?")
 _URL_FOLDERS = re.compile(r"\b(?!https?:)[a-z][a-z0-9+.-]*://(?:[^\s'\"]*/)?", re.IGNORECASE)
 _FOLDERS = re.compile(r"(?<![\w/:.~*])/(?!v\d/)(?:[^/\s'\":;,]+/)+")
@@ -52,10 +54,11 @@ def _as_field(match: re.Match[str]) -> str:
     after = f" {value}" if value else ""
     if field is None:
         return f"ask the operator{after}"
+    verb = match["verb"] if match["verb"] in ("use", "with") else "set"
     hint: Any = _HINTS[field]
     if hint is bool:
-        return f"set {field}: true{after}"
+        return f"{verb} {field}: true{after}"
     allowed = {str(choice) for choice in get_args(hint)} if get_origin(hint) is Literal else set[str]()
     if value in allowed or (value[:1].isdigit() and hint in (int, float, str)):
-        return f"set {field}: {value}"
-    return f"set {field}{after}"
+        return f"{verb} {field}: {value}"
+    return f"{verb} {field}{after}"
