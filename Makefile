@@ -32,8 +32,7 @@ demo: $(VENV)/.user ## Restore the example clip into demo/ and say where the rep
 
 serve: $(VENV)/.user ## Start the service of serve_config.yaml on this machine; open http://127.0.0.1:8000
 	@echo "Starting the service; Ctrl-C ends it. Its page: http://127.0.0.1:8000"
-	@RAY_AUTH_MODE=disabled RAY_USAGE_STATS_ENABLED=0 SEEDVR2_AUTH=$${SEEDVR2_AUTH:-none} \
-		$(BIN)/serve run serve_config.yaml
+	@SEEDVR2_AUTH=$${SEEDVR2_AUTH:-none} $(BIN)/seedvr2-ray serve serve_config.yaml
 
 test: lint system-packages ## Check style and types, then run every test
 	$(BIN)/python -m pytest
@@ -65,11 +64,15 @@ system-packages: ## Install the Debian packages that some tests need (as root; e
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		echo "Installing$$missing with apt-get, for the tests ..."; \
-		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing </dev/null; } \
-			|| echo "Could not install$$missing; the tests that need them are skipped." >&2; \
+		sh tests/apt_install.sh $$missing && exit 0; \
+		why="Could not install$$missing"; \
 	else \
-		echo "Not installed:$$missing; the tests that need them are skipped. On Debian or Ubuntu: sudo apt-get install$$missing" >&2; \
-	fi
+		why="Not installed:$$missing (on Debian or Ubuntu: sudo apt-get install$$missing)"; \
+	fi; \
+	if [ -n "$$CI" ]; then \
+		echo "$$why; the tests that need them would fail, so continuous integration stops here." >&2; exit 1; \
+	fi; \
+	echo "$$why; the tests that need them are skipped." >&2
 
 clean: ## Remove .venv, caches and the demo's output
 	rm -rf $(VENV) $(DEMO) build dist .mypy_cache .ruff_cache .pytest_cache
@@ -100,7 +103,7 @@ $(BIN)/python:
 	if ! $$python -c 'import ensurepip, venv' 2>/dev/null; then \
 		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 			echo "$$python cannot make virtual environments; installing python3-venv with apt-get ..."; \
-			apt-get update -qq; DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-venv </dev/null; \
+			sh tests/apt_install.sh python3-venv; \
 		else \
 			echo "$$python cannot make virtual environments; on Debian or Ubuntu: sudo apt-get install python3-venv" >&2; \
 			exit 1; \

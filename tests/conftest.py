@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,12 @@ from typing import Any
 os.environ["RAY_AUTH_MODE"] = "disabled"  # A token file left by another Ray would change this one.
 os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # A Serve handle would start a second cluster at exit.
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # It would listen on all interfaces: see seedvr2_ray.local_ray.
 
 import pytest
 import torch
+
+from tests.missing import in_ci, is_excused, missing
 
 ORDER = ("slow", "browser", "gpu", "ray")
 """Unmarked tests run first and then these, so that a cheap failure is seen before the expensive wait."""
@@ -39,6 +43,18 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.fail("SEEDVR2_REQUIRE_GPU=1, but torch finds no CUDA device", pytrace=False)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    """In continuous integration, fail what is skipped for want of anything that could be installed."""
+    report = yield
+    if report.skipped and in_ci() and not hasattr(report, "wasxfail") and isinstance(report.longrepr, tuple):
+        reason = str(report.longrepr[2])
+        if not is_excused(reason):
+            report.outcome = "failed"
+            report.longrepr = f"skipped in continuous integration, where nobody reads it: {reason}"
+    return report
+
+
 def _expense(item: pytest.Item) -> int:
     return max((ORDER.index(mark.name) + 1 for mark in item.iter_markers() if mark.name in ORDER), default=0)
 
@@ -62,4 +78,4 @@ def chromium() -> Path:
     for name in ("chromium", "chromium-browser", "google-chrome"):
         if found := shutil.which(name):
             return Path(found)
-    pytest.skip("no Chromium on this machine")
+    missing("chromium")

@@ -24,7 +24,6 @@ def free_port() -> int:
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
     """Where the store answers, for the tests of one module."""
-    pytest.importorskip("moto", reason="moto's S3 server is not installed")
     port = free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

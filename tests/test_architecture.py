@@ -55,9 +55,11 @@ LAYERS = {
         "torch ray fastapi starlette pydantic sqlalchemy alembic fsspec httpx httpcore limits jwt standardwebhooks "
         "sse_starlette python_multipart pythonjsonlogger opentelemetry sentry_sdk anyio",
     ),
-    "batch": _layer(f"{_BELOW_GANG} gang", "torch ray pyarrow fsspec"),
+    "batch": _layer(f"{_BELOW_GANG} gang local_ray", "torch ray pyarrow fsspec"),
+    # Before Ray is imported it must be told whom to listen to.
+    "local_ray": _layer("errors", ""),
     # The command line imports serve, batch and Ray inside the commands that need them.
-    "cli": _layer(f"{_BELOW_GANG} gang batch serve", "torch av ray typer click rich yaml pydantic"),
+    "cli": _layer(f"{_BELOW_GANG} gang local_ray batch serve", "torch av ray typer click rich yaml pydantic"),
     "__main__": _layer("cli", ""),
 }
 

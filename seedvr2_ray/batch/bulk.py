@@ -46,6 +46,8 @@ class BulkRequest:
     """Of the Ray cluster; see :func:`~seedvr2_ray.batch.execution.cluster.connected`."""
     restorers: RestorerSource = field(default_factory=CatalogueRestorers)
     overwrite: bool = False
+    verify: bool = False
+    """Read every finished master again; by default only those whose size or time says that they were touched."""
     keep_work: bool = False
     max_pixels: int = DEFAULT_MAX_PIXELS
     price_per_gpu_hour: float = 0.0
@@ -183,6 +185,7 @@ def _prepared(request: BulkRequest) -> Iterator[tuple[Job, Normalised, Path]]:
         run=uuid4().hex[:12],
         restorers=request.restorers,
         overwrite=request.overwrite,
+        verify=request.verify,
         max_pixels=request.max_pixels,
         scratch=request.scratch or default_scratch(),
     )

@@ -27,6 +27,8 @@ class Job:
     limits: ProbeLimits = field(default_factory=ProbeLimits)
     max_pixels: int = DEFAULT_MAX_PIXELS
     overwrite: bool = False
+    verify: bool = False
+    """Read every finished master again and compare it with its provenance, also where nothing says it was touched."""
     retries: RetryPolicy = field(default_factory=RetryPolicy)
     max_deaths: int = 3
     """Processes that one segment may take with it before it is set aside."""

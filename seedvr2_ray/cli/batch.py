@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from seedvr2_ray.cli.options import with_settings
+from seedvr2_ray.local_ray import OWN, address_of, confine
 from seedvr2_ray.models.attention import AttentionBackend
 from seedvr2_ray.models.weights.download import WeightsSource
 from seedvr2_ray.restoration.load import LoadOptions
@@ -39,6 +40,9 @@ def batch(
     gpus_per_worker: Annotated[float | None, typer.Option(min=0, help="By default 1 where there are GPUs.")] = None,
     cpus_per_worker: Annotated[float, typer.Option(min=0, help="For decoding and encoding beside the GPU.")] = 1.0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace targets that exist.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read finished masters again, also those that nobody touched.")
+    ] = False,
     keep_work: Annotated[bool, typer.Option("--keep-work", help="Leave the intermediates in place.")] = False,
     price: Annotated[float, typer.Option(min=0, help="Price of a GPU hour, for the report.")] = 0.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan everything, restore nothing.")] = False,
@@ -64,6 +68,8 @@ def batch(
     same command again and it goes on. Files that cannot be restored are set aside in quarantine.jsonl with the
     reason and the way out, and the exit code is then 3; the report is in the job's folder.
     """
+    if address_of(address) == OWN:
+        confine()
     # Ray takes seconds to import, which every other command would pay for with each start.
     from seedvr2_ray.batch.bulk import BulkRequest, estimate_bulk, run_bulk
     from seedvr2_ray.batch.execution.cluster import Pool
@@ -79,6 +85,7 @@ def batch(
         address=address,
         restorers=CatalogueRestorers(LoadOptions(weights=weights, attention=attention)),
         overwrite=overwrite,
+        verify=verify,
         keep_work=keep_work,
         max_pixels=max_pixels,
         price_per_gpu_hour=price,

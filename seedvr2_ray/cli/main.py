@@ -28,6 +28,7 @@ from seedvr2_ray.cli.console import (
 from seedvr2_ray.cli.doctor import examine
 from seedvr2_ray.cli.keys import keys_app
 from seedvr2_ray.cli.options import with_settings
+from seedvr2_ray.cli.serve import serve
 from seedvr2_ray.errors import DeploymentError, InputError, SeedVR2Error
 from seedvr2_ray.media.container.probe import ProbeLimits, probe
 from seedvr2_ray.models.attention import AttentionBackend
@@ -84,6 +85,7 @@ def _common(
 app.add_typer(models_app, name="models")
 app.add_typer(keys_app, name="keys")
 app.command("batch")(batch)
+app.command("serve")(serve)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, for programs.")]
 WeightsDir = Annotated[

@@ -89,6 +89,12 @@ def _our_error(error: Exception, name: str, role: Role) -> SeedVR2Error:
         return mistake(f"{name} cannot be {'read' if role == 'source' else 'written'}: its protocol does not allow it")
     if type(error).__name__ in _NO_CREDENTIALS:
         return mistake(f"no credentials for {name}; set them in the environment or in the store's configuration file")
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        last = name.rstrip("/").rpartition("/")[2]
+        return mistake(
+            f"the name {last[:20]}... has {len(last.encode('utf-8', 'surrogateescape'))} bytes in UTF-8, too many for "
+            "this file system, most of which take 255; shorten it, and leave room for .json after it"
+        )
     if _is_bad_request(error):
         return mistake(f"{name} is no name this store or file system accepts: {_reason(error)}")
     return StorageError(f"{name} could not be reached: {_reason(error)}; try again")

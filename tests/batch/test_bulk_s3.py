@@ -38,7 +38,6 @@ from tests.s3_server import bucket, endpoint
 
 __all__ = ["bucket", "endpoint"]
 
-pytest.importorskip("moto", reason="moto's S3 server is not installed")
 pytestmark = [
     pytest.mark.ray,
     pytest.mark.timeout(420),

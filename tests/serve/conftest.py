@@ -20,6 +20,7 @@ import pytest
 from seedvr2_ray.serve.config import FetchRules, ModelPool
 from seedvr2_ray.serve.db.database import Database, open_database
 from seedvr2_ray.serve.db.tables import METADATA
+from tests.missing import missing
 from tests.serve.braked import Brake, BrakedRestorers
 from tests.serve.running import RunningService, start_service
 
@@ -103,7 +104,7 @@ def postgres_server() -> Iterator[PostgresServer]:
     """A PostgreSQL server on loopback with a cluster of its own, gone when the tests end."""
     programs = _programs()
     if programs is None:
-        pytest.skip("no PostgreSQL server on this machine; `make system-packages` installs one")
+        missing("postgresql")
     folder = Path(tempfile.mkdtemp(prefix="seedvr2-postgres-"))
     if os.geteuid() == 0:
         os.chown(folder, _database_user().pw_uid, _database_user().pw_gid)

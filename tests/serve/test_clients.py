@@ -3,7 +3,6 @@
 import base64
 import json
 import os
-import shutil
 import subprocess
 import threading
 from pathlib import Path
@@ -14,20 +13,24 @@ import runpod
 
 from seedvr2_ray.media.container.probe import probe
 from tests.media import clips
+from tests.missing import require_programs
 from tests.serve.running import RunningService
 from tests.serve.servers import saying, serving
 
 pytestmark = [
     pytest.mark.ray,
     pytest.mark.slow,
-    pytest.mark.skipif(
-        not (shutil.which("curl") and shutil.which("jq")), reason="curl or jq is missing; see `make system-packages`"
-    ),
 ]
 
 ENDPOINT = "seedvr2"
 OWNER = "a client"
 SMALL = {"action": "restore", "res_h": 64, "res_w": 48, "model_type": "seedvr2_3b"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _programs() -> None:
+    """What the clients of these tests are made of."""
+    require_programs("curl", "jq")
 
 
 @pytest.fixture(scope="module")

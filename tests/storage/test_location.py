@@ -177,7 +177,7 @@ def test_targets_that_cannot_be_written_are_refused_before_any_work(tmp_path: Pa
         require_writable(tmp_path)
     with pytest.raises(TargetError, match="something in its path is none"):
         require_writable(tmp_path / "file" / "out.mp4")
-    with pytest.raises(TargetError, match="no name this store or file system accepts"):
+    with pytest.raises(TargetError, match="300 bytes in UTF-8, too many for this file system"):
         require_writable(tmp_path / ("n" * 300))
     assert {path.name for path in tmp_path.iterdir()} == {"file"}
 
@@ -298,3 +298,10 @@ def test_names_of_files_being_written_are_recognisable(tmp_path: Path, monkeypat
     publish_bytes(b"abc", tmp_path / "out", overwrite=False)
     assert seen[0].startswith(PART_PREFIX)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("name", ["片" * 86, "x" * 256])
+def test_a_name_that_is_too_long_is_told_by_its_bytes_and_without_its_folder(tmp_path, name):
+    with pytest.raises(TargetError, match=r"bytes in UTF-8, too many .* shorten it") as refused:
+        publish_bytes(b"", tmp_path / name, overwrite=True)
+    assert str(tmp_path) not in str(refused.value)

@@ -17,7 +17,6 @@ from tests.s3_server import SECRET, bucket, endpoint, free_port
 
 __all__ = ["bucket", "endpoint"]
 
-pytest.importorskip("moto", reason="moto's S3 server is not installed")
 pytestmark = pytest.mark.slow
 
 

@@ -1,6 +1,5 @@
 """The Ray that a job runs on: one that is there, or one of its own on this machine."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -8,8 +7,7 @@ from dataclasses import dataclass, replace
 import ray
 
 from seedvr2_ray.errors import DeploymentError
-
-_OWN = "local"
+from seedvr2_ray.local_ray import OWN, address_of, confine
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,19 +51,17 @@ def connected(address: str | None) -> Iterator[None]:
             ``ray job submit`` sets, and one's own where it says nothing.
 
     Raises:
-        DeploymentError: there is no cluster at that address.
+        DeploymentError: there is no cluster at that address; or one's own would be open to others, because nobody
+            called :func:`seedvr2_ray.local_ray.confine` before Ray was imported.
     """
     if ray.is_initialized():
         yield
         return
-    address = address or os.environ.get("RAY_ADDRESS") or _OWN
-    if address == _OWN:
-        # A Ray of one's own listens on this machine only and ends with the job. Left unset, it would leave a
-        # token file behind that changes the next cluster.
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    address = address_of(address)
+    if address == OWN:
+        confine()
     try:
-        ray.init(address=address, include_dashboard=False if address == _OWN else None, log_to_driver=False)
+        ray.init(address=address, include_dashboard=False if address == OWN else None, log_to_driver=False)
     except ConnectionError as error:
         raise DeploymentError(f"no Ray cluster answers at {address}: {error}") from error
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from seedvr2_ray.batch.execution.heartbeats import at_work
-from seedvr2_ray.batch.execution.videos import Video, VideoOutcome, log_kind, parts_digest
+from seedvr2_ray.batch.execution.videos import Video, VideoOutcome, log_kind, published_record
 from seedvr2_ray.batch.job import Job
 from seedvr2_ray.batch.report.figures import figures_of
 from seedvr2_ray.errors import TargetError
@@ -17,6 +17,7 @@ from seedvr2_ray.restoration.work import encoded_segments as parts
 from seedvr2_ray.restoration.work.assemble import assemble
 from seedvr2_ray.restoration.work.encoded_segments import Neighbourhood, neighbourhood_of
 from seedvr2_ray.restoration.work.failures import Failure, describe_failure
+from seedvr2_ray.restoration.work.published import mark_of
 from seedvr2_ray.storage.faults import printable
 from seedvr2_ray.storage.location import exists
 from seedvr2_ray.storage.sources import SourceCopies, require_unchanged
@@ -89,13 +90,7 @@ def _publish(video: Video, job: Job) -> VideoOutcome:
                 timings={},
             )
     figures = figures_of(plan, assembly.provenance)
-    version = video.source.version
-    record = {
-        "content": video.source.content,
-        "version": {"text": version.text, "size": version.size, "mark": version.mark},
-        "parts": parts_digest([segment.part_address for segment in plan.segments]),
-        "figures": figures,
-    }
+    record = published_record(plan, video.source, figures, mark_of(row.target, assembly.provenance))
     job.log.commit(log_kind("published", key), key, record)
     job.log.discard(log_kind("publishing", key), key)
     return VideoOutcome(

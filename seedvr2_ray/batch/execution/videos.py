@@ -16,6 +16,7 @@ from seedvr2_ray.restoration.restorer import RestorerIdentity
 from seedvr2_ray.restoration.run import shots_of
 from seedvr2_ray.restoration.work.assemble import beside
 from seedvr2_ray.restoration.work.failures import Failure, Stage, describe_failure
+from seedvr2_ray.restoration.work.published import look_at
 from seedvr2_ray.restoration.work.remaining import Work, plan_work
 from seedvr2_ray.restoration.work.segment import PARTS, RESTORED
 from seedvr2_ray.storage.address import Fingerprint, digest_of, fingerprint
@@ -133,29 +134,38 @@ def parts_digest(part_addresses: list[str]) -> str:
 
 
 def _find_published(row: ManifestRow, job: Job, key: str) -> VideoOutcome | None:
-    """Recognise a file that an earlier run published from the same bytes, by its record and its sidecar."""
+    """Recognise a file that an earlier run published from the same bytes, by its record, its sidecar and itself."""
     kind = log_kind("published", key)
     record = job.log.find(kind, key)
     if record is None:
         return None
     version = Fingerprint(**record["version"])
-    source = Pinned(url=row.source, content=record["content"], version=version)
     place = open_location(row.source)
     with translated(place.url, "source"):
         found = place.backend.info(place.path)
     is_same = (found.size, found.mark) == (version.size, version.mark) or fingerprint(row.source) == version
     sidecar = read_sidecar(row.target) if is_same else None
-    if sidecar is None or _parts_of(sidecar) != record["parts"] or not _is_there(row.target):
-        job.log.discard(kind, key)  # Something was replaced or removed: it is made again.
-        return None
+    known_mark = record.get("mark", "")
+    if sidecar is not None and _parts_of(sidecar) == record["parts"]:
+        seen = look_at(row.target, sidecar, known_mark=known_mark, verify=job.verify)
+        if seen.state == "whole":
+            if seen.mark != known_mark:  # Touched, or copied back: read once, and known from now on.
+                job.log.discard(kind, key)
+                job.log.commit(kind, key, {**record, "mark": seen.mark})
+            return _skipped(row, record["content"], record["figures"])
+    job.log.discard(kind, key)  # Something was replaced or removed: it is made again.
+    return None
+
+
+def _skipped(row: ManifestRow, content: str, figures: Mapping[str, Any]) -> VideoOutcome:
     return VideoOutcome(
         number=row.number,
         where=row.where,
         source=printable(row.source),
         target=printable(row.target),
         state="skipped",
-        content=source.content,
-        figures=record["figures"],
+        content=content,
+        figures=figures,
     )
 
 
@@ -211,31 +221,52 @@ def _plan(
 
 
 def _require_target(row: ManifestRow, job: Job, plan: Plan, source: Pinned, key: str) -> VideoOutcome | None:
-    """Refuse a target that is somebody else's; recognise one that is this plan's.
+    """Refuse a target that is somebody else's; recognise one that is this plan's, and mend it where it is damaged.
 
     Raises:
-        TargetError: it exists, was made otherwise, and may not be overwritten.
+        TargetError: it exists, was made otherwise or changed since, and may not be overwritten.
     """
     sidecar = read_sidecar(row.target)
     expected = parts_digest([segment.part_address for segment in plan.segments])
-    if sidecar is not None and _parts_of(sidecar) == expected and _is_there(row.target):
-        return VideoOutcome(
-            number=row.number,
-            where=row.where,
-            source=printable(row.source),
-            target=printable(row.target),
-            state="skipped",
-            content=source.content,
-            figures=figures_of(plan, sidecar),
-        )
-    if job.overwrite or not exists(row.target):
+    seen = look_at(row.target, sidecar) if sidecar is not None and _parts_of(sidecar) == expected else None
+    if sidecar is not None and seen is not None and seen.state == "whole":
+        figures = figures_of(plan, sidecar)
+        job.log.commit(log_kind("published", key), key, published_record(plan, source, figures, seen.mark))
+        return _skipped(row, source.content, figures)
+    publishing = log_kind("publishing", key)
+    if job.overwrite or job.log.find(publishing, key) is not None:
+        return None  # Allowed, or an earlier run of this very job was stopped while it published.
+    if seen is not None and seen.state in ("missing", "damaged"):
+        # What is left of this very master: whoever publishes it again may replace it.
+        job.log.commit(publishing, key, {"target": printable(row.target)})
         return None
-    if job.log.find(log_kind("publishing", key), key) is not None:
-        return None  # An earlier run of this very job was stopped while it published.
+    if not exists(row.target):
+        return None
+    if seen is not None and seen.state == "changed":
+        raise TargetError(
+            f"{printable(row.target)} is longer than what was published there; move it away to have it made again, or "
+            "allow overwriting it"
+        )
     raise TargetError(
         f"{printable(row.target)} exists and was not made from this source with these settings; "
         "choose another target or allow overwriting it"
     )
+
+
+def published_record(plan: Plan, source: Pinned, figures: Mapping[str, Any], mark: str) -> dict[str, Any]:
+    """Return what is noted of a finished master, so that the next run need not even probe its source.
+
+    Args:
+        mark: of the files as they were found whole; see :func:`~seedvr2_ray.restoration.work.published.look_at`.
+    """
+    version = source.version
+    return {
+        "content": source.content,
+        "version": {"text": version.text, "size": version.size, "mark": version.mark},
+        "parts": parts_digest([segment.part_address for segment in plan.segments]),
+        "figures": figures,
+        "mark": mark,
+    }
 
 
 def read_sidecar(target: str) -> dict[str, Any] | None:
@@ -258,10 +289,3 @@ def _parts_of(sidecar: Mapping[str, Any]) -> str | None:
         return parts_digest([str(segment["part_address"]) for segment in sidecar["segments"]])
     except (KeyError, TypeError):
         return None
-
-
-def _is_there(target: str) -> bool:
-    """Say whether a master lies at its target. Of a folder of images only its sidecar can be asked for."""
-    if target.endswith("/") or "%" in target.rpartition("/")[2]:
-        return True
-    return exists(target)

@@ -15,7 +15,10 @@ Role = Literal["transformer", "vae", "positive", "negative"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WeightFile:
-    """One file with weights. Its name is the same in a weights folder, on a mirror and in its repository."""
+    """One file with weights. Its name is the same in a weights folder, on a mirror and in its repository.
+
+    A publisher may replace a file under its name: then two of these share it, and the SHA-256 tells them apart.
+    """
 
     name: str
     repository: str | None
@@ -27,6 +30,8 @@ class WeightFile:
     """Exactly, where it is known."""
     sha256: str | None = None
     """None where no trustworthy source gives it: then the hub's own value is used after a download."""
+    release: str = ""
+    """Commit of the repository and its date, where the repository has had other weights under this name."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +40,8 @@ class Component:
 
     role: Role
     files: tuple[WeightFile, ...]
-    """Alternatives with the same numbers; the first that is found is used, the first of all is downloaded."""
+    """Alternatives of one release: its numbers in full, or those rounded to the nearest half-precision ones. The first
+    that is found is used, the first of all is downloaded."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,16 +70,15 @@ _ORIGINAL_3B = "ByteDance-Seed/SeedVR2-3B"
 _ORIGINAL_7B = "ByteDance-Seed/SeedVR2-7B"
 
 
-def _hub(
-    repository: str, name: str, gigabytes: float, sha256: str | None = None, size_bytes: int | None = None
-) -> WeightFile:
+def _hub(repository: str, name: str, size_bytes: int, sha256: str, *, release: str = "") -> WeightFile:
     return WeightFile(
         name=name,
         repository=repository,
         licence=_APACHE,
-        num_gigabytes=gigabytes,
+        num_gigabytes=round(size_bytes / 1e9, 1 if size_bytes > 1e8 else 4),
         size_bytes=size_bytes,
         sha256=sha256,
+        release=release,
     )
 
 
@@ -101,10 +106,16 @@ _VAE = Component(
         _hub(
             _CONVERTED,
             "ema_vae_fp16.safetensors",
-            0.5,
+            501_324_814,
             "20678548f420d98d26f11442d3528f8b8c94e57ee046ef93dbb7633da8612ca1",
         ),
-        _hub(_ORIGINAL_3B, "ema_vae.pth", 1.0),
+        # Of the 7B's repository: of the 3B's file of this name nobody says what it hashes to.
+        _hub(
+            _ORIGINAL_7B,
+            "ema_vae.pth",
+            1_002_691_902,
+            "c7df8a67e68b7f9aca3d5d2153d2ce8ab4373687741a0f9ce87cb356ace51cac",
+        ),
     ),
 )
 _POSITIVE = Component(
@@ -113,9 +124,8 @@ _POSITIVE = Component(
         _hub(
             _ORIGINAL_3B,
             "pos_emb.pt",
-            0.0006,
-            "fa07a14844314772266b66c3b95deb0027696d8fe7065721263db5176f45d799",
             595_100,
+            "fa07a14844314772266b66c3b95deb0027696d8fe7065721263db5176f45d799",
         ),
     ),
 )
@@ -125,9 +135,8 @@ _NEGATIVE = Component(
         _hub(
             _ORIGINAL_3B,
             "neg_emb.pt",
-            0.0007,
-            "6a43e5800ef2354f1c156d27535834da055cbec8248298b8923492bba2076581",
             656_540,
+            "6a43e5800ef2354f1c156d27535834da055cbec8248298b8923492bba2076581",
         ),
     ),
 )
@@ -167,15 +176,33 @@ _NANO_VAE = bundled(
 _ENTRIES = (
     _seedvr2(
         "seedvr2-3b",
-        "SeedVR2 3B: half the weights, about 7 % faster end to end, because the VAE is shared",
+        "SeedVR2 3B as first released, which published figures are of: half the weights, about 7 % faster end to end",
         SEEDVR2_3B,
         _hub(
             _CONVERTED,
             "seedvr2_ema_3b_fp16.safetensors",
-            6.8,
+            6_783_018_808,
             "2fd0e03a3dad24e07086750360727ca437de4ecd456f769856e960ae93e2b304",
         ),
-        _hub(_ORIGINAL_3B, "seedvr2_ema_3b.pth", 13.6),
+        _hub(
+            _ORIGINAL_3B,
+            "seedvr2_ema_3b.pth",
+            13_566_090_228,
+            "91627bba45175e1f5913378bc16151dc9c28c78fd608913546238ac13041d97d",
+            release="e2bc8d4, 2025-06-11 to 2025-06-20",
+        ),
+    ),
+    _seedvr2(
+        "seedvr2-3b-20250622",
+        "SeedVR2 3B as replaced on 2025-06-22: other weights, further from the source in comparisons",
+        SEEDVR2_3B,
+        _hub(
+            _ORIGINAL_3B,
+            "seedvr2_ema_3b.pth",
+            13_566_090_228,
+            "6bcc5ac59447e97b100477480aebb01be2ec724c8340bb83faae21f64848604b",
+            release="37255ff, since 2025-06-22",
+        ),
     ),
     _seedvr2(
         "seedvr2-7b",
@@ -184,10 +211,15 @@ _ENTRIES = (
         _hub(
             _CONVERTED,
             "seedvr2_ema_7b_fp16.safetensors",
-            16.5,
+            16_479_334_424,
             "7b8241aa957606ab6cfb66edabc96d43234f9819c5392b44d2492d9f0b0bbe4a",
         ),
-        _hub(_ORIGINAL_7B, "seedvr2_ema_7b.pth", 33.0, None, 32_958_774_606),
+        _hub(
+            _ORIGINAL_7B,
+            "seedvr2_ema_7b.pth",
+            32_958_774_606,
+            "e1b2ae25505607e61f2a7dc7967ba778aaf3e3626d9969ce6e24c52d9ddebfcd",
+        ),
     ),
     _seedvr2(
         "seedvr2-7b-sharp",
@@ -196,10 +228,15 @@ _ENTRIES = (
         _hub(
             _CONVERTED,
             "seedvr2_ema_7b_sharp_fp16.safetensors",
-            16.5,
+            16_479_334_424,
             "20a93e01ff24beaeebc5de4e4e5be924359606c356c9c51509fba245bd2d77dd",
         ),
-        _hub(_ORIGINAL_7B, "seedvr2_ema_7b_sharp.pth", 33.0),
+        _hub(
+            _ORIGINAL_7B,
+            "seedvr2_ema_7b_sharp.pth",
+            32_958_774_606,
+            "ced5706c976d5879efcab9e108349d67abcbd8a9b36a1f48bf0f19c24164a264",
+        ),
     ),
     ModelEntry(
         name="nano",
@@ -226,6 +263,15 @@ _ENTRIES = (
 
 CATALOGUE: dict[str, ModelEntry] = {entry.name: entry for entry in _ENTRIES}
 """By name, in the order in which they are listed to people."""
+
+
+def models_with(sha256: str) -> tuple[str, ...]:
+    """Name the models that a file belongs to, by its content."""
+    return tuple(
+        entry.name
+        for entry in CATALOGUE.values()
+        if any(file.sha256 == sha256 for part in entry.components for file in part.files)
+    )
 
 
 def find_entry(name: str) -> ModelEntry:

@@ -17,7 +17,15 @@ from huggingface_hub.utils import logging as hub_logging
 from huggingface_hub.utils.tqdm import tqdm as hub_progress_bar
 
 from seedvr2_ray.errors import DeploymentError
-from seedvr2_ray.models.weights.catalogue import CATALOGUE, Component, ModelEntry, Role, WeightFile, find_entry
+from seedvr2_ray.models.weights.catalogue import (
+    CATALOGUE,
+    Component,
+    ModelEntry,
+    Role,
+    WeightFile,
+    find_entry,
+    models_with,
+)
 
 Progress = Callable[[str, int, int | None], None]
 """Called with a file's name, the bytes that are there, and the bytes it will have (None if unknown)."""
@@ -83,7 +91,10 @@ class FileRecord:
 
 
 def list_models(source: WeightsSource) -> list[ModelRecord]:
-    """Return what the catalogue knows and what of it is on this machine; nothing is downloaded or hashed."""
+    """Return what the catalogue knows and what of it is on this machine; nothing is downloaded.
+
+    Nothing is hashed either, but for a file whose name two releases share: once, then its hash is noted.
+    """
     records = []
     for entry in CATALOGUE.values():
         missing = [part.files[0] for part in entry.components if find_component(part, source) is None]
@@ -125,6 +136,7 @@ def require_model(entry: ModelEntry, source: WeightsSource, *, may_download: boo
     found = {}
     for part in entry.components:
         if not may_download and find_component(part, source) is None:
+            _require_free_place(part.files[0], source)
             raise DeploymentError(
                 f"{entry.name} needs {part.files[0].name}, which is not on this machine; "
                 f"run `seedvr2-ray models pull {entry.name}`"
@@ -145,6 +157,8 @@ def find_component(component: Component, source: WeightsSource) -> tuple[WeightF
 def obtain_component(component: Component, source: WeightsSource, progress: Progress | None = None) -> FoundFile:
     """Return a verified file of a component, downloaded if none is on this machine."""
     found = find_component(component, source)
+    if found is None:
+        _require_free_place(component.files[0], source)
     file, path = found or (component.files[0], _download(component.files[0], source, progress))
     return FoundFile(component.role, file, path, verify_file(file, path, source))
 
@@ -169,8 +183,10 @@ def verify_file(file: WeightFile, path: Path, source: WeightsSource, *, trust_re
         raise DeploymentError(f"cannot read {path}: {error.strerror or error}; check it and its permissions") from error
     expected = expected_hash(file, path)
     if expected is not None and sha256 != expected:
+        others = models_with(sha256)
+        what = f" (it belongs to {', '.join(others)})" if others else ""
         raise DeploymentError(
-            f"{path} is not the released {file.name}: its sha256 is {sha256}, expected {expected}; "
+            f"{path} is not the released {file.name}: its sha256 is {sha256}{what}, expected {expected}; "
             "it was left in place: move it away and pull the model again"
         )
     return sha256
@@ -188,6 +204,10 @@ def expected_hash(file: WeightFile, path: Path) -> str | None:
 def _verify_component(component: Component, source: WeightsSource) -> FileRecord:
     found = find_component(component, source)
     if found is None:
+        try:
+            _require_free_place(component.files[0], source)
+        except DeploymentError as error:
+            return FileRecord(component.files[0].name, None, None, "missing", str(error))
         return FileRecord(component.files[0].name, None, None, "missing", "not on this machine")
     file, path = found
     try:
@@ -203,10 +223,51 @@ def _find_file(file: WeightFile, source: WeightsSource) -> Path | None:
     if file.repository is None:
         path = _PACKAGE_FOLDER / file.name
         return path if path.is_file() else None
-    if (source.own_dir / file.name).is_file():
-        return source.own_dir / file.name
     cached = huggingface_hub.try_to_load_from_cache(file.repository, file.name, cache_dir=source.cache_dir)
-    return Path(cached) if isinstance(cached, str) else None
+    places = (source.own_dir / file.name, *([Path(cached)] if isinstance(cached, str) else []))
+    return next((path for path in places if path.is_file() and _other_release(file, path, source) is None), None)
+
+
+def _other_release(file: WeightFile, path: Path, source: WeightsSource) -> WeightFile | None:
+    """Recognise a file that bears this file's name and is another release, by what it hashes to.
+
+    Only names that two releases share are hashed. A file that is neither is left to :func:`verify_file`.
+    """
+    namesakes = {
+        other
+        for entry in CATALOGUE.values()
+        for part in entry.components
+        for other in part.files
+        if other.name == file.name and other.sha256 != file.sha256
+    }
+    try:
+        if path.stat().st_size not in {other.size_bytes for other in namesakes}:
+            return None
+        sha256 = _recorded_hash(path, source)
+        if sha256 is None:
+            sha256 = _hash_file(path)
+            _record_hash(path, source, sha256)
+    except OSError:
+        return None  # Whoever goes on with it says so.
+    return next((other for other in namesakes if other.sha256 == sha256), None)
+
+
+def _require_free_place(file: WeightFile, source: WeightsSource) -> None:
+    """Refuse to download over another release that bears the same name.
+
+    Raises:
+        DeploymentError: it lies where the file would go.
+    """
+    place = source.own_dir / file.name
+    if file.repository is None or not place.is_file():
+        return
+    other = _other_release(file, place, source)
+    if other is not None and other.sha256 is not None:
+        raise DeploymentError(
+            f"{place} is the release {other.release} of {file.name}, "
+            f"which {', '.join(models_with(other.sha256))} uses, and not {file.release}; "
+            "move it away, or name another weights folder"
+        )
 
 
 def _download(file: WeightFile, source: WeightsSource, progress: Progress | None) -> Path:

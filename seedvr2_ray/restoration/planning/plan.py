@@ -1,7 +1,8 @@
 """``plan``: from a probed source and settings to segments, by rules that know nothing of workers.
 
-Everything here is a pure function of the probe and the settings, so that any machine plans the same
-segments with the same addresses, and resume, retry and "already done" are one look into a store.
+Everything here is a pure function of the probe, the settings and the installed conversion libraries, so that any
+machine with the same ones plans the same segments with the same addresses, and resume, retry and "already done" are
+one look into a store.
 """
 
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from seedvr2_ray.frames import FrameSpan
 from seedvr2_ray.media.container.info import MediaInfo, Notice, VideoInfo
 from seedvr2_ray.media.output.libraries import library_versions
 from seedvr2_ray.media.output.master import MasterFormat, plan_master
+from seedvr2_ray.media.picture.conversions import conversions_fingerprint
 from seedvr2_ray.restoration.planning.geometry import Geometry, parse_resolution, plan_geometry
 from seedvr2_ray.restoration.planning.reference_size import reference_geometry
 from seedvr2_ray.restoration.restorer import RestorerIdentity
@@ -287,6 +289,8 @@ def _address_segments(recipe: Recipe, media: MediaInfo, cuts: Sequence[Cut]) -> 
         "colour": recipe.master.colour,
         "source_colour": recipe.master.source_colour,
         "restorer": recipe.restorer.digest,
+        # Where a libav of another version or build rounds differently, its pictures do not mix with the old ones.
+        "conversions": conversions_fingerprint(),
     }
     encoder = {"master": recipe.master, "libraries": library_versions()}
     for index, cut in enumerate(cuts):

@@ -20,6 +20,7 @@ from seedvr2_ray.restoration.work.segment import PARTS
 from seedvr2_ray.storage.address import jsonable
 from seedvr2_ray.storage.commits import CommitStore
 from seedvr2_ray.storage.faults import printable
+from seedvr2_ray.storage.local_backend import LocalBackend
 from seedvr2_ray.storage.location import exists, publish, publish_bytes
 
 
@@ -93,7 +94,7 @@ def join(
         target=target,
         local_paths=report.outputs,
         sidecar=beside(target, ".json"),
-        provenance=_provenance(plan, store, target, notices, timings),
+        provenance=_provenance(plan, store, target, report.outputs, notices, timings),
         notices=notices,
     )
 
@@ -147,6 +148,7 @@ def _provenance(
     plan: Plan,
     store: CommitStore,
     target: str,
+    local_paths: Sequence[str],
     notices: Sequence[Notice],
     timings: Mapping[str, float],
 ) -> dict[str, Any]:
@@ -165,7 +167,11 @@ def _provenance(
             "size_bytes": plan.media.size_bytes,
             "video": jsonable(video),
         },
-        "target": {"url": printable(target), "master": jsonable(recipe.master)},
+        "target": {
+            "url": printable(target),
+            "master": jsonable(recipe.master),
+            "outputs": [_output_record(plan, target, path) for path in local_paths],
+        },
         "restorer": jsonable(recipe.restorer),
         "settings": recipe.settings.to_mapping(),
         "frames": video.num_frames,
@@ -180,6 +186,15 @@ def _provenance(
         ],
         "preflight": [asdict(notice) for notice in notices],
         "seconds": {name: round(seconds, 3) for name, seconds in timings.items()},
+    }
+
+
+def _output_record(plan: Plan, target: str, path: str) -> dict[str, Any]:
+    """Say what a file of the master is to look like for as long as it counts as done."""
+    return {
+        "name": _published_name(plan, target, path).rpartition("/")[2],
+        "size_bytes": Path(path).stat().st_size,
+        "sha256": LocalBackend().sha256(path),
     }
 
 

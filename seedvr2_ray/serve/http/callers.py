@@ -9,9 +9,19 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.requests import HTTPConnection
 
 from seedvr2_ray.serve.problems import AuthenticationRefusal, MissingRefusal
+from seedvr2_ray.serve.security.api_keys import Scope
 from seedvr2_ray.serve.security.auth import Caller
 from seedvr2_ray.serve.service.verbs import Service
 
+_READING = frozenset({"GET", "HEAD", "OPTIONS"})
+_UNUSUAL: dict[tuple[str, str], Scope | None] = {
+    # Looked at in the middle of sending a file.
+    ("HEAD", "/v1/uploads/{upload_id}"): "jobs:write",
+    # Looks at a source and makes nothing.
+    ("POST", "/v1/estimate"): "jobs:read",
+    # The same for everybody who has signed in.
+    ("GET", "/v1/models"): None,
+}
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 _bearer = HTTPBearer(auto_error=False, scheme_name="bearer", description="An API key or a signed token.")
@@ -79,12 +89,31 @@ async def _upload_id(upload_id: Annotated[str, Path(description="As the creation
     return usable_id(upload_id)
 
 
+def needed_scope(method: str, path: str) -> Scope | None:
+    """Return what a key must be allowed for a route to be entered at all: by the kind of request, not by the route, so
+    that none can be forgotten.
+
+    Args:
+        path: of the route, with its parameters in braces.
+    """
+    usual: Scope = "jobs:read" if method in _READING else "jobs:write"
+    return _UNUSUAL.get((method, path), usual)
+
+
+def _require_scope(connection: HTTPConnection, caller: Caller) -> Caller:
+    route = connection.scope.get("route")
+    scope = needed_scope(connection.scope.get("method", "GET"), getattr(route, "path", ""))
+    if scope is not None:
+        caller.require(scope)
+    return caller
+
+
 async def _caller(connection: HTTPConnection) -> Caller:
-    return await signed_in(connection)
+    return _require_scope(connection, await signed_in(connection))
 
 
 async def _job_reader(connection: HTTPConnection, job_id: Annotated[str, Depends(_job_id)]) -> Caller:
-    return await may_read_job(connection, job_id)
+    return _require_scope(connection, await may_read_job(connection, job_id))
 
 
 TheService = Annotated[Service, Depends(service_of)]

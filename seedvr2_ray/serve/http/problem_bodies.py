@@ -13,8 +13,9 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Match
 
-from seedvr2_ray.errors import DeploymentError, InputError, SeedVR2Error, StorageError
+from seedvr2_ray.errors import InputError, SeedVR2Error
 from seedvr2_ray.serve.problems import PROBLEMS, ProblemKind, Refusal, kind_of
+from seedvr2_ray.serve.security.wording import OF_OUR_OWN, OURS, explained
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "/v1/problems/"
@@ -35,8 +36,6 @@ PROTOCOL_PROBLEMS: dict[int, ProblemKind] = {
 """What is wrong with a request as HTTP, before it means anything to the service."""
 
 _METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
-_OURS = (StorageError, DeploymentError)
-"""Their messages name places and machines of the deployment: for its log, and not for callers."""
 
 
 class ProtocolRefusal(Refusal):
@@ -158,9 +157,8 @@ def _classified(error: BaseException) -> tuple[ProblemKind, str, dict[str, str]]
     if isinstance(error, ClientDisconnect):
         return PROTOCOL_PROBLEMS[400], "the connection broke off before the request was complete", {}
     kind = kind_of(type(error))
-    if isinstance(error, _OURS):
-        detail = "the service could not do this for a reason of its own, which its log names"
-        return kind, detail, {"Retry-After": "5"}
+    if isinstance(error, OURS):
+        return kind, OF_OUR_OWN, {"Retry-After": "5"}
     if kind.status == 500:
         return kind, "something went wrong here; the log names the request's id", {}
     headers = {"WWW-Authenticate": "Bearer"} if kind.status == 401 else {}
@@ -168,4 +166,4 @@ def _classified(error: BaseException) -> tuple[ProblemKind, str, dict[str, str]]
         headers["Retry-After"] = str(error.retry_after_seconds)
     elif kind.status == 503:
         headers["Retry-After"] = "5"
-    return kind, str(error), headers
+    return kind, explained(error), headers

@@ -16,6 +16,7 @@ from seedvr2_ray.serve.problems import kind_of
 from seedvr2_ray.serve.scheduler.dispatch import StalledError
 from seedvr2_ray.serve.scheduler.video_progress import VideoProgress
 from seedvr2_ray.serve.scheduler.video_run import Meter, Shared, VideoRun, deadline
+from seedvr2_ray.serve.security.wording import explained
 from seedvr2_ray.serve.workers.protocol import PreparedJob, PrepareOrder
 from seedvr2_ray.serve.workers.tasks import StalePlanError
 from seedvr2_ray.telemetry.metrics import count, observe
@@ -236,6 +237,6 @@ def explain(error: BaseException) -> ErrorInfo:
     """Say why a job failed, in words its owner may read."""
     kind = kind_of(type(error))
     if isinstance(error, SeedVR2Error):
-        return ErrorInfo(kind=kind.name, detail=str(error), remedy=kind.remedy)
+        return ErrorInfo(kind=kind.name, detail=explained(error), remedy=kind.remedy)
     # What an error of another library says may name folders, addresses or credentials.
     return ErrorInfo(kind=kind.name, detail=f"an unexpected {type(error).__name__} ended the job", remedy=kind.remedy)

@@ -36,6 +36,8 @@ _HOST = re.compile(r"[A-Za-z0-9._-]*|[0-9a-fA-F:.]+")
 """After names in other scripts have been turned into ASCII; the second form without its brackets."""
 _MOST_URL_CHARACTERS = 4096
 _MOST_NAME_CHARACTERS = 120
+_MOST_NAME_BYTES = 200
+"""In UTF-8: file systems take 255, and what is written beside a file adds to its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +149,13 @@ def plain_name(text: str, *, default: str = "source") -> str:
     name = re.sub(r'[:*?"<>|]', "_", " ".join(visible.split())).lstrip(". ")
     suffix = PurePosixPath(name).suffix[:16]
     stem = name.removesuffix(suffix) if suffix else name
-    return f"{stem[: _MOST_NAME_CHARACTERS - len(suffix)]}{suffix}" or default
+    while stem and (len(stem) + len(suffix) > _MOST_NAME_CHARACTERS or _num_bytes(stem + suffix) > _MOST_NAME_BYTES):
+        stem = stem[:-1].rstrip()
+    return f"{stem}{suffix}" or default
+
+
+def _num_bytes(name: str) -> int:
+    return len(name.encode("utf-8", "surrogatepass"))
 
 
 def _follow(

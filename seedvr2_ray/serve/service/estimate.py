@@ -7,6 +7,7 @@ from seedvr2_ray.media.container.info import MediaInfo, Notice
 from seedvr2_ray.restoration.planning.plan import plan_video
 from seedvr2_ray.restoration.restorer import RestorerIdentity
 from seedvr2_ray.serve.config import ModelPool
+from seedvr2_ray.serve.security.wording import explained
 from seedvr2_ray.serve.workers.tasks import target_name
 from seedvr2_ray.settings import RestoreSettings
 
@@ -55,7 +56,7 @@ def estimate_job(
             max_pixels=max_pixels,
         )
     except InputError as error:
-        return replace(refused(str(error)), frames=media.video.num_frames, notices=media.preflight)
+        return replace(refused(explained(error)), frames=media.video.num_frames, notices=media.preflight)
     seconds = plan.restored_megapixels / pool.megapixels_per_second
     gpu_seconds = seconds * pool.gang_size
     return JobEstimate(

@@ -74,22 +74,36 @@ class Results:
     def find(self, address: str, *, name: str) -> ResultInfo | None:
         """Return what is published under an address, or None.
 
+        A master that is gone, or has other than the bytes of its record, is forgotten, so that it is made again.
+
         Args:
             name: file name of the source of whoever asks; the result is named after it.
         """
         record = self._store.find(_kind("master", address), address)
-        return None if record is None else renamed(ResultInfo(**record), name)
+        if record is None:
+            return None
+        if self.file("master", address) is None:
+            self.discard(address)
+            return None
+        return renamed(ResultInfo(**record), name)
 
     def has(self, kind: ResultKind, address: str) -> bool:
         """Say whether a file of a result is there."""
         return self._store.find(_kind(kind, address), address) is not None
 
     def file(self, kind: ResultKind, address: str) -> StoredFile | None:
-        """Return a file of a result for reading, or None if it is not there."""
+        """Return a file of a result for reading, or None if it is not there as its record says."""
         found = self._store.locate_payload(_kind(kind, address), address)
         if found is None:
             return None
         place, payload = found
+        with translated(place.url, "store"):
+            try:
+                size = place.backend.info(place.path).size
+            except FileNotFoundError:
+                return None
+        if size not in (payload.size, None):
+            return None
         container = PurePosixPath(payload.name).suffix.removeprefix(".")
         media_type = _KIND_TYPES.get(kind) or MEDIA_TYPES.get(container, "application/octet-stream")
         return StoredFile(place, payload.size, payload.sha256, media_type)

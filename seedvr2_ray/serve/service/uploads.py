@@ -103,6 +103,7 @@ class Uploads:
             ConflictRefusal: something else has arrived, or another connection is sending.
             SizeRefusal: this is more than was announced.
         """
+        caller.require("jobs:write")
         upload = await self.get(caller, upload_id)
         if upload.num_received != offset:
             raise ConflictRefusal(f"the upload holds {upload.num_received} bytes and not {offset}; go on from there")
@@ -165,6 +166,7 @@ class Uploads:
         Raises:
             ConflictRefusal: the deployment keeps its files in a folder.
         """
+        caller.require("jobs:write")
         if not self.can_presign:
             raise ConflictRefusal(
                 "this deployment keeps files in a folder and not in an object store; use POST /v1/uploads"

@@ -38,6 +38,7 @@ from seedvr2_ray.serve.security.auth import Authenticator, Caller
 from seedvr2_ray.serve.security.inspection import Inspector, shared_inspector
 from seedvr2_ray.serve.security.links import SignedLinks
 from seedvr2_ray.serve.security.rate_limits import RequestLimiter, counted_as
+from seedvr2_ray.serve.security.wording import explained
 from seedvr2_ray.serve.service.admission import queue_seconds, require_quota, require_room
 from seedvr2_ray.serve.service.estimate import JobEstimate, estimate_job, refused
 from seedvr2_ray.serve.service.remote_sources import borrowed
@@ -186,7 +187,7 @@ class Service:
             if estimate is None:
                 estimate = await _in_thread(self._estimate_remote, source, settings, limiter=self._borrowings)
         except (MediaError, FetchRefusal) as error:
-            estimate = refused(str(error))
+            estimate = refused(explained(error))
         load = await _in_thread(self.jobs.load, caller.owner)
         try:
             self._admit(load, gpu_seconds=estimate.gpu_seconds, used=await self._used_today(caller))

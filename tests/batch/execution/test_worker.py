@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from seedvr2_ray.batch.execution.finishing import finish_part, publish_video
+from seedvr2_ray.batch.execution.finishing import finish_part, order_part, publish_video
 from seedvr2_ray.batch.execution.rows import SegmentResult, rows_of_video
 from seedvr2_ray.batch.execution.tracker import VideosInFlight
 from seedvr2_ray.batch.execution.videos import Video, VideoOutcome, plan_row
@@ -20,6 +20,7 @@ from seedvr2_ray.errors import DeploymentError, MediaError, StorageError
 from seedvr2_ray.restoration.lanczos import LANCZOS, LanczosRestorer
 from seedvr2_ray.restoration.work.failures import RetryPolicy
 from seedvr2_ray.settings import RestoreSettings
+from seedvr2_ray.storage.local_backend import LocalBackend
 from tests.media.clips import make_clip
 
 SETTINGS = RestoreSettings(model="lanczos", resolution="x2", segment_seconds=0.5, segment_overlap=4, preset="ultrafast")
@@ -233,3 +234,79 @@ def test_a_file_that_killed_whoever_probed_it_three_times_is_not_read_again_in_t
     assert isinstance(refused, VideoOutcome) and refused.failure is not None
     assert "died 3 times" in refused.failure.error
     assert isinstance(plan(replace(job, run="run2"), clip, tmp_path / "out.mp4"), Video)
+
+
+def finish_video(job, clip, target, **settings):
+    """Take a video through all that is left to do."""
+    video = plan(job, clip, target, **settings)
+    assert isinstance(video, Video), video
+    worker = SegmentWorker(job)
+    for row in rows_of_video(video) if video.work().to_restore else ():
+        list(worker.restore_rows([row]))
+    for index in range(len(video.plan.segments)):
+        assert finish_part(order_part(video, index), job) is None
+    outcome = publish_video(video, job)
+    assert isinstance(outcome, VideoOutcome) and outcome.state == "published", outcome
+
+
+def _delete(path):
+    path.unlink()
+
+
+def _cut(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def _flip_a_bit(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("spoil", [_delete, _cut, _flip_a_bit])
+@pytest.mark.parametrize("name", ["plain.mp4", "100% sure.mp4", "shot_%04d.png", "frames/"])
+def test_a_master_that_is_gone_or_not_what_was_published_is_made_again(clip, tmp_path, name, spoil):
+    job = job_in(tmp_path)
+    target = f"{tmp_path}/out/{name}"
+    settings = {} if name.endswith(".mp4") else {"preset": "auto"}
+    finish_video(job, clip, target, **settings)
+    files = sorted(path for path in (tmp_path / "out").rglob("*") if path.is_file() and path.suffix != ".json")
+    before = {path: path.read_bytes() for path in files}
+    assert files
+    spoil(files[-1])
+    # With the record of the job, and where only the sidecar is left to ask.
+    for where in (job, replace(job, folder=str(tmp_path / "other"))):
+        assert isinstance(plan(where, clip, target, **settings), Video)
+    finish_video(job, clip, target, **settings)
+    assert {path: path.read_bytes() for path in files} == before
+    assert plan(job, clip, target, **settings).state == "skipped"
+
+
+def test_a_master_that_somebody_made_longer_is_not_replaced_unless_that_is_allowed(clip, tmp_path):
+    job = job_in(tmp_path)
+    target = tmp_path / "out.mp4"
+    finish_video(job, clip, target)
+    target.write_bytes(target.read_bytes() + b"tag")
+    refused = plan(job, clip, target)
+    assert refused.failure is not None and "longer than what was published" in refused.failure.error
+    assert isinstance(plan(replace(job, overwrite=True), clip, target), Video)
+
+
+def test_a_master_is_read_again_only_when_it_was_touched_or_when_that_is_asked(clip, tmp_path, monkeypatch):
+    job = job_in(tmp_path)
+    target = tmp_path / "out.mp4"
+    finish_video(job, clip, target)
+    read = []
+    real = LocalBackend.sha256
+    monkeypatch.setattr(LocalBackend, "sha256", lambda self, path: read.append(path) or real(self, path))
+
+    def num_reads(of=job):
+        read.clear()
+        assert plan(of, clip, target).state == "skipped"
+        return read.count(str(target))
+
+    assert num_reads() == 0
+    assert num_reads(replace(job, verify=True)) == 1
+    target.touch()
+    assert [num_reads(), num_reads()] == [1, 0]
+    assert [num_reads(replace(job, folder=str(tmp_path / "other"))) for _ in range(2)] == [1, 0]

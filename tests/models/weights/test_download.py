@@ -246,3 +246,53 @@ def test_verifying_reports_every_file_and_raises_for_none(tiny, source, changes,
 def test_an_unknown_model_cannot_be_pulled(source):
     with pytest.raises(SettingsError, match="unknown model"):
         pull_model("seedvr3", source)
+
+
+REPLACED = b"replaced" * 875
+assert len(REPLACED) == len(CONTENT)
+
+
+@pytest.fixture
+def two_releases(monkeypatch):
+    """Two models of one file each, which bear one name and have one size: as a publisher replaced it."""
+    for name, content in (("first", CONTENT), ("second", REPLACED)):
+        file = _file(sha256=hashlib.sha256(content).hexdigest(), release=f"the {name}")
+        entry = ModelEntry(name=name, summary="", licence="MIT", components=(Component(role="vae", files=(file,)),))
+        monkeypatch.setitem(CATALOGUE, name, entry)
+
+
+@pytest.mark.usefixtures("two_releases")
+@pytest.mark.parametrize(("content", "own", "other"), [(CONTENT, "first", "second"), (REPLACED, "second", "first")])
+def test_a_file_whose_name_two_releases_share_is_run_under_its_own_name_only(source, content, own, other):
+    path = _write(source, content)
+    states = {record.name: record.state for record in list_models(source)}
+    assert (states[own], states[other]) == ("ready", "missing")
+    (found,) = require_model(CATALOGUE[own], source).values()
+    assert found.path == path
+    for download in (True, False):
+        with pytest.raises(DeploymentError, match=f"the {own} of tiny.bin, which {own} uses, and not the {other}"):
+            require_model(CATALOGUE[other], source, may_download=download)
+    assert path.read_bytes() == content
+    (record,) = verify_model(other, source)
+    assert record.state == "missing" and f"which {own} uses" in record.detail
+
+
+@pytest.mark.usefixtures("two_releases")
+def test_a_file_of_a_shared_name_that_is_neither_release_is_refused_by_its_hash(source):
+    _write(source, b"x" * len(CONTENT))
+    for name in ("first", "second"):
+        with pytest.raises(DeploymentError, match="not the released tiny.bin"):
+            require_model(CATALOGUE[name], source)
+
+
+def test_a_file_of_another_model_is_named_as_what_it_is(tiny, source, monkeypatch):
+    other = ModelEntry(
+        name="other",
+        summary="",
+        licence="MIT",
+        components=(Component(role="vae", files=(_file(name="x", sha256=hashlib.sha256(REPLACED).hexdigest()),)),),
+    )
+    monkeypatch.setitem(CATALOGUE, "other", other)
+    _write(source, REPLACED)
+    with pytest.raises(DeploymentError, match="it belongs to other"):
+        require_model(tiny(), source)

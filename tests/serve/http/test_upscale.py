@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import shutil
 import subprocess
 import threading
 import time
@@ -25,6 +24,7 @@ from seedvr2_ray.serve.workers.local import LocalWorkers
 from seedvr2_ray.serve.workers.protocol import PublishOrder
 from seedvr2_ray.settings import RestoreSettings
 from tests.media import clips
+from tests.missing import require_programs
 from tests.serve.deployment import Deployment, WatchedRestorers, deploy
 from tests.serve.http_service import HttpService, served
 from tests.serve.servers import saying, serving
@@ -230,8 +230,8 @@ def test_a_url_is_fetched_restored_and_can_be_downloaded_without_a_key(service, 
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not shutil.which("jq"), reason="jq is not installed; `make system-packages` installs it")
 def test_a_shell_script_with_curl_and_jq_submits_polls_and_downloads(service, clip, tmp_path):
+    require_programs("curl", "jq")
     target = tmp_path / "upscaled.mp4"
     done = subprocess.run(
         ["bash", str(CLIENT), service.url, str(clip), str(target)], capture_output=True, text=True, timeout=120

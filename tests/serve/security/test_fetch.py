@@ -381,6 +381,16 @@ def test_a_long_name_keeps_its_suffix() -> None:
     assert plain_name("a/b\\..\\film\u202evom.mp4") == "filmvom.mp4"
 
 
+@pytest.mark.parametrize("character", ["片", "é", "😀", "a"])
+@pytest.mark.parametrize("length", [60, 86, 300])
+def test_a_name_fits_every_file_system_whatever_it_is_written_in(character: str, length: int, tmp_path: Path) -> None:
+    name = plain_name(character * length + ".mkv")
+    assert name.endswith(".mkv") and set(name.removesuffix(".mkv")) == {character}
+    assert len(name.encode()) <= 200
+    (tmp_path / f".seedvr2-part-{name}.json").touch()
+    assert plain_name(name) == name
+
+
 def test_every_address_of_this_machine_is_refused_unless_opened() -> None:
     for network in ("127.0.0.0/8", "::1/128"):
         address = str(next(iter(ipaddress.ip_network(network))))

@@ -40,6 +40,7 @@ from seedvr2_ray.serve.http.v1.inline_files import read_inline, submit_file
 from seedvr2_ray.serve.jobs import Job, JobState
 from seedvr2_ray.serve.problems import ConflictRefusal, RateRefusal
 from seedvr2_ray.serve.security.auth import Caller
+from seedvr2_ray.serve.security.wording import explained
 from seedvr2_ray.serve.service.submission import Submission
 from seedvr2_ray.serve.service.verbs import Service
 
@@ -198,13 +199,13 @@ async def _begin(request: Request, service: Service, caller: Caller, endpoint_id
         with await read_inline(request, service, caller) as body:
             return await _act(service, caller, body, endpoint_id)
     except ActionError as error:
-        return failure(str(error))
+        return failure(explained(error))
     except Base64Error as error:
-        return failure(f"Invalid base64 video data: {error}")
+        return failure(f"Invalid base64 video data: {explained(error)}")
     except MalformedJson:
         raise
     except InputError as error:
-        return failure(f"Processing failed: {error}")
+        return failure(f"Processing failed: {explained(error)}")
 
 
 async def _act(service: Service, caller: Caller, body: JsonBody, endpoint_id: str) -> Job | dict[str, Any]:
@@ -218,7 +219,7 @@ async def _act(service: Service, caller: Caller, body: JsonBody, endpoint_id: st
     try:
         restore = parse_restore(given, service.config)
     except ModelMissing as error:
-        return failure("Model not initialized", str(error))
+        return failure("Model not initialized", explained(error))
     path = body.media(restore.media)
     name, wrapping = wrapping_of(path)
     settings = {**restore.settings, **wrapping}

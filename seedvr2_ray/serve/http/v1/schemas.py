@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from seedvr2_ray.serve.jobs import Job, JobState, ResultInfo, Source
 from seedvr2_ray.serve.scheduler.job_watch import Snapshot
 from seedvr2_ray.serve.security.links import SignedLinks
+from seedvr2_ray.serve.security.wording import for_customers
 from seedvr2_ray.serve.service.estimate import JobEstimate
 from seedvr2_ray.serve.service.submission import LONGEST_URL, PRIORITIES, Submission
 from seedvr2_ray.storage.faults import printable
@@ -220,7 +221,8 @@ class EstimateView(BaseModel):
             cost=round(estimate.cost, 6),
             queue_seconds=round(estimate.queue_seconds, 3),
             notices=[
-                NoticeView(outcome=each.outcome, subject=each.subject, reason=each.reason) for each in estimate.notices
+                NoticeView(outcome=each.outcome, subject=each.subject, reason=for_customers(each.reason))
+                for each in estimate.notices
             ],
             refusals=list(estimate.refusals),
         )

@@ -1,18 +1,18 @@
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from tests.missing import require_programs
 from tests.serve.http.v1.ingress import serving
 
 DOCUMENT = Path(__file__).parents[4] / "docs" / "api.md"
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (shutil.which("curl") and shutil.which("jq")), reason="needs curl and jq")
 def test_the_examples_of_the_documentation_run_as_they_stand(tmp_path, clip):
+    require_programs("curl", "jq")
     script = "\n".join(re.findall(r"```sh\n(.*?)```", DOCUMENT.read_text(), re.DOTALL))
     folder = tmp_path / "here"
     folder.mkdir()

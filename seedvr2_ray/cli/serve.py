@@ -1,0 +1,34 @@
+"""``seedvr2-ray serve``: the service on this machine."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from seedvr2_ray.errors import SettingsError
+from seedvr2_ray.local_ray import confine, service_token_file
+
+_SERVE = "from ray.serve.scripts import cli; cli(prog_name='serve')"
+
+
+def serve(
+    config: Annotated[Path, typer.Argument(help="The service's configuration.")] = Path("serve_config.yaml"),
+) -> None:
+    """Start the service on this machine; Ctrl-C ends it.
+
+    Ray listens on loopback only and asks for a token, which lies in a file that only you can read. The page and the
+    API listen where the configuration says.
+
+    To change a running service: RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=~/.local/state/seedvr2-ray/ray-token serve
+    deploy serve_config.yaml
+    """
+    if not config.is_file():
+        raise SettingsError(f"there is no configuration {config}; name the service's file, such as serve_config.yaml")
+    environ = dict(os.environ)
+    confine(environ, token_file=service_token_file(environ))
+    # Ray's own command in place of this process, so that signals reach it and it reads the environment as it starts.
+    # "local": a Ray that runs here already may listen anywhere.
+    command = [sys.executable, "-c", _SERVE, "run", "--address", "local", str(config)]
+    os.execve(sys.executable, command, environ)
