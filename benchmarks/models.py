@@ -27,7 +27,7 @@ from torch import nn
 from benchmarks.machine import describe_machine, results_folder
 from seedvr2_ray.errors import SeedVR2Error
 from seedvr2_ray.frames import Frames
-from seedvr2_ray.models.attention import BACKENDS, AttentionBackend
+from seedvr2_ray.models.backends import BACKENDS, AttentionBackend
 from seedvr2_ray.models.seedvr2.config import DiTConfig
 from seedvr2_ray.models.seedvr2.transformer.dit import SeedVR2Transformer
 from seedvr2_ray.models.seedvr2.transformer.flops import count_flops

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from seedvr2_ray.cli.options import with_settings
 from seedvr2_ray.local_ray import OWN, address_of, confine
-from seedvr2_ray.models.attention import AttentionBackend
+from seedvr2_ray.models.backends import AttentionBackend
 from seedvr2_ray.models.weights.download import WeightsSource
 from seedvr2_ray.restoration.load import LoadOptions
 from seedvr2_ray.restoration.run import DEFAULT_MAX_PIXELS

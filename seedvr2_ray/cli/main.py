@@ -31,7 +31,7 @@ from seedvr2_ray.cli.options import with_settings
 from seedvr2_ray.cli.serve import serve
 from seedvr2_ray.errors import DeploymentError, InputError, SeedVR2Error
 from seedvr2_ray.media.container.probe import ProbeLimits, probe
-from seedvr2_ray.models.attention import AttentionBackend
+from seedvr2_ray.models.backends import AttentionBackend
 from seedvr2_ray.models.weights.download import WeightsSource, list_models, pull_model, verify_model
 from seedvr2_ray.restoration.device import device_name
 from seedvr2_ray.restoration.load import LoadOptions, find_model, identify, load_restorer, local_device

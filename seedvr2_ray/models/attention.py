@@ -12,16 +12,14 @@ import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from seedvr2_ray.errors import DeploymentError
-
-AttentionBackend = Literal["sdpa", "varlen", "flash"]
-BACKENDS: tuple[AttentionBackend, ...] = ("sdpa", "varlen", "flash")
+from seedvr2_ray.models.backends import BACKENDS, AttentionBackend
 
 
 class Heads(NamedTuple):

@@ -5,7 +5,7 @@ from typing import Protocol
 
 import torch
 
-from seedvr2_ray.models.attention import AttentionBackend
+from seedvr2_ray.models.backends import AttentionBackend
 from seedvr2_ray.models.weights.catalogue import Component, ModelEntry, default_model, find_entry
 from seedvr2_ray.models.weights.download import (
     WeightsSource,

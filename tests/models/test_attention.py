@@ -7,7 +7,6 @@ from torch import Tensor
 from seedvr2_ray.errors import DeploymentError
 from seedvr2_ray.models import attention
 from seedvr2_ray.models.attention import (
-    AttentionBackend,
     Heads,
     WindowBand,
     WindowBatch,
@@ -16,6 +15,7 @@ from seedvr2_ray.models.attention import (
     missing_reason,
     require_backend,
 )
+from seedvr2_ray.models.backends import AttentionBackend
 
 BATCHES = (
     WindowBatch(num_windows=3, window_tokens=4, text_start=0, text_length=2),

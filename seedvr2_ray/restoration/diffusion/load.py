@@ -9,7 +9,8 @@ from functools import partial
 import torch
 
 from seedvr2_ray.errors import CapacityError
-from seedvr2_ray.models.attention import AttentionBackend, require_backend
+from seedvr2_ray.models.attention import require_backend
+from seedvr2_ray.models.backends import AttentionBackend
 from seedvr2_ray.models.seedvr2.transformer.dit import SeedVR2Transformer
 from seedvr2_ray.models.seedvr2.transformer.precision import parameter_dtype
 from seedvr2_ray.models.seedvr2.transformer.rope import rope_frequencies

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from seedvr2_ray.errors import CapacityError, DeploymentError
 from seedvr2_ray.frames import Frames, to_codes, to_unit_range
-from seedvr2_ray.models.attention import AttentionBackend
+from seedvr2_ray.models.backends import AttentionBackend
 from seedvr2_ray.models.seedvr2.sampler import sample
 from seedvr2_ray.models.seedvr2.transformer.dit import SeedVR2Transformer, compile_layers, fold_timestep
 from seedvr2_ray.models.seedvr2.transformer.execution import Execution

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from seedvr2_ray.models.attention import AttentionBackend
+from seedvr2_ray.models.backends import AttentionBackend
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from seedvr2_ray.errors import DeploymentError
-from seedvr2_ray.models.attention import BACKENDS, AttentionBackend, missing_reason
+from seedvr2_ray.models.attention import missing_reason
+from seedvr2_ray.models.backends import BACKENDS, AttentionBackend
 from seedvr2_ray.models.seedvr2.config import SEEDVR2_3B, SEEDVR2_7B
 from seedvr2_ray.models.seedvr2.transformer import dit
 from seedvr2_ray.models.seedvr2.transformer.block import Slot, TimeSlots
