@@ -21,6 +21,7 @@ from seedvr2_ray.media.container.info import VideoInfo
 from seedvr2_ray.media.container.seek import Found, find_frames
 from seedvr2_ray.media.deinterlace import deinterlaced
 from seedvr2_ray.media.picture.pixels import PixelReader, describe, natural_depth
+from seedvr2_ray.media.picture.tone import tone_map
 
 
 def decode_span(
@@ -112,7 +113,8 @@ def decode_thumbnails(
 ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     """Decode all frames, small: enough to see where shots change, as fast as the decoder goes.
 
-    Colours are approximate and the picture is as stored, not turned upright.
+    Colours are approximate, HDR ones are brought to those of ordinary video, and the picture is as stored, not
+    turned upright.
 
     Args:
         frame_pts: of all frames, as the probe lists them.
@@ -136,13 +138,14 @@ def _thumbnail(item: Found, video: VideoInfo, width: int, reformatter: VideoRefo
     frame = item.frame
     describe(frame, video)
     ratio = min(1.0, width / frame.width)
+    tone = tone_map(video.colour.transfer, video.colour.primaries)
     small = reformatter.reformat(
         frame,
         width=max(1, round(frame.width * ratio)),
         height=max(1, round(frame.height * ratio)),
-        format="rgb24",
+        format="rgb24" if tone is None else "rgb48le",
         interpolation=Interpolation.FAST_BILINEAR,
         threads=1,
     )
     picture: NDArray[Any] = small.to_ndarray()
-    return picture
+    return picture if tone is None else tone(picture)

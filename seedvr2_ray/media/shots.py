@@ -11,7 +11,7 @@ from scenedetect import (  # type: ignore[import-untyped]
     FrameTimecode,
 )
 
-DETECTOR_VERSION = 1
+DETECTOR_VERSION = 2
 """Raised when a change here moves cuts: remembered shots are then looked for again."""
 
 # A missed cut bleeds into the next shot; a false one costs next to nothing. So both rules of PySceneDetect

@@ -13,6 +13,7 @@ from seedvr2_ray.media.container.info import MediaInfo
 from seedvr2_ray.media.container.probe import ProbeLimits, probe
 from seedvr2_ray.media.decode import decode_thumbnails
 from seedvr2_ray.media.output.master import is_sequence, sequence_name
+from seedvr2_ray.media.output.rehearsal import rehearse
 from seedvr2_ray.media.shots import DETECTOR_VERSION, detect_shots
 from seedvr2_ray.restoration.planning.plan import Plan, plan_video
 from seedvr2_ray.restoration.report.outcome import write_run_report
@@ -147,13 +148,15 @@ def prepare(
         target=target,
         max_pixels=max_pixels,
     )
-    # Whatever the plan refuses is refused before minutes are spent on looking for shots.
+    # Whatever can be refused is refused before minutes are spent on looking for shots.
     plan = plan_with(shots=(0,))
+    outlook = rehearse(source_path, media, plan.recipe.master)
     if not overwrite:
         require_free_names(plan, target)
     if settings.detect_shots and media.video.num_frames > 1:
         progress.stage("shots")
         plan = plan_with(shots=shots_of(source_path, media, mark.text, store, salvage=settings.salvage))
+    plan = replace(plan, notices=(*plan.notices, *outlook))
     return Prepared(plan=plan, source_path=source_path, fingerprint=mark, store=store, workspace=workspace)
 
 

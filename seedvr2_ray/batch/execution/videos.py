@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from seedvr2_ray.batch.manifest.manifest import ManifestRow
 from seedvr2_ray.batch.report.figures import figures_of
 from seedvr2_ray.errors import TargetError
 from seedvr2_ray.media.container.probe import probe
+from seedvr2_ray.media.output.rehearsal import rehearse
 from seedvr2_ray.restoration.planning.plan import Plan, plan_video, publication_key
 from seedvr2_ray.restoration.restorer import RestorerIdentity
 from seedvr2_ray.restoration.run import shots_of
@@ -193,20 +195,24 @@ def _plan(
     version = {"text": source.version.text, "size": source.version.size, "mark": source.version.mark}
     job.log.commit(log_kind("versions", address), address, version)
     media = probe(str(path), limits=job.limits, salvage=row.settings.salvage)
-    shots: tuple[int, ...] = (0,)
-    if row.settings.detect_shots and media.video.num_frames > 1:
-        # Looked for once per content and committed: it is what planning spends its time on.
-        shots = shots_of(str(path), media, source.content, store, salvage=row.settings.salvage)
-    plan = plan_video(
+    plan_with = partial(
+        plan_video,
         media,
         row.settings,
         source=row.source,
         fingerprint=source.content,
-        shots=shots,
         restorer=identity,
         target=row.target,
         max_pixels=job.max_pixels,
     )
+    # Whatever can be refused is refused before minutes are spent on looking for shots.
+    plan = plan_with(shots=(0,))
+    outlook = rehearse(str(path), media, plan.recipe.master)
+    if row.settings.detect_shots and media.video.num_frames > 1:
+        # Looked for once per content and committed: it is what planning spends its time on.
+        shots = shots_of(str(path), media, source.content, store, salvage=row.settings.salvage)
+        plan = plan_with(shots=shots)
+    plan = replace(plan, notices=(*plan.notices, *outlook))
     finished = _require_target(row, job, plan, source, key)
     if finished is not None:
         return finished

@@ -9,11 +9,12 @@ the whole file is decoded once.
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
 
 from seedvr2_ray.errors import MediaError
+from seedvr2_ray.media.bitstream.picture_data import NOTHING_INSIDE, PictureData
 from seedvr2_ray.media.container.packets import PacketScan, scan_packets, seeks_truthfully
 from seedvr2_ray.media.container.source import BACKTRACK_SECONDS, Timestamps, decode_packets, open_source, ticks
 
@@ -46,6 +47,8 @@ class FrameIndex:
     num_undecodable_at_start: int
     """Pictures before the first one, left out because what they were predicted from is not in the file."""
     missing_bytes: int
+    picture_data: PictureData = NOTHING_INSIDE
+    """What travels inside the coded pictures."""
 
 
 def build_index(path: str, stream_index: int, *, max_frames: int, num_threads: int = 0) -> FrameIndex:
@@ -61,8 +64,9 @@ def build_index(path: str, stream_index: int, *, max_frames: int, num_threads: i
     if scan.is_trustworthy and seeks_truthfully(path, stream_index, scan):
         index = _checked_listing(path, stream_index, scan, num_threads)
         if index is not None:
-            return index
-    return _decoded_listing(path, stream_index, scan, num_threads)
+            return replace(index, picture_data=scan.picture_data)
+    index = _decoded_listing(path, stream_index, scan, num_threads)
+    return replace(index, picture_data=scan.picture_data)
 
 
 def _checked_listing(path: str, stream_index: int, scan: PacketScan, num_threads: int) -> FrameIndex | None:

@@ -6,6 +6,7 @@ from fractions import Fraction
 from typing import Literal
 
 from seedvr2_ray.frames import ColourTags
+from seedvr2_ray.media.picture.hdr import NO_HDR, StaticHdr
 
 Chroma = Literal["420", "422", "444", "440", "411", "410", "rgb", "grey"]
 Rotation = Literal[0, 90, 180, 270]
@@ -57,6 +58,10 @@ class VideoInfo:
     timestamps: Literal["pts", "dts", "counted"] = "pts"
     """How the decoder recognises a frame: by its presentation time; by the decoding time of the packet
     that made the decoder give it (AVI stores no other); or only by counting from the beginning."""
+    hdr: StaticHdr = NO_HDR
+    """HDR10's static metadata, of PQ and HLG only."""
+    has_captions: bool = False
+    """Whether closed captions travel inside the pictures in a form that new pictures can carry."""
 
     @property
     def display_aspect(self) -> Fraction:

@@ -10,6 +10,7 @@ from itertools import dropwhile, islice
 import av
 
 from seedvr2_ray.errors import MediaError
+from seedvr2_ray.media.bitstream.picture_data import NOTHING_INSIDE, PictureData, PictureDataScan
 from seedvr2_ray.media.container.source import Source, demux_video, missing_end, open_source, require_not_encrypted
 
 _SELF_INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", "avi")
@@ -51,6 +52,8 @@ class PacketScan:
     codec: str
     frame_ticks: Fraction
     """Nominal duration of a frame."""
+    picture_data: PictureData = NOTHING_INSIDE
+    """What travels inside the coded pictures."""
 
     @property
     def is_trustworthy(self) -> bool:
@@ -73,9 +76,11 @@ def scan_packets(source: Source, *, max_frames: int) -> PacketScan:
     num_packets = 0
     all_keys = True
     seen_dts = set()
+    inside = PictureDataScan(source.stream)
     for packet in demux_video(source):
         if num_packets == 0:
             require_not_encrypted(packet, source.path)
+        inside.look(packet)
         if packet.dts is not None:
             seen_dts.add(packet.dts)
         if packet.is_discard:
@@ -106,6 +111,7 @@ def scan_packets(source: Source, *, max_frames: int) -> PacketScan:
         container=source.container.format.name,
         codec=source.stream.codec_context.name,
         frame_ticks=step,
+        picture_data=inside.found(),
     )
 
 

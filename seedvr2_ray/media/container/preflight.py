@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from seedvr2_ray.media.bitstream.picture_data import PictureData
 from seedvr2_ray.media.container.index import FrameIndex
 from seedvr2_ray.media.container.info import Notice, VideoInfo
 from seedvr2_ray.media.container.samples import Samples
@@ -9,17 +10,17 @@ from seedvr2_ray.media.picture.colour import HDR_TRANSFERS, LUMA_WEIGHTS
 from seedvr2_ray.media.picture.pixel_formats import is_floating_point
 
 _LOST_WITH_THE_CODEC = {
-    "MASTERING_DISPLAY_METADATA": ("mastering display", "the description of the grading monitor"),
-    "CONTENT_LIGHT_LEVEL": ("content light level", "the brightest-pixel statistics"),
-    "DYNAMIC_HDR_PLUS": ("HDR10+", "scene-by-scene tone mapping"),
-    "DOVI_METADATA": ("Dolby Vision", "the enhancement data; the base layer is restored"),
-    "DYNAMIC_HDR_VIVID": ("HDR Vivid", "scene-by-scene tone mapping"),
     "SPHERICAL": ("spherical video", "the projection; without it players show the flat picture"),
     "STEREO3D": ("3D layout", "how two views share a picture; players must be told by hand"),
-    "A53_CC": ("closed captions", "captions hidden in the pictures"),
     "ICC_PROFILE": ("colour profile", "the embedded ICC profile; the numbers are restored as they are"),
 }
 """What lives inside the coded pictures and has no place in a new encode."""
+
+_DYNAMIC_HDR = {
+    "HDR10+": "scene-by-scene tone mapping",
+    "HDR Vivid": "scene-by-scene tone mapping",
+    "Dolby Vision": "the enhancement data; the base layer is restored",
+}
 
 
 def preflight(
@@ -38,6 +39,7 @@ def preflight(
         *_timing(video),
         *_damage(index),
         *_left_out(samples, further_videos),
+        *_inside_the_pictures(video, index.picture_data),
     )
 
 
@@ -130,3 +132,17 @@ def _left_out(samples: Samples, further_videos: tuple[int, ...]) -> Iterator[Not
         yield Notice("left_out", "further pages", "only the first picture of the file is restored")
     for index in further_videos:
         yield Notice("left_out", f"video stream {index}", "only the first video is restored")
+
+
+def _inside_the_pictures(video: VideoInfo, found: PictureData) -> Iterator[Notice]:
+    if not video.hdr.is_empty:
+        reason = "mastering display and content light level are written anew where the target can hold them"
+        yield Notice("kept", "HDR10 metadata", reason)
+    if video.has_captions:
+        reason = f"found in {found.num_captioned} pictures; each keeps its own where the target's codec can carry them"
+        yield Notice("kept", "closed captions", reason)
+    for name in sorted(found.dynamic_hdr):
+        yield Notice("left_out", name, f"{_DYNAMIC_HDR[name]}: it describes the old pictures shot by shot")
+    for form in sorted(found.other_captions):
+        reason = "captions hidden in the pictures, in a form that new pictures cannot carry"
+        yield Notice("left_out", f"{form} captions", reason)

@@ -13,7 +13,8 @@ from seedvr2_ray.media.container.inventory import codec_name, describe_chapters,
 from seedvr2_ray.media.container.preflight import preflight
 from seedvr2_ray.media.container.samples import Samples, take_samples
 from seedvr2_ray.media.container.source import Source, open_source
-from seedvr2_ray.media.picture.colour import fill_in, is_complete
+from seedvr2_ray.media.picture.colour import HDR_TRANSFERS, fill_in, is_complete
+from seedvr2_ray.media.picture.hdr import NO_HDR
 from seedvr2_ray.media.picture.pixel_formats import bit_depth_of, chroma_of
 from seedvr2_ray.media.stills.image_header import read_size
 
@@ -113,6 +114,13 @@ def _describe_video(source: Source, index: FrameIndex, samples: Samples) -> Vide
     size = (samples.height, samples.width) if turned else (samples.width, samples.height)
     aspect = stream.sample_aspect_ratio or Fraction(1)
     rate, is_variable = _rate(source, index.pts, time_base)
+    colour = fill_in(
+        samples.colour,
+        kind="image" if source.is_image else "video",
+        width=samples.width,
+        height=samples.height,
+        is_rgb=chroma == "rgb",
+    )
     return VideoInfo(
         stream_index=stream.index,
         codec=codec_name(stream),
@@ -125,13 +133,7 @@ def _describe_video(source: Source, index: FrameIndex, samples: Samples) -> Vide
         bit_depth=bit_depth_of(samples.pixel_format),
         chroma=chroma,
         has_alpha=samples.has_alpha,
-        colour=fill_in(
-            samples.colour,
-            kind="image" if source.is_image else "video",
-            width=samples.width,
-            height=samples.height,
-            is_rgb=chroma == "rgb",
-        ),
+        colour=colour,
         guessed_colour=not is_complete(samples.colour),
         time_base=time_base,
         frame_rate=rate,
@@ -139,6 +141,8 @@ def _describe_video(source: Source, index: FrameIndex, samples: Samples) -> Vide
         num_frames=len(index.pts),
         field_order=_field_order(samples),
         timestamps=index.timestamps,
+        hdr=index.picture_data.hdr if colour.transfer in HDR_TRANSFERS else NO_HDR,
+        has_captions=index.picture_data.num_captioned > 0,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations  # av.Packet is generic for type checkers only
 
+import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
@@ -12,6 +13,26 @@ import av
 from seedvr2_ray.errors import StorageError
 from seedvr2_ray.media.container.file_url import file_url
 from seedvr2_ray.media.output.timeline import Timeline
+from seedvr2_ray.media.picture.hdr import StaticHdr, described_part
+from seedvr2_ray.media.tracks.captions import CaptionWriter
+
+_HEAD_BYTES = 8 * 2**20
+"""Of a part: its header and so much of its packets that libav knows the stream."""
+
+
+@contextmanager
+def described(part: av.container.InputContainer, path: str, hdr: StaticHdr) -> Iterator[Any]:
+    """Yield the stream that a master's pictures are described by: a part's own, with what is known of its light.
+
+    PyAV cannot give a stream such metadata; a header that says it can.
+    """
+    if hdr.is_empty:
+        yield part.streams.video[0]
+        return
+    with open(path, "rb") as file:
+        head = file.read(_HEAD_BYTES)
+    with av.open(io.BytesIO(described_part(head, hdr))) as template:
+        yield template.streams.video[0]
 
 
 @contextmanager
@@ -30,7 +51,13 @@ def open_part(path: str) -> Iterator[av.container.InputContainer]:
 
 
 def part_packets(
-    parts: Sequence[str], video: Any, *, rate: Fraction, timeline: Timeline, step: int
+    parts: Sequence[str],
+    video: Any,
+    *,
+    rate: Fraction,
+    timeline: Timeline,
+    step: int,
+    captions: CaptionWriter | None = None,
 ) -> Iterator[av.Packet[Any]]:
     """Yield the parts' packets in decoding order, stamped for the whole video.
 
@@ -44,6 +71,7 @@ def part_packets(
         video: the stream the packets are written to.
         rate: at which the parts count, see :func:`~seedvr2_ray.media.output.encoders.stamp_rate`.
         step: ticks a frame lasts nominally.
+        captions: those of the source's frames, to be put into the pictures.
 
     Raises:
         StorageError: the parts hold other frames than planned, or do not fit together.
@@ -66,6 +94,8 @@ def part_packets(
                     raise StorageError(f"the parts hold more than the {len(pts)} frames planned; restore them again")
                 if order - place > delay:
                     raise StorageError(f"part {path} has pictures in an impossible order; restore it again")
+                if captions is not None:
+                    packet = captions.captioned(packet, place)
                 packet.pts = pts[place]
                 packet.dts = pts[order - delay] if order >= delay else pts[0] - (delay - order) * step
                 packet.duration = pts[place + 1] - pts[place] if place + 1 < len(pts) else step

@@ -14,17 +14,20 @@ import av
 from seedvr2_ray.media.container.file_url import file_url
 from seedvr2_ray.media.container.info import MediaInfo, Notice
 from seedvr2_ray.media.container.inventory import is_cover
-from seedvr2_ray.media.container.source import open_container
+from seedvr2_ray.media.container.source import open_container, path_of
 from seedvr2_ray.media.output.codecs import MUXERS
-from seedvr2_ray.media.output.encoded_segments import open_part, part_packets
+from seedvr2_ray.media.output.encoded_segments import described, open_part, part_packets
 from seedvr2_ray.media.output.encoders import BITEXACT, stamp_rate
-from seedvr2_ray.media.output.master import MasterFormat
-from seedvr2_ray.media.output.streams import StreamPlan, plan_streams
+from seedvr2_ray.media.output.master import MasterFormat, has_a_way
+from seedvr2_ray.media.output.streams import plan_streams
 from seedvr2_ray.media.output.timeline import Timeline, plan_timeline
 from seedvr2_ray.media.output.tracks import Track, copy_description, demux_tracks, open_track
 from seedvr2_ray.media.output.verify import verify_master
 from seedvr2_ray.media.output.write_errors import whole_file_or_none
 from seedvr2_ray.media.stills.image_files import join_images
+from seedvr2_ray.media.tracks.caption_text import CaptionText
+from seedvr2_ray.media.tracks.captions import CARRIERS, CaptionWriter, FrameCaptions, read_captions
+from seedvr2_ray.media.tracks.stream_plan import StreamPlan
 
 _ISO_TAGS = frozenset(
     (
@@ -101,6 +104,32 @@ def join_parts(
     return JoinReport(len(frame_pts), (target_path,), notices + timeline.notices)
 
 
+def rehearse_join(
+    part: str, *, master: MasterFormat, source_path: str, media: MediaInfo, target_path: str
+) -> tuple[Notice, ...]:
+    """Write a master of one picture with the first packets of everything else, and read it back.
+
+    What a container cannot hold comes out here, before anything is restored, and not when all is done.
+
+    Args:
+        part: of one frame, encoded as all parts will be.
+        target_path: where to write; the caller throws it away.
+
+    Returns:
+        What becomes of the source's other streams, chapters and tags.
+
+    Raises:
+        InputError: this source cannot be stored like this.
+    """
+    if master.kind != "video":
+        return _left_behind(media)
+    with whole_file_or_none(target_path), open_container(source_path) as source:
+        timeline = plan_timeline(source, media, master, media.frame_pts[:1])
+        notices = _write([part], master, source, media, timeline, target_path, only_heads=True)
+        verify_master(target_path, master.container, timeline)
+        return notices + _lost_tags(_content_tags(source), target_path)
+
+
 def _write(
     parts: Sequence[str],
     master: MasterFormat,
@@ -108,11 +137,17 @@ def _write(
     media: MediaInfo,
     timeline: Timeline,
     target_path: str,
+    *,
+    only_heads: bool = False,
 ) -> tuple[Notice, ...]:
     plans, notices = plan_streams(source, master.container, video_index=media.video.stream_index)
     by_index = {plan.index: plan for plan in plans}
-    with open_part(parts[0]) as first, _open_target(target_path, master, source, timeline.time_base) as output:
-        template = first.streams.video[0]
+    captions, lost_captions = (None, ()) if only_heads else _captions(source, media, master)
+    with (
+        open_part(parts[0]) as first,
+        described(first, parts[0], master.hdr) as template,
+        _open_target(target_path, master, source, timeline.time_base) as output,
+    ):
         tracks: dict[int, Track] = {}
         video: Any = None
         for stream in source.streams:
@@ -121,13 +156,52 @@ def _write(
             elif (plan := by_index.get(stream.index)) is not None:
                 _add_track(output, stream, plan, tracks)
         notices += _copy_chapters(source, output, master, timeline.origin_seconds)
+        carried: CaptionWriter | None = None
+        text: Iterator[av.Packet[Any]] = iter(())
+        if captions is not None and master.codec in CARRIERS:
+            carried = CaptionWriter(captions, template, master.codec)
+        elif captions is not None:
+            text, no_text = _caption_text(captions, output, master, timeline)
+            lost_captions += no_text
         pictures = part_packets(
-            parts, video, rate=stamp_rate(master), timeline=timeline, step=timeline.step(master.frame_rate)
+            parts,
+            video,
+            rate=stamp_rate(master),
+            timeline=timeline,
+            step=timeline.step(master.frame_rate),
+            captions=carried,
         )
-        others = _shifted(demux_tracks(source, tracks), timeline.origin_seconds)
-        for packet in heapq.merge(pictures, others, key=_seconds):
+        others = _shifted(demux_tracks(source, tracks, only_heads=only_heads), timeline.origin_seconds)
+        for packet in heapq.merge(pictures, others, text, key=_seconds):
             output.mux(packet)
-    return notices
+    if only_heads:
+        return notices
+    return (*notices, *lost_captions, *(remark for track in tracks.values() for remark in track.remarks()))
+
+
+def _captions(
+    source: av.container.InputContainer, media: MediaInfo, master: MasterFormat
+) -> tuple[FrameCaptions | None, tuple[Notice, ...]]:
+    """Read the source's captions, if it has any and the master has a way for them."""
+    if not media.video.has_captions or not has_a_way(master, media.video):
+        return None, ()
+    captions, num_lost = read_captions(path_of(source), media.video.stream_index, media.frame_pts)
+    if not num_lost:
+        return captions, ()
+    reason = f"the captions of {num_lost} packets belong to no frame that is restored"
+    return captions, (Notice("left_out", "closed captions", reason),)
+
+
+def _caption_text(
+    captions: FrameCaptions, output: av.container.OutputContainer, master: MasterFormat, timeline: Timeline
+) -> tuple[Iterator[av.Packet[Any]], tuple[Notice, ...]]:
+    """Add the captions as a track of text, where the pictures cannot carry them."""
+    times = [pts * timeline.time_base for pts in timeline.pts]
+    text = CaptionText(captions, times, times[-1] + 1 / master.frame_rate)
+    if text.lines:
+        return text.add_to(output, master.container), ()
+    reason = "they hold no EIA-608 text that could become a subtitle track; choose codec h264 or hevc to keep them"
+    return iter(()), (Notice("left_out", "closed captions", reason),)
 
 
 def _add_track(output: av.container.OutputContainer, stream: Any, plan: StreamPlan, tracks: dict[int, Track]) -> None:

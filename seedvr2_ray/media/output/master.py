@@ -12,6 +12,8 @@ The rules, in the order in which :func:`plan_master` applies them:
 * *Colour*: a BT.601 matrix in a picture that becomes HD is replaced by BT.709's, because HD players
   assume it even where the tag says otherwise. Primaries are tagged as they were: converting them
   would move colours that the restorer has just been careful to keep.
+* HDR10's *static metadata* goes into the codec's own messages and into the container, *closed captions*
+  into the new pictures, where codec and container can hold them.
 """
 
 import os
@@ -28,6 +30,9 @@ from seedvr2_ray.frames import ColourTags
 from seedvr2_ray.media.container.info import MediaInfo, Notice, VideoInfo
 from seedvr2_ray.media.output.codecs import CODECS, IMAGE_CONTAINERS, SUFFIXES, CodecFacts, codecs_for
 from seedvr2_ray.media.picture.colour import HDR_TRANSFERS, LUMA_WEIGHTS
+from seedvr2_ray.media.picture.hdr import NO_HDR, StaticHdr, svt_av1_params, x265_params
+from seedvr2_ray.media.tracks.caption_text import TEXT_CODECS
+from seedvr2_ray.media.tracks.captions import CARRIERS
 from seedvr2_ray.settings import RestoreSettings
 
 _SEQUENCE = re.compile(r"%0?\d*d")
@@ -36,6 +41,7 @@ _CHROMA_UPWARDS = {"410": "420", "411": "422", "440": "444"}
 _SD_MATRICES = frozenset({"smpte170m", "bt470bg", "fcc", "smpte240m"})
 _HD_MIN_WIDTH, _HD_MIN_HEIGHT = 1280, 720
 _MAX_KEYFRAME_SECONDS = 5
+_HDR_CONTAINERS = frozenset({"mp4", "mov", "mkv", "webm"})
 _X264_THREADS = 8
 _X265_POOL, _X265_FRAME_THREADS = 8, 3
 
@@ -65,6 +71,8 @@ class MasterFormat:
     """Of the encoded numbers: an SD source that becomes HD is converted to BT.709 and tagged so."""
     source_colour: ColourTags
     """Of the R'G'B' frames handed to the encoder: says which conversion is due."""
+    hdr: StaticHdr = NO_HDR
+    """Static metadata for the container to say; the encoder has it among its options."""
 
     @property
     def bit_depth(self) -> int:
@@ -102,12 +110,13 @@ def plan_master(
     bits = _bit_depth(media.video, settings, name, chroma, alpha=alpha)
     _require_size(name, chroma, width, height)
     colour = _master_colour(media.video.colour, facts, container, chroma, width=width, height=height)
+    hdr = media.video.hdr if container in _HDR_CONTAINERS else NO_HDR
     master = MasterFormat(
         kind=kind,
         container=container,  # type: ignore[arg-type]  # one of the values of SUFFIXES or of the setting
         codec=facts.encoder,
         pixel_format=facts.formats[chroma, bits, alpha],
-        options=_encoder_options(name, settings, media.video.frame_rate),
+        options=_encoder_options(name, settings, media.video.frame_rate, hdr),
         width=width,
         height=height,
         sample_aspect=Fraction(1),
@@ -115,8 +124,10 @@ def plan_master(
         time_base=media.video.time_base,
         colour=colour,
         source_colour=replace(media.video.colour, matrix="rgb", full_range=True),
+        hdr=hdr,
     )
-    return master, tuple(_notices(media.video, name, chroma, bits, colour, alpha=alpha))
+    notices = _notices(media.video, name, chroma, bits, colour, alpha=alpha)
+    return master, (*notices, *_inside_the_pictures(media.video, master))
 
 
 def is_sequence(target: str) -> bool:
@@ -249,7 +260,9 @@ def _usual_matrix(source: ColourTags) -> str:
     return "bt2020nc" if source.primaries == "bt2020" else "bt709"
 
 
-def _encoder_options(name: str, settings: RestoreSettings, frame_rate: Fraction) -> tuple[tuple[str, str], ...]:
+def _encoder_options(
+    name: str, settings: RestoreSettings, frame_rate: Fraction, hdr: StaticHdr
+) -> tuple[tuple[str, str], ...]:
     """Everything that shapes the bytes, thread counts included: no default may depend on the machine."""
     crf = _quality(name, settings)
     preset = _preset(name, settings)
@@ -263,9 +276,11 @@ def _encoder_options(name: str, settings: RestoreSettings, frame_rate: Fraction)
         case "hevc":
             threads = f"pools={_X265_POOL}:frame-threads={_X265_FRAME_THREADS}"
             options = {"preset": preset, "crf": str(crf), "g": keyframes}
-            options |= {"x265-params": f"log-level=none:info=0:open-gop=0:{threads}"}
+            said = "" if hdr.is_empty else f":{x265_params(hdr)}"
+            options |= {"x265-params": f"log-level=none:info=0:open-gop=0:{threads}{said}"}
         case "av1":
             options = {"preset": preset, "crf": str(crf), "g": keyframes}
+            options |= {} if hdr.is_empty else {"svtav1-params": svt_av1_params(hdr)}
         case "prores" | "prores4444":
             options = {"profile": "4444" if name == "prores4444" else "hq", "vendor": "apl0"}
         case "ffv1":
@@ -324,6 +339,28 @@ def _notices(video: VideoInfo, name: str, chroma: str, bits: int, colour: Colour
             Notice("converted", "colour range", f"full range becomes limited range, the only one in {name} here")
         )
     return found
+
+
+def _inside_the_pictures(video: VideoInfo, master: MasterFormat) -> list[Notice]:
+    found: list[Notice] = []
+    if not video.hdr.is_empty and master.hdr.is_empty:
+        reason = f"{master.container} has no place for mastering display and content light level; choose .mkv"
+        found.append(Notice("left_out", "HDR10 metadata", reason))
+    if video.has_captions and not has_a_way(master, video):
+        reason = "captions hidden in the pictures, which nothing here can hold; choose .mkv, .mp4 or .mov"
+        if video.timestamps != "pts":
+            reason = "the source gives its pictures no times that captions could follow; store it as .mkv first"
+        found.append(Notice("left_out", "closed captions", reason))
+    elif video.has_captions and master.codec not in CARRIERS:
+        reason = "EIA-608 text becomes a subtitle track; choose codec h264 or hevc to keep captions as they are"
+        found.append(Notice("converted", "closed captions", reason))
+    return found
+
+
+def has_a_way(master: MasterFormat, video: VideoInfo) -> bool:
+    """Whether captions of the source can come into a master: inside its pictures, or as a track of text."""
+    by_frame = master.kind == "video" and video.timestamps == "pts"
+    return by_frame and (master.codec in CARRIERS or master.container in TEXT_CODECS)
 
 
 def _listed(numbers: Sequence[int]) -> str:

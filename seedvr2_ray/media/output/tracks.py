@@ -2,7 +2,7 @@
 
 from __future__ import annotations  # av.Packet is generic for type checkers only
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Protocol
@@ -10,13 +10,18 @@ from typing import Any, Protocol
 import av
 
 from seedvr2_ray.errors import MediaError
-from seedvr2_ray.media.container.inventory import is_cover
+from seedvr2_ray.media.container.info import Notice
+from seedvr2_ray.media.container.inventory import codec_name, is_cover
 from seedvr2_ray.media.container.source import open_container, path_of
-from seedvr2_ray.media.output.streams import StreamPlan
+from seedvr2_ray.media.tracks.captions import ERASE
+from seedvr2_ray.media.tracks.sound import described_for
+from seedvr2_ray.media.tracks.stream_plan import StreamPlan
 
 _COVER_NAMES = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
-_OPUS_RATE = 48000
 _EMPTY_CAPTION = b"\0\0"
+_HEAD_PACKETS = 4
+_MOST_READ_PACKETS, _MOST_READ_BYTES = 4000, 64 * 2**20
+"""Streams that have not begun by then, as subtitles may, are judged by their headers."""
 _SMALLEST_GAP = Fraction(1, 20)
 """Seconds by which sound may be off its own count before the difference is taken for a gap."""
 _QUICKTIME_LANGUAGES = {
@@ -61,6 +66,9 @@ class Track(Protocol):
     def finish(self) -> list[av.Packet[Any]]:
         """Return what is left when the source has ended."""
 
+    def remarks(self) -> list[Notice]:
+        """Say what of the stream did not come through as planned, when all is written."""
+
 
 def open_track(output: av.container.OutputContainer, stream: Any, plan: StreamPlan) -> Track | None:
     """Add a planned stream to the output; attachments travel in its header and need no track."""
@@ -72,8 +80,8 @@ def open_track(output: av.container.OutputContainer, stream: Any, plan: StreamPl
         copy_description(stream, output.add_stream_from_template(stream))
         return None
     if plan.action == "copy":
-        return _CopiedTrack(output, stream)
-    return _AudioTrack(output, stream, plan.codec) if stream.type == "audio" else _TextTrack(output, stream, plan.codec)
+        return _CopiedTrack(output, stream, plan)
+    return _AudioTrack(output, stream, plan) if stream.type == "audio" else _TextTrack(output, stream, plan.codec)
 
 
 def stream_metadata(stream: Any, *, restored: bool) -> dict[str, str]:
@@ -109,9 +117,13 @@ def _cover_bytes(stream: Any) -> bytes:
 class _CopiedTrack:
     """Copies packets, byte for byte, and keeps their decoding times in order."""
 
-    def __init__(self, output: av.container.OutputContainer, stream: Any) -> None:
-        self._copy = output.add_stream_from_template(stream, opaque=True)
+    def __init__(self, output: av.container.OutputContainer, stream: Any, plan: StreamPlan) -> None:
+        self._is_cover = is_cover(stream)
+        with described_for(output, stream) as template:
+            self._copy = output.add_stream_from_template(template, opaque=True)
         self._copy.time_base = stream.time_base
+        if plan.layout:
+            self._copy.codec_context.layout = plan.layout
         copy_description(stream, self._copy)
         self._clock = _sample_clock(stream)
         self._last_dts: int | None = None
@@ -124,7 +136,7 @@ class _CopiedTrack:
         if self._drops_gaps and bytes(packet) == _EMPTY_CAPTION:
             return []
         if packet.pts is None and packet.dts is None:
-            if not is_cover(packet.stream):
+            if not self._is_cover:
                 return []
             packet.pts = 0
         if self._clock is not None:
@@ -139,6 +151,9 @@ class _CopiedTrack:
         return [packet]
 
     def finish(self) -> list[av.Packet[Any]]:
+        return []
+
+    def remarks(self) -> list[Notice]:
         return []
 
 
@@ -177,7 +192,13 @@ class _TextTrack:
     """Translates text subtitles from one notation to another."""
 
     def __init__(self, output: av.container.OutputContainer, stream: Any, codec: str) -> None:
+        self._subject = f"subtitle stream {stream.index}"
         self._source = stream
+        self._is_bare_text = codec_name(stream) not in ("mov_text", "eia_608")
+        # Line 21 has no end of a caption but the next one's beginning: its decoder alone knows the times.
+        self._is_line_21 = codec_name(stream) == "eia_608"
+        self._end: tuple[Fraction, Fraction] | None = None
+        self._num_guessed = self._num_lost = 0
         self._copy = _add_encoder(output, codec)
         stream.codec_context.open(strict=False)
         self._copy.codec_context.subtitle_header = stream.codec_context.subtitle_header or _EMPTY_STYLES
@@ -186,51 +207,130 @@ class _TextTrack:
         copy_description(stream, self._copy)
 
     def accept(self, packet: av.Packet[Any]) -> list[av.Packet[Any]]:
-        subtitles = self._source.codec_context.decode2(packet) if packet.size else None
-        if subtitles is None or not len(subtitles) or packet.pts is None:
+        if packet.pts is None or not packet.size:
             return []
-        subtitles.start_display_time = 0
-        text = self._copy.codec_context.encode_subtitle(subtitles)
+        self._end = ((packet.pts + (packet.duration or 0)) * packet.time_base, packet.time_base)
+        try:
+            text = self._translate(packet)
+        except (ValueError, av.FFmpegError):
+            self._num_lost += 1
+            return []
+        if text is None or not text.size:
+            return []
         text.stream = self._copy
-        text.time_base = packet.time_base
-        text.pts = text.dts = packet.pts
-        text.duration = packet.duration
         text.is_keyframe = True
-        return [text] if text.size else []
+        return [text]
+
+    def _translate(self, packet: av.Packet[Any]) -> av.Packet[Any] | None:
+        subtitles = self._source.codec_context.decode2(self._in_utf8(packet))
+        if subtitles is None or not len(subtitles):
+            return None
+        start, duration, tick = packet.pts, packet.duration, packet.time_base
+        if self._is_line_21:
+            start, duration, tick = subtitles.pts // 1000, subtitles.end_display_time, Fraction(1, 1000)
+        subtitles.start_display_time = 0
+        text: av.Packet[Any] = self._copy.codec_context.encode_subtitle(subtitles)
+        text.pts = text.dts = start
+        text.duration = duration
+        text.time_base = tick
+        return text
+
+    def _in_utf8(self, packet: av.Packet[Any]) -> av.Packet[Any]:
+        """Rewrite a line in the old Western encoding, which is what is found where it should be UTF-8."""
+        if not self._is_bare_text:
+            return packet
+        data = bytes(packet)
+        try:
+            data.decode("utf-8")
+        except UnicodeDecodeError:
+            self._num_guessed += 1
+            rewritten: av.Packet[Any] = av.Packet(_from_windows_1252(data).encode("utf-8"))
+            rewritten.pts, rewritten.dts, rewritten.duration = packet.pts, packet.dts, packet.duration
+            rewritten.time_base = packet.time_base
+            return rewritten
+        return packet
 
     def finish(self) -> list[av.Packet[Any]]:
-        return []
+        if not self._is_line_21 or self._end is None:
+            return []
+        seconds, tick = self._end
+        last: av.Packet[Any] = av.Packet(ERASE)
+        last.pts, last.dts, last.time_base = round(seconds / tick), round(seconds / tick), tick
+        return self.accept(last)
+
+    def remarks(self) -> list[Notice]:
+        found = []
+        if self._num_guessed:
+            reason = f"{self._num_guessed} lines are not in UTF-8 and were read as Windows-1252 (Western European)"
+            found.append(Notice("converted", self._subject, reason))
+        if self._num_lost:
+            found.append(Notice("left_out", self._subject, f"{self._num_lost} lines that cannot be read are missing"))
+        return found
+
+
+def _from_windows_1252(data: bytes) -> str:
+    try:
+        return data.decode("cp1252")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")  # Five codes have no letter in Windows-1252.
 
 
 class _AudioTrack:
     """Encodes sound anew, for a container that cannot hold what the source has."""
 
-    def __init__(self, output: av.container.OutputContainer, stream: Any, codec: str) -> None:
+    def __init__(self, output: av.container.OutputContainer, stream: Any, plan: StreamPlan) -> None:
+        self._subject = f"audio stream {stream.index}"
         self._source = stream
-        rate = _OPUS_RATE if codec == "libopus" else stream.codec_context.sample_rate
-        self._copy = _add_encoder(output, codec, rate)
+        self._num_lost = 0
+        self._copy = _add_encoder(output, plan.codec, plan.rate)
         context = self._copy.codec_context
-        context.layout = stream.codec_context.layout
-        context.time_base = Fraction(1, rate)
+        context.layout = plan.layout
+        context.time_base = Fraction(1, plan.rate)
         copy_description(stream, self._copy)
-
+        self._resampler: av.AudioResampler | None = None
+        self._resampled_from: tuple[str, str, int] | None = None
         self._next_sample: int | None = None
 
     def accept(self, packet: av.Packet[Any]) -> list[av.Packet[Any]]:
         try:
-            return self._encode(packet.decode())
-        except av.error.InvalidDataError:
+            frames = self._source.codec_context.decode(packet)
+        except av.FFmpegError:
+            self._num_lost += 1
             return []  # A damaged stretch is silence, as in any player.
+        return self._encode(frames)
 
     def finish(self) -> list[av.Packet[Any]]:
-        return self._encode(self._source.decode(None)) + list(self._copy.encode(None))
+        try:
+            frames = self._source.codec_context.decode(None)
+        except av.FFmpegError:
+            frames = []
+        return [*self._encode(frames), *self._drained(), *self._copy.encode(None)]
+
+    def remarks(self) -> list[Notice]:
+        if not self._num_lost:
+            return []
+        reason = f"{self._num_lost} packets of sound cannot be decoded; there is silence in their place"
+        return [Notice("left_out", self._subject, reason)]
 
     def _encode(self, frames: Any) -> list[av.Packet[Any]]:
         packets: list[av.Packet[Any]] = []
         for frame in frames:
             self._stamp(frame)
-            packets += self._copy.encode(frame)  # Resampled and cut to the encoder's size on the way.
+            form = (frame.format.name, frame.layout.name, frame.sample_rate)
+            if form != self._resampled_from:  # Broadcasts change from stereo to 5.1 and back.
+                packets += self._drained()
+                context = self._copy.codec_context
+                self._resampler = av.AudioResampler(context.format, context.layout, context.sample_rate)
+                self._resampled_from = form
+            assert self._resampler is not None
+            packets += self._packets_of(self._resampler.resample(frame))
         return packets
+
+    def _drained(self) -> list[av.Packet[Any]]:
+        return [] if self._resampler is None else self._packets_of(self._resampler.resample(None))
+
+    def _packets_of(self, frames: Any) -> list[av.Packet[Any]]:
+        return [packet for frame in frames for packet in self._copy.encode(frame)]
 
     def _stamp(self, frame: Any) -> None:
         """Count samples, so that a container's rounding leaves no gaps; only a real gap moves the count."""
@@ -243,15 +343,20 @@ class _AudioTrack:
         self._next_sample += frame.samples
 
 
-def demux_tracks(source: av.container.InputContainer, tracks: dict[int, Track]) -> Iterator[av.Packet[Any]]:
+def demux_tracks(
+    source: av.container.InputContainer, tracks: dict[int, Track], *, only_heads: bool = False
+) -> Iterator[av.Packet[Any]]:
     """Yield the packets to write for all copied and converted streams, in the source's order.
+
+    Args:
+        only_heads: end after the first few packets of every stream.
 
     Raises:
         MediaError: the source cannot be read.
     """
     if not tracks:
         return
-    packets = source.demux([source.streams[index] for index in tracks])
+    packets = head_packets(source, tracks) if only_heads else source.demux([source.streams[i] for i in tracks])
     while True:
         try:
             packet = next(packets, None)
@@ -263,6 +368,19 @@ def demux_tracks(source: av.container.InputContainer, tracks: dict[int, Track]) 
             yield from tracks[packet.stream_index].accept(packet)
     for track in tracks.values():
         yield from track.finish()
+
+
+def head_packets(source: av.container.InputContainer, indices: Collection[int]) -> Iterator[av.Packet[Any]]:
+    """Yield the first packets of some streams, reading so much of the file and no more."""
+    num_missing = dict.fromkeys(indices, _HEAD_PACKETS)
+    num_read = num_bytes = 0
+    for packet in source.demux():
+        num_read, num_bytes = num_read + 1, num_bytes + packet.size
+        if packet.size and num_missing.get(packet.stream_index, 0) > 0:
+            num_missing[packet.stream_index] -= 1
+            yield packet
+        if not any(num_missing.values()) or num_read > _MOST_READ_PACKETS or num_bytes > _MOST_READ_BYTES:
+            return
 
 
 def _add_encoder(output: av.container.OutputContainer, codec: str, rate: int | None = None) -> Any:

@@ -89,7 +89,8 @@ def join(
         frame_pts=plan.media.frame_pts,
         target_path=_joined_path(plan, target, workspace),
     )
-    notices = (*plan.notices, *report.notices)
+    # What the rehearsal foretold and the join confirms is said once.
+    notices = tuple(dict.fromkeys((*plan.notices, *report.notices)))
     return Assembly(
         target=target,
         local_paths=report.outputs,

@@ -18,6 +18,7 @@ from seedvr2_ray.errors import DeploymentError, MediaError, RetryableError
 from seedvr2_ray.media.container.info import MediaInfo
 from seedvr2_ray.media.container.probe import probe
 from seedvr2_ray.media.output.codecs import CODECS, IMAGE_CONTAINERS, SUFFIXES, codecs_for
+from seedvr2_ray.media.output.rehearsal import rehearse
 from seedvr2_ray.restoration.load import CatalogueRestorers, RestorerSource
 from seedvr2_ray.restoration.planning.plan import Plan, plan_video, publication_key
 from seedvr2_ray.restoration.report.comparison import ComparisonPicture, compare_frames
@@ -210,11 +211,12 @@ def _plan(order: PrepareOrder, settings: RestoreSettings, source: Pinned, path: 
             max_pixels=order.limits.max_pixels,
         )
 
-    # Whatever the plan refuses is refused before minutes are spent on looking for shots.
+    # Whatever can be refused is refused before minutes are spent on looking for shots.
     plan = plan_with((0,))
+    outlook = rehearse(str(path), media, plan.recipe.master)
     if settings.detect_shots and media.video.num_frames > 1:
         plan = plan_with(shots_of(str(path), media, source.content, store, salvage=settings.salvage))
-    return plan
+    return replace(plan, notices=(*plan.notices, *outlook))
 
 
 def result_address(content: str, name: str, settings: RestoreSettings, order: PrepareOrder) -> str:

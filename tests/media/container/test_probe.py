@@ -1,7 +1,6 @@
 """Laws of the probe: what is true of a file is what it says, and bad files are refused in one line."""
 
 import os
-import re
 from dataclasses import replace
 from fractions import Fraction
 
@@ -221,41 +220,6 @@ def test_a_probe_survives_the_journey_to_another_process(tmp_path):
     make_clip(tmp_path / "a.mkv", num_frames=4)
     media = probe(str(tmp_path / "a.mkv"))
     assert pickle.loads(pickle.dumps(media)) == media
-
-
-def test_what_cannot_live_in_a_new_encode_is_said_to_be_left_out(tmp_path):
-    light = "master-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,1):max-cll=1000,400"
-    path = str(tmp_path / "a.mkv")
-    hdr = ColourTags("bt2020", "smpte2084", "bt2020nc")
-    params = f"log-level=none:pools=1:repeat-headers=1:{light}"
-    make_clip(
-        path,
-        codec="hevc",
-        pixel_format="yuv420p10le",
-        num_frames=3,
-        colour=hdr,
-        options={"x265-params": params, "preset": "ultrafast"},
-    )
-    assert {("left_out", "mastering display"), ("left_out", "content light level")} <= outcomes(probe(path))
-
-
-def with_captions(bare_h264, *, before_picture):
-    """Put CEA-608 captions (ATSC A/53 in an SEI message) in front of one picture of a bare stream."""
-    triples = bytes([0xFC, 0x94, 0x2C])
-    message = b"\xb5\x00\x31GA94\x03" + bytes([0x40 | 1, 0xFF]) + triples + b"\xff"
-    units = re.split(rb"\x00{2,3}\x01", bare_h264)[1:]
-    pictures = [index for index, unit in enumerate(units) if unit[0] & 31 in (1, 5)]
-    units.insert(pictures[before_picture], bytes([6, 4, len(message)]) + message + b"\x80")
-    return b"".join(b"\0\0\0\1" + unit for unit in units)
-
-
-@pytest.mark.parametrize("before_picture", [0, 7])
-def test_captions_hidden_in_the_pictures_are_said_to_be_left_out(tmp_path, before_picture):
-    make_clip(tmp_path / "plain.h264", num_frames=12, options={"x264-params": "slices=1:sliced-threads=0"})
-    assert ("left_out", "closed captions") not in outcomes(probe(str(tmp_path / "plain.h264")))
-    plain = (tmp_path / "plain.h264").read_bytes()
-    (tmp_path / "captions.h264").write_bytes(with_captions(plain, before_picture=before_picture))
-    assert ("left_out", "closed captions") in outcomes(probe(str(tmp_path / "captions.h264")))
 
 
 def test_a_picture_is_turned_also_where_its_side_data_cannot_be_listed():

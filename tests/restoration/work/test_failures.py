@@ -1,7 +1,11 @@
+import errno
+
+import av
 import pytest
 import torch
 
 from seedvr2_ray import errors
+from seedvr2_ray.media.output.write_errors import write_error
 from seedvr2_ray.restoration.work.failures import RetryPolicy, describe_failure, is_transient, with_retries
 
 ALL_ERRORS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
@@ -44,3 +48,8 @@ def test_a_mistake_is_not_repeated():
     with pytest.raises(errors.MediaError):
         with_retries(fail, RetryPolicy(), sleep=lambda seconds: None)
     assert calls == [1]
+
+
+def test_what_ffmpeg_says_about_one_file_sets_that_file_aside_and_stops_nothing() -> None:
+    error = write_error("joined.mp4", av.error.ArgumentError(errno.EINVAL, "Invalid argument"))
+    assert describe_failure("assemble", error).consequence == "set_aside"

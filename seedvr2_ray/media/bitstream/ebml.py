@@ -1,0 +1,81 @@
+"""The notation of Matroska's header (RFC 8794): enough to read an element and to add some."""
+
+import struct
+from collections.abc import Iterator
+from math import isfinite
+
+_CRC = 0xBF
+"""A checksum of its parent: untrue once the parent is changed."""
+
+
+def children(data: bytes) -> Iterator[tuple[int, int, int, int]]:
+    """Yield each element's number, and where it, its content and the content's end lie.
+
+    The last one may be cut off, or be without an end: it then reaches to the end of the data.
+    """
+    at = 0
+    while at < len(data):
+        length = _length(data[at])
+        number = int.from_bytes(data[at : at + length], "big")
+        at_size = at + length
+        if at_size >= len(data):
+            return
+        size_length = _length(data[at_size])
+        start = at_size + size_length
+        size = int.from_bytes(data[at_size:start], "big") & ((1 << 7 * size_length) - 1)
+        is_unknown = size == (1 << 7 * size_length) - 1
+        stop = len(data) if is_unknown else min(start + size, len(data))
+        yield number, at, start, stop
+        at = stop
+
+
+def child(data: bytes, number: int) -> bytes | None:
+    """Return the content of the first element of this number."""
+    return next((data[start:stop] for found, _, start, stop in children(data) if found == number), None)
+
+
+def element(number: int, content: bytes) -> bytes:
+    """Write an element."""
+    name = number.to_bytes((number.bit_length() + 7) // 8, "big")
+    return name + (len(content) | 1 << 56).to_bytes(8, "big") + content
+
+
+def with_children(content: bytes, path: tuple[int, ...], added: bytes) -> bytes:
+    """Add elements to the first descendant at the end of a path, which is made where it is missing."""
+    if not path:
+        return content + added
+    rebuilt, is_added = b"", False
+    for number, begin, start, stop in children(content):
+        if number == path[0] and not is_added:
+            rebuilt += element(number, with_children(content[start:stop], path[1:], added))
+            is_added = True
+        elif number != _CRC:
+            rebuilt += content[begin:stop]
+    return rebuilt if is_added else rebuilt + element(path[0], with_children(b"", path[1:], added))
+
+
+def uint_value(content: bytes) -> int:
+    """Read an unsigned integer; nothing is 0."""
+    return int.from_bytes(content, "big")
+
+
+def uint_of(value: int) -> bytes:
+    """Write an unsigned integer."""
+    return value.to_bytes(8, "big")
+
+
+def float_value(content: bytes) -> float:
+    """Read a finite floating-point number of either size; anything else is 0."""
+    if len(content) not in (4, 8):
+        return 0.0
+    value = float(struct.unpack(">f" if len(content) == 4 else ">d", content)[0])
+    return value if isfinite(value) else 0.0
+
+
+def float_of(value: float) -> bytes:
+    """Write a floating-point number."""
+    return struct.pack(">d", value)
+
+
+def _length(first: int) -> int:
+    return 8 - first.bit_length() + 1 if first else 8

@@ -1,0 +1,1 @@
+"""What accompanies the pictures: sound, subtitles, captions."""
