@@ -25,7 +25,7 @@ from seedvr2_ray.batch.report.outcomes import OutcomeLog, Totals
 from seedvr2_ray.batch.report.page import RunFacts, summarise, write_job_report
 from seedvr2_ray.errors import SettingsError
 from seedvr2_ray.restoration.load import CatalogueRestorers, RestorerSource
-from seedvr2_ray.restoration.run import DEFAULT_MAX_PIXELS
+from seedvr2_ray.restoration.planning.geometry import DEFAULT_MAX_PIXELS
 from seedvr2_ray.storage.faults import printable, translated
 from seedvr2_ray.storage.location import is_local
 from seedvr2_ray.storage.sources import default_scratch

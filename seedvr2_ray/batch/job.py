@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from seedvr2_ray.media.container.probe import ProbeLimits
 from seedvr2_ray.restoration.load import CatalogueRestorers, RestorerSource
-from seedvr2_ray.restoration.run import DEFAULT_MAX_PIXELS
+from seedvr2_ray.restoration.planning.geometry import DEFAULT_MAX_PIXELS
 from seedvr2_ray.restoration.work.failures import RetryPolicy, with_retries
 from seedvr2_ray.storage.commits import CommitStore, content_folder
 from seedvr2_ray.storage.sources import default_scratch

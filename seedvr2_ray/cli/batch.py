@@ -12,7 +12,7 @@ from seedvr2_ray.local_ray import OWN, address_of, confine
 from seedvr2_ray.models.backends import AttentionBackend
 from seedvr2_ray.models.weights.download import WeightsSource
 from seedvr2_ray.restoration.load import LoadOptions
-from seedvr2_ray.restoration.run import DEFAULT_MAX_PIXELS
+from seedvr2_ray.restoration.planning.geometry import DEFAULT_MAX_PIXELS
 from seedvr2_ray.settings import RestoreSettings
 
 SET_ASIDE = 3

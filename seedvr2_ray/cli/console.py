@@ -1,12 +1,14 @@
 """What a person sees in the terminal: progress on stderr, results as short tables on stdout."""
 
+from __future__ import annotations
+
 import signal
 import sys
 import threading
 import time
 from collections.abc import Sequence
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
 from rich.progress import (
@@ -25,13 +27,14 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
-from seedvr2_ray.cli.doctor import Finding
-from seedvr2_ray.media.container.info import MediaInfo, Notice
-from seedvr2_ray.models.weights.download import FileRecord, ModelRecord
-from seedvr2_ray.restoration.planning.estimate import Estimate
-from seedvr2_ray.restoration.planning.forecast import MemoryForecast
-from seedvr2_ray.restoration.planning.plan import Plan
-from seedvr2_ray.restoration.run import Finished
+if TYPE_CHECKING:
+    from seedvr2_ray.cli.doctor import Finding
+    from seedvr2_ray.media.container.info import MediaInfo, Notice
+    from seedvr2_ray.models.weights.download import FileRecord, ModelRecord
+    from seedvr2_ray.restoration.planning.estimate import Estimate
+    from seedvr2_ray.restoration.planning.forecast import MemoryForecast
+    from seedvr2_ray.restoration.planning.plan import Plan
+    from seedvr2_ray.restoration.run import Finished
 
 _STAGES = {
     "probe": "reading the source",

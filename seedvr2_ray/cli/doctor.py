@@ -7,13 +7,14 @@ import platform
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import TYPE_CHECKING, Literal
 
-import torch
+if TYPE_CHECKING:
+    from seedvr2_ray.models.weights.download import WeightsSource
 
-from seedvr2_ray.media.output.libraries import available_codecs, library_versions
-from seedvr2_ray.models.attention import available_backends
-from seedvr2_ray.models.weights.download import WeightsSource, list_models
+from seedvr2_ray.cli.console import show_doctor
+from seedvr2_ray.cli.parameters import Json, Mirror, WeightsDir, say, weights_source
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,18 @@ class Finding:
     detail: str
 
 
-def examine(weights: WeightsSource) -> tuple[Finding, ...]:
+def doctor(weights_dir: WeightsDir = None, mirror: Mirror = None, as_json: Json = False) -> None:
+    """Say what this machine can do.
+
+    Looks for GPUs, attention kernels, encoders, weights and Ray; starts and downloads nothing.
+    """
+    from seedvr2_ray.storage.address import jsonable
+
+    findings = examine(weights_source(weights_dir, mirror))
+    say(as_json, jsonable(findings), partial(show_doctor, findings))
+
+
+def examine(weights: "WeightsSource") -> tuple[Finding, ...]:
     """Look at the machine; starts nothing and downloads nothing."""
     return (*_machine(), *_torch(), *_media(), *_weights(weights), *_ray())
 
@@ -41,6 +53,10 @@ def _machine() -> Iterator[Finding]:
 
 
 def _torch() -> Iterator[Finding]:
+    import torch
+
+    from seedvr2_ray.models.attention import available_backends
+
     yield Finding("good", "torch", torch.__version__)
     if not torch.cuda.is_available():
         yield Finding("missing", "gpu", "no CUDA device: nano and lanczos run here, the released models do not")
@@ -51,6 +67,8 @@ def _torch() -> Iterator[Finding]:
 
 
 def _media() -> Iterator[Finding]:
+    from seedvr2_ray.media.output.libraries import available_codecs, library_versions
+
     versions = library_versions()
     yield Finding("good", "media libraries", f"PyAV {versions['pyav']}, libavcodec {versions['libavcodec']}")
     present, absent = available_codecs()
@@ -59,7 +77,9 @@ def _media() -> Iterator[Finding]:
         yield Finding("missing", "encoders", f"not in this build of PyAV: {', '.join(absent)}")
 
 
-def _weights(weights: WeightsSource) -> Iterator[Finding]:
+def _weights(weights: "WeightsSource") -> Iterator[Finding]:
+    from seedvr2_ray.models.weights.download import list_models
+
     for model in list_models(weights):
         if model.state == "missing":
             yield Finding("missing", f"model {model.name}", f"not here; seedvr2-ray models pull {model.name}")

@@ -8,13 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from seedvr2_ray.errors import InputError, MediaError, TargetError
+from seedvr2_ray.errors import InputError, TargetError
 from seedvr2_ray.media.container.info import MediaInfo
 from seedvr2_ray.media.container.probe import ProbeLimits, probe
 from seedvr2_ray.media.decode import decode_thumbnails
 from seedvr2_ray.media.output.master import is_sequence, sequence_name
 from seedvr2_ray.media.output.rehearsal import rehearse
 from seedvr2_ray.media.shots import DETECTOR_VERSION, detect_shots
+from seedvr2_ray.restoration.planning.geometry import DEFAULT_MAX_PIXELS
 from seedvr2_ray.restoration.planning.plan import Plan, plan_video
 from seedvr2_ray.restoration.report.outcome import write_run_report
 from seedvr2_ray.restoration.restorer import Restorer, RestorerIdentity
@@ -26,14 +27,13 @@ from seedvr2_ray.restoration.work.work_folder import open_work
 from seedvr2_ray.settings import RestoreSettings
 from seedvr2_ray.storage.address import Fingerprint, digest_of, fingerprint, has_changed
 from seedvr2_ray.storage.commits import CommitStore
-from seedvr2_ray.storage.faults import printable, translated
-from seedvr2_ray.storage.location import fetch, is_local, open_location, require_writable
+from seedvr2_ray.storage.faults import printable
+from seedvr2_ray.storage.location import fetch, is_local, require_source, require_writable
 
 SHOTS = "shots"
 """Kind of the commits that hold where a source's shots begin."""
 
 _MAX_WAITING_PARTS = 2
-DEFAULT_MAX_PIXELS = 16384 * 8640
 
 
 class Progress(Protocol):
@@ -301,19 +301,6 @@ def restore_video(
             restored_frames=finished.restored_frames,
         )
         return replace(finished, report=url)
-
-
-def require_source(source: str) -> None:
-    """Refuse a source that is not there, before anything is fetched or loaded for it.
-
-    Raises:
-        MediaError: it does not exist, is a folder, is empty, or may not be read.
-    """
-    place = open_location(source)
-    with translated(place.url, "source"):
-        size = place.backend.info(place.path).size
-    if size == 0:
-        raise MediaError(f"{printable(source)} is empty (0 bytes)")
 
 
 def require_target(source: str, target: str, *, overwrite: bool) -> None:

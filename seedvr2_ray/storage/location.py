@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from fsspec.core import url_to_fs  # type: ignore[import-untyped]
 
-from seedvr2_ray.errors import DeploymentError, InputError, StorageError, TargetError
+from seedvr2_ray.errors import DeploymentError, InputError, MediaError, StorageError, TargetError
 from seedvr2_ray.storage.backend import PART_PREFIX, Backend
 from seedvr2_ray.storage.faults import is_url, printable, translated
 from seedvr2_ray.storage.local_backend import LocalBackend, make_folder
@@ -25,6 +25,7 @@ __all__ = [
     "publish_bytes",
     "remove",
     "remove_folder",
+    "require_source",
     "require_writable",
     "sign_put",
 ]
@@ -207,3 +208,16 @@ def require_writable(url: Name, *, overwrite: bool = True) -> None:
         raise TargetError(f"{printable(url)} exists; choose another name or allow overwriting it (--overwrite)")
     with translated(place.url, "target"):
         place.backend.probe(place.path)
+
+
+def require_source(source: str) -> None:
+    """Refuse a source that is not there, before anything is fetched or loaded for it.
+
+    Raises:
+        MediaError: it does not exist, is a folder, is empty, or may not be read.
+    """
+    place = open_location(source)
+    with translated(place.url, "source"):
+        size = place.backend.info(place.path).size
+    if size == 0:
+        raise MediaError(f"{printable(source)} is empty (0 bytes)")

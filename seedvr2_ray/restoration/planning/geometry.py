@@ -16,6 +16,9 @@ _MALFORMED = (
     "or area:WxH; got {text!r}"
 )
 
+DEFAULT_MAX_PIXELS = 16384 * 8640
+"""Of one picture, read or written, where nobody says otherwise."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Geometry:

@@ -1,0 +1,67 @@
+"""Options that several commands share, and what they mean."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from seedvr2_ray.models.backends import AttentionBackend
+from seedvr2_ray.restoration.planning.geometry import DEFAULT_MAX_PIXELS
+
+if TYPE_CHECKING:
+    from seedvr2_ray.media.container.probe import ProbeLimits
+    from seedvr2_ray.models.weights.download import WeightsSource
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, for programs.")]
+WeightsDir = Annotated[
+    Path | None, typer.Option(envvar="SEEDVR2_WEIGHTS_DIR", help="Folder with checkpoints; downloads go there too.")
+]
+Mirror = Annotated[
+    str | None,
+    typer.Option(envvar="SEEDVR2_WEIGHTS_MIRROR", help="URL of a folder with checkpoints, asked before the hub."),
+]
+ModelName = Annotated[str, typer.Argument(help="As seedvr2-ray models list names it.")]
+Source = Annotated[str, typer.Argument(metavar="IN", help="A video or image: a path, or a URL that fsspec opens.")]
+Target = Annotated[str, typer.Argument(metavar="OUT", help="Where the result goes; its suffix chooses the container.")]
+Attention = Annotated[
+    AttentionBackend, typer.Option(help="Attention kernel; see seedvr2-ray doctor for what runs here.")
+]
+Compile = Annotated[
+    bool,
+    typer.Option("--compile", help="Compile the transformer while loading: a minute or more, for long material."),
+]
+MaxPixels = Annotated[int, typer.Option(min=1, help="Largest picture, read or written, in pixels: width times height.")]
+
+
+def weights_source(weights_dir: Path | None, mirror: str | None) -> "WeightsSource":
+    """Say where checkpoints are looked for."""
+    from seedvr2_ray.models.weights.download import WeightsSource
+
+    return WeightsSource(weights_dir=weights_dir, mirror_url=mirror)
+
+
+def probe_limits(max_pixels: int) -> "ProbeLimits":
+    """Return the limits of a probe; larger pictures than usual are read only when asked for."""
+    from seedvr2_ray.media.container.probe import ProbeLimits
+
+    if max_pixels <= DEFAULT_MAX_PIXELS:
+        return ProbeLimits()
+    return ProbeLimits(max_width=max_pixels, max_height=max_pixels, max_pixels=max_pixels)
+
+
+def history_file() -> Path:
+    """Return where it is noted how fast earlier runs of this machine were."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "seedvr2-ray" / "runs.jsonl"
+
+
+def say(as_json: bool, values: Any, show: Callable[[Console], None]) -> None:
+    """Print an outcome: one JSON object for a program, or tables for a person."""
+    if as_json:
+        typer.echo(json.dumps(values, indent=1, ensure_ascii=False))
+    else:
+        show(Console(highlight=False, soft_wrap=True))

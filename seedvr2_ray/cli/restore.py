@@ -1,0 +1,152 @@
+"""``seedvr2-ray restore`` and ``seedvr2-ray plan``: one video or image on this machine."""
+
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from seedvr2_ray.cli.options import with_settings
+from seedvr2_ray.cli.parameters import (
+    Attention,
+    Compile,
+    Json,
+    MaxPixels,
+    Mirror,
+    Source,
+    Target,
+    WeightsDir,
+    history_file,
+    probe_limits,
+    say,
+    weights_source,
+)
+from seedvr2_ray.restoration.planning.geometry import DEFAULT_MAX_PIXELS
+from seedvr2_ray.settings import RestoreSettings
+
+if TYPE_CHECKING:
+    from seedvr2_ray.restoration.run import Finished
+
+
+@with_settings
+def restore(
+    source: Source,
+    target: Target,
+    settings: RestoreSettings,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the target if it exists.")] = False,
+    work: Annotated[
+        str | None, typer.Option(help="Folder for intermediates; by default a hidden one beside OUT.")
+    ] = None,
+    keep_work: Annotated[bool, typer.Option("--keep-work", help="Leave the intermediates in place.")] = False,
+    report: Annotated[bool, typer.Option(help="Write OUT.html with figures and before/after pictures.")] = True,
+    weights_dir: WeightsDir = None,
+    mirror: Mirror = None,
+    attention: Attention = "sdpa",
+    compile_transformer: Compile = False,
+    max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
+    as_json: Json = False,
+) -> None:
+    """Restore one video or image.
+
+    Stopping it (Ctrl-C, a crash, a power cut) loses at most the segment in work: run the same command
+    again and it goes on. Sound, subtitles, chapters, attachments and metadata are copied; a JSON file
+    beside OUT says what was done, with which model, and what could not be kept.
+    """
+    # torch and everything above it take seconds to import, which other commands would pay for with each start.
+    from seedvr2_ray.cli.console import RunDisplay, StopSignals, show_finished
+    from seedvr2_ray.restoration.load import LoadOptions, identify, load_restorer
+    from seedvr2_ray.restoration.run import require_target, restore_video
+    from seedvr2_ray.storage.location import require_source
+
+    require_source(source)
+    require_target(source, target, overwrite=overwrite)
+    options = LoadOptions(weights=weights_source(weights_dir, mirror), attention=attention, compile=compile_transformer)
+    with RunDisplay(quiet=as_json) as display, StopSignals(display) as stop:
+        finished = restore_video(
+            source,
+            target,
+            settings,
+            identify(settings, options),
+            partial(load_restorer, settings, options),
+            work_folder=work,
+            keep_work=keep_work,
+            overwrite=overwrite,
+            limits=probe_limits(max_pixels),
+            max_pixels=max_pixels,
+            progress=display,
+            report=report,
+            check_cancelled=stop.check,
+        )
+    _remember(finished)
+    say(as_json, finished.summary(), partial(show_finished, finished))
+
+
+@with_settings
+def plan(
+    source: Source,
+    target: Target,
+    settings: RestoreSettings,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Plan as if the target might be replaced.")] = False,
+    work: Annotated[str | None, typer.Option(help="Folder for intermediates, as for restore.")] = None,
+    weights_dir: WeightsDir = None,
+    mirror: Mirror = None,
+    max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
+    as_json: Json = False,
+) -> None:
+    """Show what restore would do.
+
+    Reads the source and spends nothing else: size, segments, memory, time, and what would be refused.
+    Weights need not be on this machine; what an earlier run has restored is taken into account.
+    """
+    from seedvr2_ray.cli.console import show_plan
+    from seedvr2_ray.restoration.device import device_name
+    from seedvr2_ray.restoration.load import LoadOptions, find_model, identify, local_device
+    from seedvr2_ray.restoration.planning.estimate import estimate_time
+    from seedvr2_ray.restoration.planning.forecast import forecast_memory, look_at_device
+    from seedvr2_ray.restoration.run import prepare, require_target
+    from seedvr2_ray.restoration.work.work_folder import open_work_to_look
+    from seedvr2_ray.storage.address import jsonable
+    from seedvr2_ray.storage.location import require_source
+
+    require_source(source)
+    require_target(source, target, overwrite=overwrite)
+    options = LoadOptions(weights=weights_source(weights_dir, mirror), may_download=False)
+    device = local_device()
+    with open_work_to_look(target, work) as (store, workspace):
+        prepared = prepare(
+            source,
+            target,
+            settings,
+            identify(settings, options),
+            store=store,
+            workspace=workspace,
+            limits=probe_limits(max_pixels),
+            max_pixels=max_pixels,
+            overwrite=overwrite,
+        )
+        num_frames = prepared.frames_to_restore
+    made = prepared.plan
+    memory = forecast_memory(made, find_model(settings), look_at_device(device))
+    duration = estimate_time(made, device=device_name(device), num_frames=num_frames, history=history_file())
+    values = {
+        **made.summary(),
+        "frames_restored_earlier": made.restored_frames - num_frames,
+        "memory": memory,
+        "time": duration,
+        "notices": made.notices,
+    }
+    say(as_json, jsonable(values), partial(show_plan, made, num_frames, memory, duration))
+
+
+def _remember(finished: "Finished") -> None:
+    from seedvr2_ray.restoration.device import device_name
+    from seedvr2_ray.restoration.load import local_device
+    from seedvr2_ray.restoration.planning.estimate import RunRate, remember_run
+
+    rate = RunRate.of_run(
+        finished.plan,
+        device=device_name(local_device()),
+        num_frames=finished.restored_frames,
+        seconds=finished.stages["restore"],
+    )
+    if rate is not None:
+        remember_run(rate, history_file())
