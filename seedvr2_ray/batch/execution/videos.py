@@ -13,9 +13,9 @@ from seedvr2_ray.errors import TargetError
 from seedvr2_ray.media.container.probe import probe
 from seedvr2_ray.restoration.planning.plan import Plan, plan_video, publication_key
 from seedvr2_ray.restoration.restorer import RestorerIdentity
-from seedvr2_ray.restoration.run import shots_of
 from seedvr2_ray.restoration.work.assemble import beside
 from seedvr2_ray.restoration.work.failures import Failure, Stage, describe_failure
+from seedvr2_ray.restoration.work.first_pass import look_through
 from seedvr2_ray.restoration.work.remaining import Work, plan_work
 from seedvr2_ray.restoration.work.segment import PARTS, RESTORED
 from seedvr2_ray.storage.address import Fingerprint, digest_of, fingerprint
@@ -183,16 +183,15 @@ def _plan(
     version = {"text": source.version.text, "size": source.version.size, "mark": source.version.mark}
     job.log.commit(log_kind("versions", address), address, version)
     media = probe(str(path), limits=job.limits, salvage=row.settings.salvage)
-    shots: tuple[int, ...] = (0,)
-    if row.settings.detect_shots and media.video.num_frames > 1:
-        # Looked for once per content and committed: it is what planning spends its time on.
-        shots = shots_of(str(path), media, source.content, store, salvage=row.settings.salvage)
+    # Looked through once per content and committed: it is what planning spends its time on.
+    seen = look_through(str(path), media, source.content, store, salvage=row.settings.salvage)
     plan = plan_video(
         media,
         row.settings,
         source=row.source,
         fingerprint=source.content,
-        shots=shots,
+        shots=seen.shots if row.settings.detect_shots else (0,),
+        proof=seen.proof,
         restorer=identity,
         target=row.target,
         max_pixels=job.max_pixels,

@@ -6,6 +6,7 @@ from fractions import Fraction
 from typing import Literal
 
 from seedvr2_ray.frames import ColourTags
+from seedvr2_ray.media.bitstream.entry_points import Stretches
 
 Chroma = Literal["420", "422", "444", "440", "411", "410", "rgb", "grey"]
 Rotation = Literal[0, 90, 180, 270]
@@ -57,6 +58,11 @@ class VideoInfo:
     timestamps: Literal["pts", "dts", "counted"] = "pts"
     """How the decoder recognises a frame: by its presentation time; by the decoding time of the packet
     that made the decoder give it (AVI stores no other); or only by counting from the beginning."""
+    closed: Stretches = ()
+    """Stretches of those times in which decoding must not begin, as the key frames there lack parameter sets."""
+    suspect: tuple[tuple[int, int], ...] = ()
+    """Ranges [start, stop) of frames whose bytes are not those that were written, as a checksum says; the
+    decoder may not notice."""
 
     @property
     def display_aspect(self) -> Fraction:
