@@ -18,6 +18,7 @@ from torch import Tensor
 from seedvr2_ray.errors import MediaError
 from seedvr2_ray.frames import Frames, FrameSpan
 from seedvr2_ray.media.container.info import VideoInfo
+from seedvr2_ray.media.container.proof import SpanProof
 from seedvr2_ray.media.container.seek import Found, find_frames
 from seedvr2_ray.media.deinterlace import deinterlaced
 from seedvr2_ray.media.picture.pixels import PixelReader, describe, natural_depth
@@ -35,6 +36,7 @@ def decode_span(
     salvage: bool = False,
     num_threads: int = 0,
     on_missing: Callable[[int], None] | None = None,
+    proof: SpanProof | None = None,
 ) -> Iterator[Frames]:
     """Decode exactly the frames of a span.
 
@@ -48,6 +50,7 @@ def decode_span(
         salvage: let the last frame before stand in for one that cannot be decoded.
         num_threads: of the decoder and of the conversion, 0 for as many as the machine has cores. Changes no pixel.
         on_missing: told the number of every frame whose picture is not the source's own.
+        proof: what the pictures are, as they come from the file; others are not given.
 
     Yields:
         Batches of frames in order: 3 channels, or 4 where the source has alpha, upright.
@@ -56,6 +59,7 @@ def decode_span(
         DamagedMediaError: frames cannot be decoded and ``salvage`` is off.
         MediaError: the material is interlaced and ``deinterlace`` refuses, or the file is no longer
             what was probed.
+        StorageError: the pictures are not those of the proof, however early decoding begins.
     """
     if video.field_order != "progressive" and deinterlace == "refuse":
         raise MediaError(
@@ -65,7 +69,14 @@ def decode_span(
         raise ValueError(f"batch_frames must be at least 1, got {batch_frames}")
     use_bwdif = deinterlace == "bwdif" and video.field_order != "progressive"
     found = find_frames(
-        path, video, span, salvage=salvage, num_threads=num_threads, on_missing=on_missing, with_neighbours=use_bwdif
+        path,
+        video,
+        span,
+        salvage=salvage,
+        num_threads=num_threads,
+        on_missing=on_missing,
+        with_neighbours=use_bwdif,
+        proof=proof,
     )
     with closing(found):
         pictures = deinterlaced(found) if use_bwdif else (item.frame for item in found)
@@ -110,6 +121,7 @@ def decode_thumbnails(
     salvage: bool = False,
     num_threads: int = 0,
     on_missing: Callable[[int], None] | None = None,
+    on_picture: Callable[[Found], None] | None = None,
 ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     """Decode all frames, small: enough to see where shots change, as fast as the decoder goes.
 
@@ -119,6 +131,7 @@ def decode_thumbnails(
     Args:
         frame_pts: of all frames, as the probe lists them.
         width: of the thumbnails in pixels; smaller sources keep their size.
+        on_picture: shown every frame as it comes from the file, in order.
 
     Yields:
         The number of each frame and its picture, height x width x 3.
@@ -131,6 +144,8 @@ def decode_thumbnails(
     found = find_frames(path, video, whole, salvage=salvage, num_threads=num_threads, on_missing=on_missing)
     with closing(found):
         for item in found:
+            if on_picture is not None:
+                on_picture(item)
             yield item.number, _thumbnail(item, video, width, reformatter)
 
 

@@ -9,29 +9,24 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from seedvr2_ray.errors import InputError, TargetError
-from seedvr2_ray.media.container.info import MediaInfo
 from seedvr2_ray.media.container.probe import ProbeLimits, probe
-from seedvr2_ray.media.decode import decode_thumbnails
 from seedvr2_ray.media.output.master import is_sequence, sequence_name
 from seedvr2_ray.media.output.rehearsal import rehearse
-from seedvr2_ray.media.shots import DETECTOR_VERSION, detect_shots
 from seedvr2_ray.restoration.planning.geometry import DEFAULT_MAX_PIXELS
 from seedvr2_ray.restoration.planning.plan import Plan, plan_video
 from seedvr2_ray.restoration.report.outcome import write_run_report
 from seedvr2_ray.restoration.restorer import Restorer, RestorerIdentity
 from seedvr2_ray.restoration.work.assemble import Assembly, assemble, beside, folder_of, require_free_names
 from seedvr2_ray.restoration.work.encoded_segments import finish_part, neighbourhood_of
+from seedvr2_ray.restoration.work.first_pass import look_through
 from seedvr2_ray.restoration.work.remaining import Work, plan_work
 from seedvr2_ray.restoration.work.segment import PARTS, RESTORED, restore_segment
 from seedvr2_ray.restoration.work.work_folder import open_work
 from seedvr2_ray.settings import RestoreSettings
-from seedvr2_ray.storage.address import Fingerprint, digest_of, fingerprint, has_changed
+from seedvr2_ray.storage.address import Fingerprint, fingerprint, has_changed
 from seedvr2_ray.storage.commits import CommitStore
 from seedvr2_ray.storage.faults import printable
 from seedvr2_ray.storage.location import fetch, is_local, require_source, require_writable
-
-SHOTS = "shots"
-"""Kind of the commits that hold where a source's shots begin."""
 
 _MAX_WAITING_PARTS = 2
 
@@ -123,10 +118,10 @@ def prepare(
     overwrite: bool = True,
     progress: Progress | None = None,
 ) -> Prepared:
-    """Probe a source, find its shots (once per source), and plan.
+    """Probe a source, look through it for shots and pictures (once per source), and plan.
 
     Args:
-        store: where work is committed; remembers the shots.
+        store: where work is committed; remembers the shots and the pictures' check values.
         workspace: a local folder; a remote source is fetched into it.
         overwrite: whether images of a sequence may be there already.
 
@@ -148,14 +143,14 @@ def prepare(
         target=target,
         max_pixels=max_pixels,
     )
-    # Whatever can be refused is refused before minutes are spent on looking for shots.
+    # Whatever can be refused is refused before minutes are spent on looking through the source.
     plan = plan_with(shots=(0,))
     outlook = rehearse(source_path, media, plan.recipe.master)
     if not overwrite:
         require_free_names(plan, target)
-    if settings.detect_shots and media.video.num_frames > 1:
-        progress.stage("shots")
-        plan = plan_with(shots=shots_of(source_path, media, mark.text, store, salvage=settings.salvage))
+    progress.stage("shots")
+    seen = look_through(source_path, media, mark.text, store, salvage=settings.salvage)
+    plan = plan_with(shots=seen.shots if settings.detect_shots else (0,), proof=seen.proof)
     plan = replace(plan, notices=(*plan.notices, *outlook))
     return Prepared(plan=plan, source_path=source_path, fingerprint=mark, store=store, workspace=workspace)
 
@@ -314,20 +309,6 @@ def require_target(source: str, target: str, *, overwrite: bool) -> None:
     # Of a sequence the folder is proved here, by its first image; the plan knows how many there will be.
     first = f"{folder_of(target)}{sequence_name(target, 'png', 1)}" if is_sequence(target) else target
     require_writable(first, overwrite=overwrite)
-
-
-def shots_of(source_path: str, media: MediaInfo, mark: str, store: CommitStore, *, salvage: bool) -> tuple[int, ...]:
-    address = digest_of({"source": mark, "detector": DETECTOR_VERSION, "frames": media.video.num_frames})
-    known = store.find(SHOTS, address)
-    if known is None:
-        starts = detect_shots(
-            decode_thumbnails(source_path, media.video, media.frame_pts, salvage=salvage),
-            media.video.num_frames,
-            frame_rate=media.video.frame_rate,
-        )
-        store.commit(SHOTS, address, {"starts": list(starts)}, None)
-        return starts
-    return tuple(known["starts"])
 
 
 def _finish(prepared: Prepared, index: int, check_cancelled: Callable[[], None]) -> None:

@@ -15,9 +15,9 @@ from seedvr2_ray.media.container.probe import probe
 from seedvr2_ray.media.output.rehearsal import rehearse
 from seedvr2_ray.restoration.planning.plan import Plan, plan_video, publication_key
 from seedvr2_ray.restoration.restorer import RestorerIdentity
-from seedvr2_ray.restoration.run import shots_of
 from seedvr2_ray.restoration.work.assemble import beside
 from seedvr2_ray.restoration.work.failures import Failure, Stage, describe_failure
+from seedvr2_ray.restoration.work.first_pass import look_through
 from seedvr2_ray.restoration.work.published import look_at
 from seedvr2_ray.restoration.work.remaining import Work, plan_work
 from seedvr2_ray.restoration.work.segment import PARTS, RESTORED
@@ -205,13 +205,12 @@ def _plan(
         target=row.target,
         max_pixels=job.max_pixels,
     )
-    # Whatever can be refused is refused before minutes are spent on looking for shots.
+    # Whatever can be refused is refused before minutes are spent on looking through the source.
     plan = plan_with(shots=(0,))
     outlook = rehearse(str(path), media, plan.recipe.master)
-    if row.settings.detect_shots and media.video.num_frames > 1:
-        # Looked for once per content and committed: it is what planning spends its time on.
-        shots = shots_of(str(path), media, source.content, store, salvage=row.settings.salvage)
-        plan = plan_with(shots=shots)
+    # Looked through once per content and committed: it is what planning spends its time on.
+    seen = look_through(str(path), media, source.content, store, salvage=row.settings.salvage)
+    plan = plan_with(shots=seen.shots if row.settings.detect_shots else (0,), proof=seen.proof)
     plan = replace(plan, notices=(*plan.notices, *outlook))
     finished = _require_target(row, job, plan, source, key)
     if finished is not None:

@@ -8,14 +8,16 @@ the whole file is decoded once.
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
 
 from seedvr2_ray.errors import MediaError
+from seedvr2_ray.media.bitstream.entry_points import Stretches
 from seedvr2_ray.media.bitstream.picture_data import NOTHING_INSIDE, PictureData
 from seedvr2_ray.media.container.packets import PacketScan, scan_packets, seeks_truthfully
+from seedvr2_ray.media.container.proof import ranges_of
 from seedvr2_ray.media.container.source import BACKTRACK_SECONDS, Timestamps, decode_packets, open_source, ticks
 
 _HEAD_FRAMES = 24
@@ -49,6 +51,12 @@ class FrameIndex:
     missing_bytes: int
     picture_data: PictureData = NOTHING_INSIDE
     """What travels inside the coded pictures."""
+    closed: Stretches = ()
+    """Stretches of time in which decoding must not begin: their key frames lack parameter sets."""
+    suspect: tuple[tuple[int, int], ...] = ()
+    """Those of the lost ranges that the decoder gives and a checksum calls damaged."""
+    witness: str = ""
+    """Which checksum found damage, in a picture or between them; empty when none did."""
 
 
 def build_index(path: str, stream_index: int, *, max_frames: int, num_threads: int = 0) -> FrameIndex:
@@ -76,17 +84,20 @@ def _checked_listing(path: str, stream_index: int, scan: PacketScan, num_threads
     if not head:
         return None
     num_undecodable = bisect_left(pts, head[0])
+    if num_undecodable and scan.first_key_pts is not None and head[0] > scan.first_key_pts:
+        return None  # The first key frame itself is damaged.
     del pts[:num_undecodable]
     if pts[: len(head)].tolist() != head:
         return None
-    tail = _decode_tail(path, stream_index, pts[-1], num_threads)
+    tail = _decode_tail(path, stream_index, pts[-1], scan.closed_by_pts, num_threads)
     if not tail:
         return None
     expected = pts[bisect_left(pts, tail[0]) :].tolist()
     lost = set(expected) - set(tail)
     if tail != [stamp for stamp in expected if stamp not in lost]:
         return None
-    return _with_lost(pts, "pts", lost | _lost_times(scan, pts), scan, num_undecodable)
+    suspect = scan.verdict.damaged_pts & set(pts)
+    return _with_lost(pts, "pts", lost | _lost_times(scan, pts), suspect, scan, num_undecodable)
 
 
 def _decode_head(path: str, stream_index: int, num_threads: int) -> list[int]:
@@ -104,7 +115,7 @@ def _decode_head(path: str, stream_index: int, num_threads: int) -> list[int]:
     return good
 
 
-def _decode_tail(path: str, stream_index: int, last_pts: int, num_threads: int) -> list[int]:
+def _decode_tail(path: str, stream_index: int, last_pts: int, closed: Stretches, num_threads: int) -> list[int]:
     """Times of the intact frames from a key frame near the end to the end."""
     good: list[int] = []
     for seconds in BACKTRACK_SECONDS:
@@ -112,7 +123,9 @@ def _decode_tail(path: str, stream_index: int, last_pts: int, num_threads: int) 
             target = last_pts - ticks(seconds, source)
             key_seen = False
             # Decoders that work on several frames at once lose more than the damaged ones.
-            for decoded in decode_packets(source, seek_to=target, num_threads=num_threads, thread_type="SLICE"):
+            for decoded in decode_packets(
+                source, seek_to=target, num_threads=num_threads, thread_type="SLICE", closed=closed
+            ):
                 key_seen |= decoded.frame.key_frame
                 if decoded.frame.pts is None:
                     return []
@@ -143,21 +156,23 @@ def _after(last: int, count: int, step: Fraction) -> set[int]:
 
 
 def _with_lost(
-    pts: Sequence[int], timestamps: Timestamps, lost: set[int], scan: PacketScan, num_undecodable: int
+    pts: Sequence[int],
+    timestamps: Timestamps,
+    lost: set[int],
+    suspect: Set[int],
+    scan: PacketScan,
+    num_undecodable: int,
 ) -> FrameIndex:
     merged = array("q", sorted({*pts, *lost}))
-    ranges: list[tuple[int, int]] = []
-    for number in sorted(bisect_left(merged, stamp) for stamp in lost):
-        if ranges and ranges[-1][1] == number:
-            ranges[-1] = (ranges[-1][0], number + 1)
-        else:
-            ranges.append((number, number + 1))
     return FrameIndex(
         pts=merged,
         timestamps=timestamps,
-        lost=tuple(ranges),
+        lost=ranges_of(sorted(bisect_left(merged, stamp) for stamp in lost | suspect)),
+        suspect=ranges_of(sorted(bisect_left(merged, stamp) for stamp in suspect - lost)),
+        witness=scan.verdict.witness,
         num_undecodable_at_start=num_undecodable,
         missing_bytes=scan.missing_bytes,
+        closed=scan.closed_by_dts if timestamps == "dts" else scan.closed_by_pts,
     )
 
 
@@ -189,10 +204,11 @@ def _decoded_listing(path: str, stream_index: int, scan: PacketScan, num_threads
         if len(known) < len(seen) or not _increases(known):
             continue
         if _survives_seeking(path, stream_index, seen, known, timestamps, num_threads):
-            return _with_lost(known, timestamps, _corrupt(known, seen) | _lost_times(scan, known), scan, 0)
+            lost, suspect = _corrupt(known, seen), _suspect(known, seen, scan)
+            return _with_lost(known, timestamps, lost | _lost_times(scan, known), suspect, scan, 0)
     filled = _strictly_increasing(_fill(by_pts if any(p is not None for p in by_pts) else by_dts, scan.frame_ticks))
     lost = _corrupt(filled, seen) | _after(filled[-1], scan.num_lost_after, scan.frame_ticks)
-    return _with_lost(filled, "counted", lost, scan, 0)
+    return _with_lost(filled, "counted", lost, _suspect(filled, seen, scan), scan, 0)
 
 
 def _listing_with_gaps(
@@ -208,9 +224,19 @@ def _listing_with_gaps(
         return None
     if not _survives_seeking(path, stream_index, intact, stamps, "pts", num_threads):
         return None
-    listed = sorted(stamp for stamp in scan.pts if stamp >= stamps[0])
+    # A first key frame that does not come is damaged, and lacks nothing that it was predicted from.
+    first = stamps[0] if scan.first_key_pts is None else min(stamps[0], scan.first_key_pts)
+    listed = sorted(stamp for stamp in scan.pts if stamp >= first)
     lost = set(listed) - set(stamps)
-    return _with_lost(listed, "pts", lost | _lost_times(scan, listed), scan, scan.num_packets - len(listed))
+    suspect = scan.verdict.damaged_pts & set(listed)
+    num_undecodable = scan.num_packets - len(listed)
+    return _with_lost(listed, "pts", lost | _lost_times(scan, listed), suspect, scan, num_undecodable)
+
+
+def _suspect(stamps: Sequence[int], seen: list[_Seen], scan: PacketScan) -> set[int]:
+    """Times of the frames whose packets a checksum calls damaged."""
+    positions = scan.verdict.damaged_positions
+    return {stamp for stamp, frame in zip(stamps, seen, strict=True) if frame.position in positions}
 
 
 def _corrupt(stamps: Sequence[int], seen: list[_Seen]) -> set[int]:

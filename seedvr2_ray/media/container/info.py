@@ -6,6 +6,7 @@ from fractions import Fraction
 from typing import Literal
 
 from seedvr2_ray.frames import ColourTags
+from seedvr2_ray.media.bitstream.entry_points import Stretches
 from seedvr2_ray.media.picture.hdr import NO_HDR, StaticHdr
 
 Chroma = Literal["420", "422", "444", "440", "411", "410", "rgb", "grey"]
@@ -62,6 +63,11 @@ class VideoInfo:
     """HDR10's static metadata, of PQ and HLG only."""
     has_captions: bool = False
     """Whether closed captions travel inside the pictures in a form that new pictures can carry."""
+    closed: Stretches = ()
+    """Stretches of those times in which decoding must not begin, as the key frames there lack parameter sets."""
+    suspect: tuple[tuple[int, int], ...] = ()
+    """Ranges [start, stop) of frames whose bytes are not those that were written, as a checksum says; the
+    decoder may not notice."""
 
     @property
     def display_aspect(self) -> Fraction:

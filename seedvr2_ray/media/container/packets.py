@@ -10,6 +10,8 @@ from itertools import dropwhile, islice
 import av
 
 from seedvr2_ray.errors import MediaError
+from seedvr2_ray.media.bitstream.entry_points import EntryPoints, Stretches
+from seedvr2_ray.media.bitstream.integrity import IntegrityCheck, Verdict
 from seedvr2_ray.media.bitstream.picture_data import NOTHING_INSIDE, PictureData, PictureDataScan
 from seedvr2_ray.media.container.source import Source, demux_video, missing_end, open_source, require_not_encrypted
 
@@ -54,6 +56,14 @@ class PacketScan:
     """Nominal duration of a frame."""
     picture_data: PictureData = NOTHING_INSIDE
     """What travels inside the coded pictures."""
+    closed_by_pts: Stretches
+    """Presentation times between which no key frame is complete for a decoder that jumps there."""
+    closed_by_dts: Stretches
+    """The same in decoding times."""
+    verdict: Verdict
+    """What checksums say."""
+    first_key_pts: int | None
+    """Presentation time of the first key frame, where it has one: what is shown from there on can be decoded."""
 
     @property
     def is_trustworthy(self) -> bool:
@@ -75,14 +85,21 @@ def scan_packets(source: Source, *, max_frames: int) -> PacketScan:
     pts, dts, positions = array("q"), array("q"), array("q")
     num_packets = 0
     all_keys = True
+    first_key_pts: int | None = None
     seen_dts = set()
     inside = PictureDataScan(source.stream)
+    integrity = IntegrityCheck(source.container.format.name, source.stream.codec_context.name)
+    entries = EntryPoints(source.stream.codec_context.name, source.stream.codec_context.extradata)
     for packet in demux_video(source):
         if num_packets == 0:
             require_not_encrypted(packet, source.path)
         inside.look(packet)
         if packet.dts is not None:
             seen_dts.add(packet.dts)
+        entries.watch(packet)
+        integrity.watch(packet)
+        if first_key_pts is None and packet.is_keyframe:
+            first_key_pts = packet.pts
         if packet.is_discard:
             continue
         num_packets += 1
@@ -112,6 +129,10 @@ def scan_packets(source: Source, *, max_frames: int) -> PacketScan:
         codec=source.stream.codec_context.name,
         frame_ticks=step,
         picture_data=inside.found(),
+        closed_by_pts=entries.closed(by_dts=False),
+        closed_by_dts=entries.closed(by_dts=True),
+        first_key_pts=first_key_pts,
+        verdict=integrity.verdict(source.path, size=source.container.size, tick=float(source.stream.time_base or 0)),
     )
 
 

@@ -108,7 +108,19 @@ def _timing(video: VideoInfo) -> Iterator[Notice]:
 
 
 def _damage(index: FrameIndex) -> Iterator[Notice]:
-    num_lost = sum(stop - start for start, stop in index.lost)
+    num_suspect = sum(stop - start for start, stop in index.suspect)
+    num_lost = sum(stop - start for start, stop in index.lost) - num_suspect
+    if num_suspect:
+        yield Notice(
+            "kept",
+            "suspect frames",
+            f"{num_suspect} of {len(index.pts)} are not what was written ({index.witness}); they are restored as the "
+            "decoder gives them",
+        )
+    elif index.witness:
+        yield Notice(
+            "kept", "damage between pictures", f"sound, subtitles or times are not what was written ({index.witness})"
+        )
     if num_lost:
         yield Notice(
             "converted", "damaged frames", f"{num_lost} of {len(index.pts)} cannot be read; their neighbours stand in"

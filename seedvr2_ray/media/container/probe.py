@@ -4,11 +4,11 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
+from typing import Literal, NoReturn
 
 from seedvr2_ray.errors import DamagedMediaError, MediaError
 from seedvr2_ray.media.container.index import STANDARD_RATES, FrameIndex, build_index, constant_rate, mean_rate
-from seedvr2_ray.media.container.info import MediaInfo, VideoInfo
+from seedvr2_ray.media.container.info import MediaInfo, Notice, VideoInfo
 from seedvr2_ray.media.container.inventory import codec_name, describe_chapters, describe_streams, is_cover
 from seedvr2_ray.media.container.preflight import preflight
 from seedvr2_ray.media.container.samples import Samples, take_samples
@@ -16,6 +16,7 @@ from seedvr2_ray.media.container.source import Source, open_source
 from seedvr2_ray.media.picture.colour import HDR_TRANSFERS, fill_in, is_complete
 from seedvr2_ray.media.picture.hdr import NO_HDR
 from seedvr2_ray.media.picture.pixel_formats import bit_depth_of, chroma_of
+from seedvr2_ray.media.sound_check import DamagedSound, damaged_sound
 from seedvr2_ray.media.stills.image_header import read_size
 
 
@@ -55,11 +56,12 @@ def probe(path: str, *, limits: ProbeLimits = ProbeLimits(), salvage: bool = Fal
         )
     else:
         index = build_index(path, stream_index, max_frames=limits.max_frames)
-        if not salvage:
-            _require_intact(path, index)
+    sound = () if is_image else damaged_sound(path)
+    if not (is_image or salvage):
+        _require_intact(path, index, sound)
     samples = take_samples(path, stream_index, index)
     with open_source(path, stream_index) as source:
-        return _describe(source, index, samples)
+        return _describe(source, index, samples, sound)
 
 
 def _require_size(source: Source, limits: ProbeLimits) -> None:
@@ -74,21 +76,35 @@ def _require_size(source: Source, limits: ProbeLimits) -> None:
         )
 
 
-def _require_intact(path: str, index: FrameIndex) -> None:
-    if not index.lost and not index.missing_bytes:
-        return
+def _require_intact(path: str, index: FrameIndex, sound: Sequence[DamagedSound]) -> None:
+    if index.lost or index.missing_bytes:
+        _refuse_damaged_pictures(path, index)
+    if sound:
+        raise DamagedMediaError(
+            f"{path} has damaged sound: stream {sound[0].stream_index} {sound[0].reason}; "
+            "pass --salvage to restore the pictures and keep the sound as it is"
+        )
+    if index.witness:
+        raise DamagedMediaError(
+            f"{path} is damaged outside of its pictures, in sound, subtitles or times ({index.witness}); "
+            "pass --salvage to restore the pictures and keep the rest as it is"
+        )
+
+
+def _refuse_damaged_pictures(path: str, index: FrameIndex) -> NoReturn:
     num_lost = sum(stop - start for start, stop in index.lost)
     ranges = ", ".join(str(start) if stop == start + 1 else f"{start}-{stop - 1}" for start, stop in index.lost[:5])
     more = ", ..." if len(index.lost) > 5 else ""
     cut = f" and its last {index.missing_bytes} bytes are missing" if index.missing_bytes else ""
-    which = f" (not: {ranges}{more})" if index.lost else ""
+    witness = f", by {index.witness}" if index.suspect else ""
+    which = f" (not: {ranges}{more}{witness})" if index.lost else ""
     raise DamagedMediaError(
         f"{path} is damaged: {len(index.pts) - num_lost} of {len(index.pts)} frames can be read{which}{cut}; "
         "pass --salvage to restore what can be read"
     )
 
 
-def _describe(source: Source, index: FrameIndex, samples: Samples) -> MediaInfo:
+def _describe(source: Source, index: FrameIndex, samples: Samples, sound: Sequence[DamagedSound]) -> MediaInfo:
     container = source.container
     video = _describe_video(source, index, samples)
     return MediaInfo(
@@ -102,7 +118,10 @@ def _describe(source: Source, index: FrameIndex, samples: Samples) -> MediaInfo:
         streams=describe_streams(container),
         chapters=describe_chapters(container),
         metadata=dict(container.metadata),
-        preflight=preflight(video, samples, index, is_image=source.is_image, further_videos=_further_videos(source)),
+        preflight=(
+            *preflight(video, samples, index, is_image=source.is_image, further_videos=_further_videos(source)),
+            *(Notice("kept", f"sound stream {each.stream_index}", f"damaged {each.reason}") for each in sound),
+        ),
     )
 
 
@@ -143,6 +162,8 @@ def _describe_video(source: Source, index: FrameIndex, samples: Samples) -> Vide
         timestamps=index.timestamps,
         hdr=index.picture_data.hdr if colour.transfer in HDR_TRANSFERS else NO_HDR,
         has_captions=index.picture_data.num_captioned > 0,
+        closed=index.closed,
+        suspect=index.suspect,
     )
 
 

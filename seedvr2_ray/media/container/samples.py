@@ -65,12 +65,12 @@ def take_samples(path: str, stream_index: int, index: FrameIndex) -> Samples:
     Raises:
         MediaError: not even the first frame can be decoded.
     """
-    head = _look(path, stream_index, None)
+    head = _look(path, stream_index, None, index)
     if head is None:
         raise MediaError(f"{path}: its pictures cannot be decoded; the file is damaged")
     looks = [head]
     if len(index.pts) > 2 * _FRAMES_PER_SAMPLE and index.timestamps != "counted":
-        middle = _look(path, stream_index, index.pts[len(index.pts) // 2])
+        middle = _look(path, stream_index, index.pts[len(index.pts) // 2], index)
         looks += [middle] if middle is not None else []
     num_frames, num_interlaced = sum(look.num_frames for look in looks), sum(look.num_interlaced for look in looks)
     with open_source(path, stream_index) as source:
@@ -110,11 +110,12 @@ class _Look:
     side_data: frozenset[str]
 
 
-def _look(path: str, stream_index: int, near: int | None) -> _Look | None:
+def _look(path: str, stream_index: int, near: int | None, index: FrameIndex) -> _Look | None:
     for seconds in (None,) if near is None else BACKTRACK_SECONDS:
         with open_source(path, stream_index) as source:
             seek_to = None if near is None or seconds is None else near - ticks(seconds, source)
-            decoded = decode_packets(source, seek_to=seek_to, num_threads=0)
+            by_dts = index.timestamps == "dts"
+            decoded = decode_packets(source, seek_to=seek_to, num_threads=0, closed=index.closed, by_dts=by_dts)
             look = _summary(item.frame for item in islice(decoded, _FRAMES_PER_SAMPLE))
         if look is not None:
             return look

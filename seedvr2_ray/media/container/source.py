@@ -18,6 +18,7 @@ from av.codec.context import ThreadType
 from av.container import InputContainer
 
 from seedvr2_ray.errors import DamagedMediaError, MediaError
+from seedvr2_ray.media.bitstream.entry_points import Stretches, before_closed, is_closed
 from seedvr2_ray.media.container.file_url import file_url
 from seedvr2_ray.media.container.inventory import is_cover
 
@@ -64,6 +65,8 @@ class DecodedFrame:
     frame: av.VideoFrame
     fed_dts: int | None
     """Decoding time of the packet that made the decoder give the picture; nothing while draining."""
+    entry: int | None = None
+    """Time of the key frame at which decoding began, as far as the container says it."""
 
 
 @contextmanager
@@ -111,6 +114,8 @@ def decode_packets(
     thread_type: Literal["AUTO", "SLICE"] = "AUTO",
     latest_start: int | None = None,
     remember_packets: bool = False,
+    closed: Stretches = (),
+    by_dts: bool = False,
 ) -> Iterator[DecodedFrame]:
     """Decode a freshly opened source in display order.
 
@@ -124,6 +129,8 @@ def decode_packets(
             :attr:`DecodedFrame.fed_dts` needs.
         remember_packets: attach to every frame, as ``opaque``, the place in the file of the packet it was coded in.
         latest_start: stop at once, without a frame, when decoding would begin at a later presentation time.
+        closed: stretches of time in which decoding must not begin; it does before them.
+        by_dts: whether these are decoding times.
     """
     stream = source.stream
     decoder = _decoder_of(stream)
@@ -133,12 +140,14 @@ def decode_packets(
     waiting_for_key = seek_to is not None
     if seek_to is not None:
         try:
-            source.container.seek(seek_to, stream=stream, backward=True)
+            source.container.seek(before_closed(closed, seek_to), stream=stream, backward=True)
         except av.FFmpegError:
             return
+    entry: int | None = None
     for packet in demux_video(source):
         if waiting_for_key:
-            if not packet.is_keyframe:
+            entry = packet.dts if by_dts else packet.pts
+            if not packet.is_keyframe or is_closed(closed, entry):
                 continue
             if latest_start is not None and packet.pts is not None and packet.pts > latest_start:
                 return
@@ -146,9 +155,9 @@ def decode_packets(
         if remember_packets:
             packet.opaque = packet.pos
         for frame in _decode(decoder, packet):
-            yield DecodedFrame(frame, packet.dts)
+            yield DecodedFrame(frame, packet.dts, entry)
     for frame in _decode(decoder, None):
-        yield DecodedFrame(frame, None)
+        yield DecodedFrame(frame, None, entry)
 
 
 def demux_video(source: Source) -> Iterator["av.Packet[av.VideoStream]"]:

@@ -13,6 +13,7 @@ from typing import Any
 from seedvr2_ray.errors import InputError
 from seedvr2_ray.frames import FrameSpan
 from seedvr2_ray.media.container.info import MediaInfo, Notice, VideoInfo
+from seedvr2_ray.media.container.proof import Proof, SpanProof
 from seedvr2_ray.media.output.libraries import library_versions
 from seedvr2_ray.media.output.master import MasterFormat, plan_master
 from seedvr2_ray.media.picture.conversions import conversions_fingerprint
@@ -23,7 +24,7 @@ from seedvr2_ray.settings import RestoreSettings
 from seedvr2_ray.storage.address import digest_of
 from seedvr2_ray.storage.faults import printable
 
-PIPELINE_VERSION = 1
+PIPELINE_VERSION = 2
 """Raised when a change of code changes restored pictures: older intermediates are then not reused."""
 
 ALIGNMENT = 4
@@ -79,6 +80,8 @@ class Segment:
     """Of the restored, lossless intermediate."""
     part_address: str
     """Of the finished part: blended with the predecessor's overlap and encoded."""
+    proof: SpanProof | None = None
+    """What its source pictures are, where somebody has looked."""
 
     @property
     def num_frames(self) -> int:
@@ -139,6 +142,7 @@ def plan_video(
     restorer: RestorerIdentity,
     target: str,
     max_pixels: int,
+    proof: Proof | None = None,
 ) -> Plan:
     """Decide everything about one restoration before anything is spent.
 
@@ -151,6 +155,7 @@ def plan_video(
         restorer: who will restore.
         target: name of the output; its suffix may choose the container.
         max_pixels: limit of this deployment on the output's width x height.
+        proof: what the source's pictures are; every segment carries its share.
 
     Raises:
         InputError: the source or the settings are refused; the message says why and the way out.
@@ -175,7 +180,7 @@ def plan_video(
         recipe=recipe,
         media=media,
         shots=tuple(shots),
-        segments=_address_segments(recipe, media, cuts),
+        segments=_address_segments(recipe, media, cuts, proof),
         notices=(*notices, *master_notices),
     )
 
@@ -277,7 +282,9 @@ def _settle(preflight: Sequence[Notice], settings: RestoreSettings) -> tuple[Not
     return tuple(settled)
 
 
-def _address_segments(recipe: Recipe, media: MediaInfo, cuts: Sequence[Cut]) -> tuple[Segment, ...]:
+def _address_segments(
+    recipe: Recipe, media: MediaInfo, cuts: Sequence[Cut], proof: Proof | None
+) -> tuple[Segment, ...]:
     segments: list[Segment] = []
     picture = {name: getattr(recipe.settings, name) for name in _PICTURE_SETTINGS}
     shared = {
@@ -308,6 +315,7 @@ def _address_segments(recipe: Recipe, media: MediaInfo, cuts: Sequence[Cut]) -> 
                 part_frames=part_stop - cut.start,
                 address=address,
                 part_address=digest_of({**part, **encoder}),
+                proof=None if proof is None else proof.of_span(cut.start, cut.stop),
             )
         )
     return tuple(segments)

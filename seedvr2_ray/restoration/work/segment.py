@@ -13,7 +13,8 @@ import av
 from torch import Tensor
 
 from seedvr2_ray.errors import DeploymentError, StorageError
-from seedvr2_ray.frames import Frames
+from seedvr2_ray.frames import Frames, FrameSpan
+from seedvr2_ray.media.container.proof import SpanProof, proved_codes
 from seedvr2_ray.media.decode import decode_span
 from seedvr2_ray.media.output.encode import FrameConverter, PartWriter
 from seedvr2_ray.media.output.intermediate import IntermediateWriter, read_intermediate
@@ -88,7 +89,10 @@ def restore_segment(
         deinterlace=recipe.settings.deinterlace,
         salvage=recipe.settings.salvage,
         on_missing=missing.append,
+        proof=segment.proof if segment.proof is not None and not segment.proof.of_codes else None,
     )
+    if segment.proof is not None and segment.proof.of_codes:
+        decoded = proved_codes(decoded, segment.proof, segment.span.start)
     path = workspace / f"{segment.address}.mkv"
     converter = FrameConverter(recipe.master)
     num_restored = 0
@@ -118,12 +122,20 @@ def restore_segment(
         "seconds": round(seconds, 3),
         "idle_seconds": round(source_frames.waiting_seconds, 3),
         "missing_frames": sorted(set(missing)),
+        # Every other frame had the check value of the pass that decoded the source from its beginning.
+        "source_proved": segment.proof is not None,
+        "concealed_frames": [] if segment.proof is None else _concealed(segment.proof, segment.span),
         "quality": sampler.measure(),
         "source_step": source_step.measure(),
     }
     store.commit(RESTORED, segment.address, record, path)
     path.unlink(missing_ok=True)
     return store.find(RESTORED, segment.address) or record
+
+
+def _concealed(proof: SpanProof, span: FrameSpan) -> list[int]:
+    """Frames of damage that the decoder painted over; what it makes of them differs from run to run."""
+    return [number for start, stop in proof.concealed for number in range(max(start, span.start), min(stop, span.stop))]
 
 
 def finish_segment(

@@ -17,6 +17,7 @@ from uuid import uuid4
 from seedvr2_ray.errors import DeploymentError, MediaError, RetryableError
 from seedvr2_ray.media.container.info import MediaInfo
 from seedvr2_ray.media.container.probe import probe
+from seedvr2_ray.media.container.proof import Proof
 from seedvr2_ray.media.output.codecs import CODECS, IMAGE_CONTAINERS, SUFFIXES, codecs_for
 from seedvr2_ray.media.output.rehearsal import rehearse
 from seedvr2_ray.restoration.load import CatalogueRestorers, RestorerSource
@@ -24,9 +25,9 @@ from seedvr2_ray.restoration.planning.plan import Plan, plan_video, publication_
 from seedvr2_ray.restoration.report.comparison import ComparisonPicture, compare_frames
 from seedvr2_ray.restoration.report.outcome import picture_of, read_frame, write_run_report
 from seedvr2_ray.restoration.restorer import Restorer
-from seedvr2_ray.restoration.run import shots_of
 from seedvr2_ray.restoration.work.assemble import Assembly, join, sidecar_bytes
 from seedvr2_ray.restoration.work.encoded_segments import finish_part, has_served
+from seedvr2_ray.restoration.work.first_pass import look_through
 from seedvr2_ray.restoration.work.segment import PARTS, RESTORED, restore_segment
 from seedvr2_ray.serve.jobs import ResultInfo, Source
 from seedvr2_ray.serve.observability.tracing import traced
@@ -198,7 +199,7 @@ def _prepare(layout: StorageLayout, order: PrepareOrder) -> PreparedJob:
 def _plan(order: PrepareOrder, settings: RestoreSettings, source: Pinned, path: Path, store: CommitStore) -> Plan:
     media = inspect(path, order.limits, salvage=settings.salvage)
 
-    def plan_with(shots: Sequence[int]) -> Plan:
+    def plan_with(shots: Sequence[int], proof: Proof | None = None) -> Plan:
         return plan_video(
             media,
             settings,
@@ -209,13 +210,14 @@ def _plan(order: PrepareOrder, settings: RestoreSettings, source: Pinned, path: 
             shots=shots,
             restorer=order.identity,
             max_pixels=order.limits.max_pixels,
+            proof=proof,
         )
 
-    # Whatever can be refused is refused before minutes are spent on looking for shots.
+    # Whatever can be refused is refused before minutes are spent on looking through the source.
     plan = plan_with((0,))
     outlook = rehearse(str(path), media, plan.recipe.master)
-    if settings.detect_shots and media.video.num_frames > 1:
-        plan = plan_with(shots_of(str(path), media, source.content, store, salvage=settings.salvage))
+    seen = look_through(str(path), media, source.content, store, salvage=settings.salvage)
+    plan = plan_with(seen.shots if settings.detect_shots else (0,), seen.proof)
     return replace(plan, notices=(*plan.notices, *outlook))
 
 
