@@ -11,10 +11,11 @@ from seedvr2_ray.batch.manifest.manifest import ManifestRow
 from seedvr2_ray.batch.report.figures import figures_of
 from seedvr2_ray.errors import TargetError
 from seedvr2_ray.media.container.probe import probe
+from seedvr2_ray.media.output.master import sequence_name
 from seedvr2_ray.restoration.planning.plan import Plan, plan_video, publication_key
 from seedvr2_ray.restoration.restorer import RestorerIdentity
 from seedvr2_ray.restoration.run import shots_of
-from seedvr2_ray.restoration.work.assemble import beside
+from seedvr2_ray.restoration.work.assemble import beside, folder_of
 from seedvr2_ray.restoration.work.failures import Failure, Stage, describe_failure
 from seedvr2_ray.restoration.work.remaining import Work, plan_work
 from seedvr2_ray.restoration.work.segment import PARTS, RESTORED
@@ -145,7 +146,7 @@ def _find_published(row: ManifestRow, job: Job, key: str) -> VideoOutcome | None
         found = place.backend.info(place.path)
     is_same = (found.size, found.mark) == (version.size, version.mark) or fingerprint(row.source) == version
     sidecar = read_sidecar(row.target) if is_same else None
-    if sidecar is None or _parts_of(sidecar) != record["parts"] or not _is_there(row.target):
+    if sidecar is None or _parts_of(sidecar) != record["parts"] or not _is_there(row.target, sidecar):
         job.log.discard(kind, key)  # Something was replaced or removed: it is made again.
         return None
     return VideoOutcome(
@@ -218,7 +219,7 @@ def _require_target(row: ManifestRow, job: Job, plan: Plan, source: Pinned, key:
     """
     sidecar = read_sidecar(row.target)
     expected = parts_digest([segment.part_address for segment in plan.segments])
-    if sidecar is not None and _parts_of(sidecar) == expected and _is_there(row.target):
+    if sidecar is not None and _parts_of(sidecar) == expected and _is_there(row.target, sidecar):
         return VideoOutcome(
             number=row.number,
             where=row.where,
@@ -260,8 +261,13 @@ def _parts_of(sidecar: Mapping[str, Any]) -> str | None:
         return None
 
 
-def _is_there(target: str) -> bool:
-    """Say whether a master lies at its target. Of a folder of images only its sidecar can be asked for."""
-    if target.endswith("/") or "%" in target.rpartition("/")[2]:
-        return True
-    return exists(target)
+def _is_there(target: str, sidecar: Mapping[str, Any]) -> bool:
+    """Say whether a master lies at its target: of a sequence, its first and its last image."""
+    try:
+        kind, container = sidecar["target"]["master"]["kind"], sidecar["target"]["master"]["container"]
+        num_images = int(sidecar["frames"])
+    except (KeyError, TypeError, ValueError):
+        return False
+    if kind != "image_sequence":
+        return exists(target)
+    return all(exists(f"{folder_of(target)}{sequence_name(target, container, index)}") for index in (1, num_images))

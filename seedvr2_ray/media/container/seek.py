@@ -24,6 +24,7 @@ from seedvr2_ray.media.container.source import (
     open_source,
     stamp_of,
 )
+from seedvr2_ray.media.stills.reader import read_still
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,12 @@ def find_frames(
         DamagedMediaError: a frame cannot be decoded and ``salvage`` is off.
     """
     if not len(span):
+        return
+    if video.is_still:
+        still = read_still(path, salvage=salvage)
+        if still.is_damaged and on_missing is not None:
+            on_missing(0)
+        yield Found(0, still.frame)
         return
     num_sound_misses = 0
     for seek_to in _starting_points(video, span, with_neighbours):

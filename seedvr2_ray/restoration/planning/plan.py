@@ -15,13 +15,13 @@ from seedvr2_ray.media.container.info import MediaInfo, Notice, VideoInfo
 from seedvr2_ray.media.output.libraries import library_versions
 from seedvr2_ray.media.output.master import MasterFormat, plan_master
 from seedvr2_ray.restoration.diffusion.preprocess import reference_geometry
-from seedvr2_ray.restoration.planning.geometry import Geometry, parse_resolution, plan_geometry
+from seedvr2_ray.restoration.planning.geometry import Geometry, parse_resolution, plan_geometry, say_size
 from seedvr2_ray.restoration.restorer import RestorerIdentity
 from seedvr2_ray.settings import RestoreSettings
 from seedvr2_ray.storage.address import digest_of
 from seedvr2_ray.storage.faults import printable
 
-PIPELINE_VERSION = 1
+PIPELINE_VERSION = 2
 """Raised when a change of code changes restored pictures: older intermediates are then not reused."""
 
 ALIGNMENT = 4
@@ -155,6 +155,7 @@ def plan_video(
     """
     notices = _settle(media.preflight, settings)
     geometry = _plan_sizes(media, settings, max_pixels)
+    size_notices = say_size(geometry, media.video.sample_aspect, parse_resolution(settings.resolution))
     master, master_notices = plan_master(media, settings, width=geometry.width, height=geometry.height, target=target)
     recipe = Recipe(
         source=source,
@@ -174,7 +175,7 @@ def plan_video(
         media=media,
         shots=tuple(shots),
         segments=_address_segments(recipe, media, cuts),
-        notices=(*notices, *master_notices),
+        notices=(*notices, *size_notices, *master_notices),
     )
 
 
