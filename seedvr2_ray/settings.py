@@ -21,8 +21,9 @@ class RestoreSettings:
 
     model: str = "auto"
     """Name of a restorer in the catalogue; ``auto`` takes the best one this machine can run."""
-    resolution: str = "1080p"
-    """``720p 1080p 1440p 2160p 4320p`` (short side), ``WxH``, ``xN``, or ``area:WxH``."""
+    resolution: str = "auto"
+    """Size: ``auto``, ``720p 1080p 1440p 2160p 4320p`` (short side), ``WxH``, ``xN``, or ``area:WxH``. ``auto`` is
+    ``1080p`` for whatever is smaller; what is larger keeps its size, because nobody asked for less."""
     seed: int = 666
     """Decides the noise together with the frame number, and nothing else does."""
     colour_match: ColourMatch = "wavelet"

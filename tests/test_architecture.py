@@ -43,7 +43,11 @@ LAYERS = {
     "__init__": _layer("errors frames settings", ""),
     # fsspec: weights come from object-store mirrors too.
     "models": _layer("errors settings", "torch safetensors huggingface_hub fsspec flash_attn flash_attn_interface"),
-    "media": _layer("errors frames settings", "av numpy torch scenedetect"),
+    # The libraries for still images are loaded when the first one is read.
+    "media": _layer(
+        "errors frames settings",
+        "av numpy torch scenedetect PIL pillow_heif pillow_jxl imagecodecs simplejpeg tifffile",
+    ),
     "storage": _layer("errors", "fsspec"),
     # PyAV's frames pass through here as values between media's converter and its encoder; the report has templates
     # and draws on pictures.

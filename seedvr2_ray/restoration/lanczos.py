@@ -51,7 +51,9 @@ class LanczosRestorer:
         num_threads = torch.get_num_threads()
         with ThreadPoolExecutor(num_threads, thread_name_prefix="lanczos") as pool:
             for batch in frames:
-                is_integer = batch.data_TCHW.dtype == dtype == torch.uint8 and _is_opaque(batch.data_TCHW)
+                # The integer kernel asserts that no picture is reduced to one pixel.
+                is_integer = batch.data_TCHW.dtype == dtype == torch.uint8 and size_HW != (1, 1)
+                is_integer = is_integer and _is_opaque(batch.data_TCHW)
                 # Torch splits the work of the float kernel over its own threads, and of the integer one not.
                 group = num_threads if is_integer else 1
                 resize = _resize_uint8 if is_integer else _resize_float(dtype)

@@ -306,9 +306,12 @@ def require_target(source: str, target: str, *, overwrite: bool) -> None:
     """
     if is_local(source) and is_local(target) and Path(source).resolve() == Path(target).resolve():
         raise TargetError(f"{printable(target)} is the source itself; choose another name for the output")
-    # Of a sequence the folder is proved here, by its first image; the plan knows how many there will be.
-    first = f"{folder_of(target)}{sequence_name(target, 'png', 1)}" if is_sequence(target) else target
-    require_writable(first, overwrite=overwrite)
+    # Of a sequence the folder is proved here, by its first image; the plan knows how many there will be. It also
+    # knows whether the source is one picture, whose target's name is a name whatever it looks like.
+    if is_sequence(target):
+        require_writable(f"{folder_of(target)}{sequence_name(target, 'png', 1)}", overwrite=overwrite)
+    if not target.endswith("/"):
+        require_writable(target, overwrite=overwrite)
 
 
 def _finish(prepared: Prepared, index: int, check_cancelled: Callable[[], None]) -> None:

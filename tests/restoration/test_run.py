@@ -5,7 +5,9 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
+import av
 import pytest
+from PIL import Image
 
 from seedvr2_ray.errors import CapacityError, InputError, StorageError, TargetError
 from seedvr2_ray.frames import FrameSpan
@@ -192,3 +194,48 @@ def test_a_source_that_changes_during_the_run_is_noticed(clip, tmp_path):
     with pytest.raises(InputError, match="changed while"):
         restore(source, tmp_path / "out.mp4", Changing())
     assert not (tmp_path / "out.mp4").exists()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 200), (200, 1), (2, 2), (3, 1)])
+@pytest.mark.parametrize("resolution", ["x1", "x2"])
+def test_a_picture_of_one_pixel_is_restored_like_any_other(size, resolution, tmp_path):
+    Image.new("RGB", size, (200, 100, 50)).save(tmp_path / "a.png")
+    settings = RestoreSettings(model="lanczos", resolution=resolution)
+    restore(tmp_path / "a.png", tmp_path / "b.png", settings=settings)
+    factor = int(resolution[1:])
+    with Image.open(tmp_path / "b.png") as image:
+        assert image.size == (factor * size[0], factor * size[1])
+        assert image.getpixel((0, 0)) == (200, 100, 50)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (3, 1), (2, 2)])
+@pytest.mark.parametrize("target", ["b.mkv", "b.mp4"])
+def test_a_video_of_one_pixel_is_restored_like_any_other(size, target, tmp_path):
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=25, width=size[0], height=size[1], pix_fmt="yuv444p")
+        stream.codec_context.options = {"level": "1"}
+        for number in range(3):
+            frame = av.VideoFrame(*size, "yuv444p")
+            for plane in frame.planes:
+                plane.update(bytes([60 * number]) * plane.buffer_size)
+            frame.pts = number
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    restore(tmp_path / "a.mkv", tmp_path / target)
+    assert probe(str(tmp_path / target)).video.num_frames == 3
+
+
+def test_a_name_with_a_percent_sign_is_the_name_of_what_is_written(tmp_path):
+    Image.new("RGB", (16, 16)).save(tmp_path / "my%20dog.jpg")
+    restore(tmp_path / "my%20dog.jpg", tmp_path / "my%20dog-%03d.png", settings=RestoreSettings(model="lanczos"))
+    clips.make_clip(tmp_path / "my%20dance.mp4", num_frames=3)
+    restore(tmp_path / "my%20dance.mp4", tmp_path / "my%20dance-x2.mp4")
+    assert {"my%20dog-%03d.png", "my%20dance-x2.mp4"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_a_photo_larger_than_the_usual_size_keeps_it_unasked(tmp_path):
+    Image.new("L", (1600, 1200)).save(tmp_path / "a.png")
+    finished = restore(tmp_path / "a.png", tmp_path / "b.png", settings=RestoreSettings(model="lanczos"))
+    assert ("kept", "size") in {(notice.outcome, notice.subject) for notice in finished.assembly.notices}
+    with Image.open(tmp_path / "b.png") as image:
+        assert image.size == (1600, 1200)

@@ -42,7 +42,13 @@ VIDEO_SUFFIXES = frozenset(
         ".y4m",
     ]
 )
-IMAGE_SUFFIXES = frozenset([".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"])
+IMAGE_SUFFIXES = frozenset(
+    [
+        *(".avif", ".bmp", ".dds", ".dib", ".dpx", ".heic", ".heif", ".hif", ".ico", ".j2c", ".j2k", ".jfif", ".jp2"),
+        *(".jpc", ".jpe", ".jpeg", ".jpf", ".jpg", ".jpx", ".jxl", ".pam", ".pbm", ".pcx", ".pgm", ".png", ".pnm"),
+        *(".ppm", ".psd", ".qoi", ".sgi", ".tga", ".tif", ".tiff", ".webp"),
+    ]
+)
 
 _PAGE = 1000
 """Names that S3 lists at a time; it allows no more."""

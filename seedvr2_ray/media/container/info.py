@@ -32,7 +32,7 @@ class VideoInfo:
 
     stream_index: int
     codec: str
-    """FFmpeg's name of the codec: ``h264``, ``prores``, ``png`` ..."""
+    """FFmpeg's name of the codec: ``h264``, ``prores`` ...; of a still image its kind: ``png``, ``jpeg2000`` ..."""
     pixel_format: str
     width: int
     """Of the frames :func:`~seedvr2_ray.media.decode.decode_span` yields: rotation applied, pixels as stored."""
@@ -68,6 +68,8 @@ class VideoInfo:
     suspect: tuple[tuple[int, int], ...] = ()
     """Ranges [start, stop) of frames whose bytes are not those that were written, as a checksum says; the
     decoder may not notice."""
+    is_still: bool = False
+    """A still image: read by :mod:`seedvr2_ray.media.stills.reader`, not by libav's demuxers."""
 
     @property
     def display_aspect(self) -> Fraction:
@@ -104,7 +106,8 @@ class MediaInfo:
     path: str
     size_bytes: int
     container: str
-    """FFmpeg's name of the demuxer: ``mov,mp4,m4a,3gp,3g2,mj2``, ``matroska,webm``, ``png_pipe`` ..."""
+    """FFmpeg's name of the demuxer: ``mov,mp4,m4a,3gp,3g2,mj2``, ``matroska,webm`` ...
+    Of a still image its kind: ``png``, ``heif`` ..."""
     kind: Literal["video", "image"]
     video: VideoInfo
     frame_pts: "array[int]"

@@ -140,8 +140,6 @@ def _left_out(samples: Samples, further_videos: tuple[int, ...]) -> Iterator[Not
     for name, (subject, reason) in _LOST_WITH_THE_CODEC.items():
         if name in samples.side_data:
             yield Notice("left_out", subject, reason)
-    if samples.has_further_pages:
-        yield Notice("left_out", "further pages", "only the first picture of the file is restored")
     for index in further_videos:
         yield Notice("left_out", f"video stream {index}", "only the first video is restored")
 

@@ -1,6 +1,5 @@
 """Everything the plan needs to know about a file, found out before anything is spent on it."""
 
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -12,12 +11,13 @@ from seedvr2_ray.media.container.info import MediaInfo, Notice, VideoInfo
 from seedvr2_ray.media.container.inventory import codec_name, describe_chapters, describe_streams, is_cover
 from seedvr2_ray.media.container.preflight import preflight
 from seedvr2_ray.media.container.samples import Samples, take_samples
-from seedvr2_ray.media.container.source import Source, open_source
+from seedvr2_ray.media.container.source import Source, open_source, require_file
 from seedvr2_ray.media.picture.colour import HDR_TRANSFERS, fill_in, is_complete
 from seedvr2_ray.media.picture.hdr import NO_HDR
 from seedvr2_ray.media.picture.pixel_formats import bit_depth_of, chroma_of
 from seedvr2_ray.media.sound_check import DamagedSound, damaged_sound
-from seedvr2_ray.media.stills.image_header import read_size
+from seedvr2_ray.media.stills.kinds import still_kind
+from seedvr2_ray.media.stills.reader import describe_still
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,27 +46,24 @@ def probe(path: str, *, limits: ProbeLimits = ProbeLimits(), salvage: bool = Fal
         MediaError: the file cannot be used; the message says why.
         DamagedMediaError: a part of it can, and ``salvage`` is off.
     """
-    with open_source(path) as source:
-        _require_size(source, limits)
-        stream_index = source.stream.index
-        is_image = source.is_image
-    if is_image:
-        index = FrameIndex(
-            pts=array("q", [0]), timestamps="counted", lost=(), num_undecodable_at_start=0, missing_bytes=0
+    require_file(path)
+    if still_kind(path) is not None:
+        return describe_still(
+            path, require_size=lambda width, height: _require_size(path, width, height, limits), salvage=salvage
         )
-    else:
-        index = build_index(path, stream_index, max_frames=limits.max_frames)
-    sound = () if is_image else damaged_sound(path)
-    if not (is_image or salvage):
+    with open_source(path) as source:
+        _require_size(path, source.stream.width, source.stream.height, limits)
+        stream_index = source.stream.index
+    index = build_index(path, stream_index, max_frames=limits.max_frames)
+    sound = damaged_sound(path)
+    if not salvage:
         _require_intact(path, index, sound)
     samples = take_samples(path, stream_index, index)
     with open_source(path, stream_index) as source:
         return _describe(source, index, samples, sound)
 
 
-def _require_size(source: Source, limits: ProbeLimits) -> None:
-    path = source.path
-    width, height = (read_size(path) if source.is_image else None) or (source.stream.width, source.stream.height)
+def _require_size(path: str, width: int, height: int, limits: ProbeLimits) -> None:
     if width < 1 or height < 1:
         raise MediaError(f"{path} names no picture size: its header is damaged or its pictures are missing")
     if width > limits.max_width or height > limits.max_height or width * height > limits.max_pixels:
@@ -111,7 +108,7 @@ def _describe(source: Source, index: FrameIndex, samples: Samples, sound: Sequen
         path=source.path,
         size_bytes=container.size,
         container=container.format.name,
-        kind="image" if source.is_image else "video",
+        kind="video",
         video=video,
         frame_pts=index.pts,
         damaged_frames=index.lost,
@@ -119,7 +116,7 @@ def _describe(source: Source, index: FrameIndex, samples: Samples, sound: Sequen
         chapters=describe_chapters(container),
         metadata=dict(container.metadata),
         preflight=(
-            *preflight(video, samples, index, is_image=source.is_image, further_videos=_further_videos(source)),
+            *preflight(video, samples, index, is_image=False, further_videos=_further_videos(source)),
             *(Notice("kept", f"sound stream {each.stream_index}", f"damaged {each.reason}") for each in sound),
         ),
     )
@@ -135,7 +132,7 @@ def _describe_video(source: Source, index: FrameIndex, samples: Samples) -> Vide
     rate, is_variable = _rate(source, index.pts, time_base)
     colour = fill_in(
         samples.colour,
-        kind="image" if source.is_image else "video",
+        kind="video",
         width=samples.width,
         height=samples.height,
         is_rgb=chroma == "rgb",
@@ -169,8 +166,6 @@ def _describe_video(source: Source, index: FrameIndex, samples: Samples) -> Vide
 
 def _rate(source: Source, pts: Sequence[int], time_base: Fraction) -> tuple[Fraction, bool]:
     """The exact rate if it is constant, else the mean one; and whether it varies."""
-    if source.is_image:
-        return Fraction(1), False
     stream = source.stream
     named = [rate for rate in (stream.average_rate, stream.guessed_rate, stream.base_rate) if rate]
     if len(pts) == 1:

@@ -1,20 +1,19 @@
 """A look at a few decoded frames: what containers do not say, or say wrongly."""
 
 import math
-import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain, islice
 
 import av
 from av.filter import Graph
-from av.sidedata.sidedata import SideData
 
 from seedvr2_ray.errors import MediaError
 from seedvr2_ray.frames import ColourTags
 from seedvr2_ray.media.container.index import FrameIndex
 from seedvr2_ray.media.container.info import Rotation
+from seedvr2_ray.media.container.side_data import SideDataFinder, display_matrix
 from seedvr2_ray.media.container.source import (
     BACKTRACK_SECONDS,
     Source,
@@ -24,11 +23,15 @@ from seedvr2_ray.media.container.source import (
     ticks,
 )
 from seedvr2_ray.media.picture.colour import tags_from_codes
-from seedvr2_ray.media.picture.pixel_formats import chroma_of, is_opaque, may_have_alpha
-from seedvr2_ray.media.stills.image_header import has_further_pages, read_orientation
+from seedvr2_ray.media.picture.pixel_formats import may_have_alpha
 
 _FRAMES_PER_SAMPLE = 20
 _QUARTERS: tuple[Rotation, ...] = (0, 90, 180, 270)
+SIDE_DATA_KINDS = (
+    *("MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL", "DYNAMIC_HDR_PLUS", "DOVI_METADATA", "DYNAMIC_HDR_VIVID"),
+    *("SPHERICAL", "STEREO3D", "A53_CC", "ICC_PROFILE"),
+)
+"""What may travel with frames and is worth a word in the preflight, by FFmpeg's names."""
 _MIN_TELECINE_SHARE = 0.25
 """3:2 pulldown repeats a field in two of five frames; noise hides some of them."""
 
@@ -53,8 +56,6 @@ class Samples:
     """Interlaced, with fields repeated in the rhythm of video shown at 30 frames."""
     is_soft_telecined: bool
     """Progressive frames with flags that ask the player to repeat fields."""
-    has_further_pages: bool
-    """A TIFF with more than one picture."""
     side_data: frozenset[str]
     """Names of what travels with the frames: HDR metadata, closed captions ..."""
 
@@ -75,25 +76,23 @@ def take_samples(path: str, stream_index: int, index: FrameIndex) -> Samples:
     num_frames, num_interlaced = sum(look.num_frames for look in looks), sum(look.num_interlaced for look in looks)
     with open_source(path, stream_index) as source:
         field_order = source.stream.codec_context.field_order
-        is_image = source.is_image
         is_soft_telecined = source.stream.codec_context.name == "mpeg2video" and _repeats_fields(source)
     # Containers can say so too (MOV's fiel box) where the codec has no flag for it.
-    is_interlaced = not is_image and (2 * num_interlaced > num_frames or (field_order > 1 and not num_interlaced))
+    is_interlaced = 2 * num_interlaced > num_frames or (field_order > 1 and not num_interlaced)
     first = head.first
-    rotation, mirrored, is_askew = (*read_orientation(path), False) if is_image else _display_turn(first)
+    rotation, mirrored, is_askew = _display_turn(first)
     return Samples(
         pixel_format=first.format.name,
         width=first.width,
         height=first.height,
-        colour=_tags(first, is_image=is_image),
+        colour=_tags(first),
         rotation=rotation,
         mirrored=mirrored,
         is_askew=is_askew,
-        has_alpha=may_have_alpha(first.format.name) and not (is_image and is_opaque(first)),
+        has_alpha=may_have_alpha(first.format.name),
         is_interlaced=is_interlaced,
         is_telecined=is_interlaced and max(look.repeated_share for look in looks) >= _MIN_TELECINE_SHARE,
         is_soft_telecined=is_soft_telecined and not is_interlaced,
-        has_further_pages=is_image and has_further_pages(path),
         side_data=frozenset().union(*(look.side_data for look in looks)),
     )
 
@@ -130,10 +129,11 @@ def _summary(frames: Iterator[av.VideoFrame]) -> _Look | None:
     graph = _field_detector(first) if first.interlaced_frame else None
     num_frames = num_interlaced = num_repeated = 0
     side_data: set[str] = set()
+    finder = SideDataFinder(SIDE_DATA_KINDS)
     for frame in chain((first,), frames):
         num_frames += 1
         num_interlaced += frame.interlaced_frame
-        side_data.update(_side_data(frame))
+        side_data |= finder.kinds_on(frame)
         if graph is not None:
             graph.vpush(frame)
             num_repeated += _count_repeated(graph)
@@ -161,10 +161,8 @@ def _count_repeated(graph: Graph) -> int:
         count += frame.metadata.get("lavfi.idet.repeated.current_frame") in ("top", "bottom")
 
 
-def _tags(frame: av.VideoFrame, *, is_image: bool) -> ColourTags:
-    # Grey images that do not say are full range; grey video is not.
-    is_grey_image = is_image and frame.color_range == 0 and chroma_of(frame.format.name) == "grey"
-    is_full = frame.color_range == 2 or frame.format.name.startswith("yuvj") or is_grey_image
+def _tags(frame: av.VideoFrame) -> ColourTags:
+    is_full = frame.color_range == 2 or frame.format.name.startswith("yuvj")
     return tags_from_codes(
         primaries=frame.color_primaries,
         transfer=frame.color_trc,
@@ -175,11 +173,10 @@ def _tags(frame: av.VideoFrame, *, is_image: bool) -> ColourTags:
 
 def _display_turn(frame: av.VideoFrame) -> tuple[Rotation, bool, bool]:
     """Split a display matrix into a flip, quarter turns, and whether anything is left over."""
-    matrix = _side_data(frame).get("DISPLAYMATRIX")
+    matrix = display_matrix(frame)
     if matrix is None:
-        # Found by another way, which knows no flips, where side data cannot be listed.
-        return _QUARTERS[round(-frame.rotation / 90) % 4], False, False
-    a, b, _, c, d, *_ = struct.unpack("<9i", bytes(matrix))
+        return 0, False, False
+    a, b, _, c, d, *_ = matrix
     mirrored = a * d - b * c < 0
     sign = -1 if mirrored else 1
     # The matrix maps a point (x, y), y down, to (a x + c y, b x + d y): its first row is where
@@ -187,15 +184,6 @@ def _display_turn(frame: av.VideoFrame) -> tuple[Rotation, bool, bool]:
     degrees = math.degrees(math.atan2(sign * b, sign * a)) % 360
     quarters = round(degrees / 90)
     return _QUARTERS[quarters % 4], mirrored, abs(degrees - 90 * quarters) > 1
-
-
-def _side_data(frame: av.VideoFrame) -> dict[str, SideData]:
-    try:
-        container: Iterable[SideData] = frame.side_data  # type: ignore[assignment]
-        return {item.type.name: item for item in container}
-    except ValueError:
-        # Kinds newer than PyAV's list hide all others (EXIF, in still images).
-        return {}
 
 
 def _repeats_fields(source: Source) -> bool:

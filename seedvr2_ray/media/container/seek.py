@@ -19,6 +19,7 @@ from seedvr2_ray.frames import FrameSpan
 from seedvr2_ray.media.container.info import VideoInfo
 from seedvr2_ray.media.container.proof import SpanProof
 from seedvr2_ray.media.container.source import DecodedFrame, damaged, decode_packets, open_source, stamp_of
+from seedvr2_ray.media.stills.reader import read_still
 
 _MAX_JUMPS = 12
 """Each twice as far back as the one before: a day from a second."""
@@ -79,6 +80,12 @@ def find_frames(
         StorageError: not even decoding from the beginning gives the pictures of the proof.
     """
     if not len(span):
+        return
+    if video.is_still:
+        still = read_still(path, salvage=salvage)
+        if still.is_damaged and on_missing is not None:
+            on_missing(0)
+        yield Found(0, still.frame)
         return
     num_sound_misses = 0
     last = -1

@@ -21,19 +21,17 @@ from seedvr2_ray.errors import DamagedMediaError, MediaError
 from seedvr2_ray.media.bitstream.entry_points import Stretches, before_closed, is_closed
 from seedvr2_ray.media.container.file_url import file_url
 from seedvr2_ray.media.container.inventory import is_cover
+from seedvr2_ray.media.stills.kinds import STILL_BRANDS
 
 Timestamps = Literal["pts", "dts", "counted"]
 
 BACKTRACK_SECONDS = (0, 1, 5, 30)
 """How far before a wanted frame to look for a key frame, one attempt after the other."""
 
-_IMAGE_DEMUXERS = {"jpeg_pipe", "png_pipe", "webp_pipe", "tiff_pipe", "bmp_pipe"}
-
 _DEMUXERS = ",".join(
     (
         "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,av1,obu,ivf,flv",
         "asf,ogg,mxf,dv,gxf,nut,rm,yuv4mpegpipe,gif,apng,mjpeg,vob,wtv",
-        *sorted(_IMAGE_DEMUXERS),
     )
 )
 """Containers that hold their own pictures. Playlists (HLS, DASH, concat) are not among them: a job
@@ -41,7 +39,6 @@ must not be able to make this machine read other files or addresses."""
 
 _DECODERS_WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 _SNIFF_BYTES = 65536
-_WEBP_ANIMATION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +48,6 @@ class Source:
     path: str
     container: InputContainer
     stream: av.VideoStream
-
-    @property
-    def is_image(self) -> bool:
-        """Whether the file is a single still picture."""
-        return self.container.format.name in _IMAGE_DEMUXERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +85,8 @@ def open_container(path: str) -> InputContainer:
     Raises:
         MediaError: the file is missing, empty, or no media.
     """
-    demuxer = _require_readable(path)
+    # libav takes an animated PNG whose name says PNG for a still one.
+    demuxer = "apng" if require_file(path).startswith(b"\x89PNG\r\n\x1a\n") else None
     options = {"protocol_whitelist": "file", "format_whitelist": _DEMUXERS}
     try:
         return av.open(file_url(path), "r", format=demuxer, container_options=options, metadata_errors="replace")
@@ -219,8 +212,12 @@ def missing_end(path: str) -> int:
     return 0
 
 
-def _require_readable(path: str) -> str | None:
-    """Check the file as a file; return the demuxer to force for still images."""
+def require_file(path: str) -> bytes:
+    """Check a path as a file that can be read; return its first bytes.
+
+    Raises:
+        MediaError: it is missing, a folder or no ordinary file, empty, or may not be read.
+    """
     try:
         status = os.stat(path)
     except FileNotFoundError:
@@ -228,43 +225,33 @@ def _require_readable(path: str) -> str | None:
     except (OSError, ValueError) as error:
         raise MediaError(f"{path} cannot be opened: {_reason(error)}") from error
     if stat.S_ISDIR(status.st_mode):
-        raise MediaError(f"{path} is a folder; name a video or image file")
+        raise MediaError(
+            f"{path} is a folder; name a video or image file, restore every file in it by 'batch', or make one video "
+            "of its numbered pictures first (ffmpeg -framerate 24 -i %06d.png -c:v ffv1 pictures.mkv)"
+        )
     if not stat.S_ISREG(status.st_mode):
         raise MediaError(f"{path} is no ordinary file; save the stream to a file first")
     if status.st_size == 0:
         raise MediaError(f"{path} is empty (0 bytes)")
     try:
         with open(path, "rb") as file:
-            head = file.read(_SNIFF_BYTES)
+            return file.read(_SNIFF_BYTES)
     except OSError as error:
         raise MediaError(f"{path} cannot be read: {_reason(error)}") from error
-    return _image_demuxer(head, path)
 
 
 def _reason(error: Exception) -> str:
     return (getattr(error, "strerror", None) or str(error)).lower()
 
 
-def _image_demuxer(head: bytes, path: str) -> str | None:
-    """Recognise still images by content: libav goes by their names, which may hold patterns like %d."""
-    if head.startswith(b"\xff\xd8\xff"):
-        return "jpeg_pipe"
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "apng" if b"acTL" in head[: head.find(b"IDAT") if b"IDAT" in head else None] else "png_pipe"
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        if head[12:16] == b"VP8X" and head[20] & _WEBP_ANIMATION:
-            raise MediaError(f"{path} is an animated WebP, which cannot be decoded here; convert it to GIF or APNG")
-        return "webp_pipe"
-    if head[:4] in (b"II*\0", b"MM\0*"):
-        return "tiff_pipe"
-    if head[:2] == b"BM" and head[6:10] == b"\0\0\0\0":
-        return "bmp_pipe"
-    return None
-
-
 def _why_not_media(path: str) -> str:
     with open(path, "rb") as file:
         head = file.read(4096)
+    if head[4:8] == b"ftyp" and head[8:12] in STILL_BRANDS:
+        return (
+            f"{path} is an image file ({head[8:12].decode()}) without the list of its pictures (no meta box): "
+            "copy it again from where it came"
+        )
     if head[4:8] == b"ftyp" and b"moov" not in _iso_boxes(path)[0]:
         return (
             f"{path} has lost its index (no moov box): the recording or the copy was cut off before its end, "

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import av
+
 SUFFIXES: dict[str, str] = {
     ".mp4": "mp4",
     ".m4v": "mp4",
@@ -156,6 +158,25 @@ CODECS: dict[str, CodecFacts] = {
     ),
 }
 """Names as ``RestoreSettings.codec`` takes them to what is known about the codec."""
+
+
+def ffv1_slices(width: int, height: int, pixel_format: str) -> int:
+    """Return into how many slices FFV1 cuts a picture: 16 for the threads of a decoder, fewer where they do not fit.
+
+    The encoder refuses more slices along a side than it has samples of chroma, and of an odd side those
+    whose last one would begin between two samples of chroma.
+    """
+    layout = av.VideoFormat(pixel_format, 64, 64)
+    steps = (64 // layout.chroma_width(64), 64 // layout.chroma_height(64))
+    for per_side in (4, 2):
+        if all(_can_be_cut(side, per_side, step) for side, step in zip((width, height), steps, strict=True)):
+            return per_side * per_side
+    return 1
+
+
+def _can_be_cut(side: int, num_slices: int, step: int) -> bool:
+    last = side - side * (num_slices - 1) // num_slices
+    return -(-side // step) >= num_slices and not (side % step and last % step == 0)
 
 
 def codecs_for(container: str) -> list[str]:

@@ -7,6 +7,7 @@ import av
 
 from seedvr2_ray.errors import StorageError
 from seedvr2_ray.media.container.file_url import file_url
+from seedvr2_ray.media.output.codecs import ffv1_slices
 from seedvr2_ray.media.output.encode import PartWriter
 from seedvr2_ray.media.output.master import MasterFormat
 
@@ -18,7 +19,6 @@ FFV1_OPTIONS = (
     ("g", "1"),
     ("level", "3"),
     ("slicecrc", "1"),
-    ("slices", "16"),
 )
 
 
@@ -31,7 +31,8 @@ class IntermediateWriter(PartWriter):
 
 def intermediate_format(master: MasterFormat) -> MasterFormat:
     """Return the lossless format of a master's intermediates: the same numbers, coded by FFV1."""
-    return replace(master, kind="video", container="mkv", codec="ffv1", options=FFV1_OPTIONS)
+    options = (*FFV1_OPTIONS, ("slices", str(ffv1_slices(master.width, master.height, master.pixel_format))))
+    return replace(master, kind="video", container="mkv", codec="ffv1", options=options)
 
 
 def read_intermediate(path: str, start: int, stop: int) -> Iterator[av.VideoFrame]:

@@ -25,6 +25,7 @@ from seedvr2_ray.media.output.tracks import Track, copy_description, demux_track
 from seedvr2_ray.media.output.verify import verify_master
 from seedvr2_ray.media.output.write_errors import whole_file_or_none
 from seedvr2_ray.media.stills.image_files import join_images
+from seedvr2_ray.media.stills.reader import read_tags
 from seedvr2_ray.media.tracks.caption_text import CaptionText
 from seedvr2_ray.media.tracks.captions import CARRIERS, CaptionWriter, FrameCaptions, read_captions
 from seedvr2_ray.media.tracks.stream_plan import StreamPlan
@@ -94,8 +95,11 @@ def join_parts(
         MediaError: the source's other streams cannot be read.
     """
     if master.kind != "video":
-        outputs = join_images(parts, master=master, num_frames=len(frame_pts), target_path=target_path)
-        return JoinReport(len(frame_pts), outputs, _left_behind(media))
+        tags = read_tags(source_path) if media.video.is_still else None
+        outputs, notices = join_images(
+            parts, master=master, num_frames=len(frame_pts), target_path=target_path, tags=tags
+        )
+        return JoinReport(len(frame_pts), outputs, _left_behind(media) + notices)
     with whole_file_or_none(target_path), open_container(source_path) as source:
         timeline = plan_timeline(source, media, master, frame_pts)
         notices = _write(parts, master, source, media, timeline, target_path)

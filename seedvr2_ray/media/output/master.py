@@ -28,14 +28,15 @@ import av
 from seedvr2_ray.errors import SettingsError
 from seedvr2_ray.frames import ColourTags
 from seedvr2_ray.media.container.info import MediaInfo, Notice, VideoInfo
-from seedvr2_ray.media.output.codecs import CODECS, IMAGE_CONTAINERS, SUFFIXES, CodecFacts, codecs_for
+from seedvr2_ray.media.output.codecs import CODECS, IMAGE_CONTAINERS, SUFFIXES, CodecFacts, codecs_for, ffv1_slices
 from seedvr2_ray.media.picture.colour import HDR_TRANSFERS, LUMA_WEIGHTS
 from seedvr2_ray.media.picture.hdr import NO_HDR, StaticHdr, svt_av1_params, x265_params
 from seedvr2_ray.media.tracks.caption_text import TEXT_CODECS
 from seedvr2_ray.media.tracks.captions import CARRIERS
 from seedvr2_ray.settings import RestoreSettings
 
-_SEQUENCE = re.compile(r"%0?\d*d")
+_SEQUENCE = re.compile(r"%(?:0\d{1,2})?d")
+"""``%d`` and ``%06d``. Other forms of printf's are parts of names: a %20 that a download left undecoded."""
 _CHROMA_UPWARDS = {"410": "420", "411": "422", "440": "444"}
 """Rare samplings to the common one that loses nothing."""
 _SD_MATRICES = frozenset({"smpte170m", "bt470bg", "fcc", "smpte240m"})
@@ -111,12 +112,14 @@ def plan_master(
     _require_size(name, chroma, width, height)
     colour = _master_colour(media.video.colour, facts, container, chroma, width=width, height=height)
     hdr = media.video.hdr if container in _HDR_CONTAINERS else NO_HDR
+    pixel_format = facts.formats[chroma, bits, alpha]
+    slices = ffv1_slices(width, height, pixel_format)
     master = MasterFormat(
         kind=kind,
         container=container,  # type: ignore[arg-type]  # one of the values of SUFFIXES or of the setting
         codec=facts.encoder,
-        pixel_format=facts.formats[chroma, bits, alpha],
-        options=_encoder_options(name, settings, media.video.frame_rate, hdr),
+        pixel_format=pixel_format,
+        options=_encoder_options(name, settings, media.video.frame_rate, hdr, slices=slices),
         width=width,
         height=height,
         sample_aspect=Fraction(1),
@@ -131,23 +134,32 @@ def plan_master(
 
 
 def is_sequence(target: str) -> bool:
-    """Whether a target names a folder or a printf pattern, that is: one image per frame."""
-    return target.endswith(("/", os.sep)) or bool(_SEQUENCE.search(os.path.basename(target)))
+    """Whether a target names a folder, or an image by a printf pattern, that is: one image per frame.
+
+    Of a source that is one picture, even a pattern is its target's name; only the plan knows.
+    """
+    if target.endswith(("/", os.sep)):
+        return True
+    name = os.path.basename(target)
+    is_image = SUFFIXES.get(os.path.splitext(name)[1].lower()) in IMAGE_CONTAINERS
+    return is_image and _SEQUENCE.search(name) is not None
 
 
 def sequence_name(target: str, container: str, index: int) -> str:
     """Return the file name of one image of a sequence: the pattern's, or ``frame_000001.png`` in a folder."""
     pattern = os.path.basename(target) or f"frame_%06d.{container}"
-    return _SEQUENCE.sub(lambda match: match.group() % index, pattern, count=1)
+    *_, last = _SEQUENCE.finditer(pattern)
+    return f"{pattern[: last.start()]}{last.group() % index}{pattern[last.end() :]}"
 
 
 def _kind_and_container(
     media: MediaInfo, settings: RestoreSettings, target: str
 ) -> tuple[Literal["video", "image", "image_sequence"], str]:
-    sequence = is_sequence(target)
+    is_folder = target.endswith(("/", os.sep))
+    sequence = is_folder or (is_sequence(target) and media.kind == "video")
     suffix = os.path.splitext(target)[1].lower()
     container = SUFFIXES.get(suffix, "")
-    if target.endswith(("/", os.sep)):
+    if is_folder:
         container = settings.codec if settings.codec in IMAGE_CONTAINERS else "png"
     if settings.container != "auto":
         container = settings.container
@@ -261,7 +273,7 @@ def _usual_matrix(source: ColourTags) -> str:
 
 
 def _encoder_options(
-    name: str, settings: RestoreSettings, frame_rate: Fraction, hdr: StaticHdr
+    name: str, settings: RestoreSettings, frame_rate: Fraction, hdr: StaticHdr, *, slices: int
 ) -> tuple[tuple[str, str], ...]:
     """Everything that shapes the bytes, thread counts included: no default may depend on the machine."""
     crf = _quality(name, settings)
@@ -284,7 +296,7 @@ def _encoder_options(
         case "prores" | "prores4444":
             options = {"profile": "4444" if name == "prores4444" else "hq", "vendor": "apl0"}
         case "ffv1":
-            options = {"level": "3", "g": "1", "slices": "16", "slicecrc": "1"}
+            options = {"level": "3", "g": "1", "slices": str(slices), "slicecrc": "1"}
         case "tiff":
             options = {"compression_algo": "deflate"}
         case "webp":

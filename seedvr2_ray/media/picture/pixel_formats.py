@@ -1,7 +1,6 @@
 """What the name of a pixel format says about the pictures in it."""
 
 import av
-import numpy as np
 
 from seedvr2_ray.media.container.info import Chroma
 
@@ -48,9 +47,3 @@ def may_have_alpha(pixel_format: str) -> bool:
     """Whether the format has room for transparency; a palette may name transparent colours."""
     layout = av.VideoFormat(pixel_format)
     return layout.has_palette or any(component.is_alpha for component in layout.components)
-
-
-def is_opaque(frame: av.VideoFrame) -> bool:
-    """Whether every pixel of a picture with room for transparency is fully opaque."""
-    rgba = frame.reformat(format="rgba")
-    return bool((np.asarray(rgba.to_ndarray())[..., 3] == 255).all())

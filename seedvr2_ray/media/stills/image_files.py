@@ -8,9 +8,12 @@ from fractions import Fraction
 import av
 
 from seedvr2_ray.errors import StorageError
+from seedvr2_ray.media.container.info import Notice
 from seedvr2_ray.media.output.encoders import configure_encoder
 from seedvr2_ray.media.output.master import MasterFormat, sequence_name
 from seedvr2_ray.media.output.write_errors import whole_file_or_none
+from seedvr2_ray.media.stills.embedding import embed
+from seedvr2_ray.media.stills.raster import StillTags
 
 _WIRE_FORMATS = {
     ("png", "bgr0"): "rgb24",
@@ -70,18 +73,27 @@ class ImagePart:
         self._archive.close()
 
 
-def join_images(parts: Sequence[str], *, master: MasterFormat, num_frames: int, target_path: str) -> tuple[str, ...]:
+def join_images(
+    parts: Sequence[str],
+    *,
+    master: MasterFormat,
+    num_frames: int,
+    target_path: str,
+    tags: StillTags | None = None,
+) -> tuple[tuple[str, ...], tuple[Notice, ...]]:
     """Write the images of all parts to their final names.
 
     Args:
+        tags: what described the source, if it was a still image.
         num_frames: how many images the parts hold together.
         target_path: the file of a single image; the folder or printf pattern of a sequence, which
             counts from 1. A folder that does not exist is made.
 
     Returns:
-        The paths written, in order.
+        The paths written, in order, and what became of the tags.
     """
     written: list[str] = []
+    notices: tuple[Notice, ...] = ()
     folder = os.path.dirname(target_path)
     if master.kind == "image_sequence" and folder:
         os.makedirs(folder, exist_ok=True)
@@ -90,12 +102,14 @@ def join_images(parts: Sequence[str], *, master: MasterFormat, num_frames: int, 
             path = target_path
             if master.kind == "image_sequence":
                 path = os.path.join(folder, sequence_name(target_path, master.container, len(written) + 1))
+            if tags is not None:
+                image, notices = embed(master.container, image, tags, (master.width, master.height))
             with whole_file_or_none(path), open(path, "wb") as file:
                 file.write(image)
             written.append(path)
     if len(written) != num_frames:
         raise StorageError(f"the parts hold {len(written)} images where {num_frames} were planned; restore them again")
-    return tuple(written)
+    return tuple(written), notices
 
 
 def _read_images(part: str) -> Iterator[bytes]:

@@ -6,13 +6,14 @@ from fractions import Fraction
 from math import sqrt
 
 from seedvr2_ray.errors import SettingsError
+from seedvr2_ray.media.container.info import Notice
 
 MAX_SIDE = 16384
 """Pixels: no common encoder or player goes beyond."""
 MAX_PIXELS = MAX_SIDE * 8640
 
 _MALFORMED = (
-    "resolution must be 720p, 1080p, 1440p, 2160p, 4320p or any <N>p (short side), WxH, xN (as x2 or x1.5), "
+    "resolution must be auto, 720p, 1080p, 1440p, 2160p, 4320p or any <N>p (short side), WxH, xN (as x2 or x1.5), "
     "or area:WxH; got {text!r}"
 )
 
@@ -62,7 +63,16 @@ class Area:
     height: int
 
 
-Resolution = ShortSide | Box | Scale | Area
+@dataclass(frozen=True, slots=True)
+class AtLeast:
+    """``auto``: the shorter side gets this many pixels; a larger picture keeps its size."""
+
+    pixels: int
+
+
+Resolution = ShortSide | Box | Scale | Area | AtLeast
+
+_AUTO = AtLeast(1080)
 
 
 def parse_resolution(text: str) -> Resolution:
@@ -72,6 +82,8 @@ def parse_resolution(text: str) -> Resolution:
         SettingsError: it has none of the known forms, or a size or factor of zero.
     """
     lowered = text.strip().lower()
+    if lowered == "auto":
+        return _AUTO
     resolution: Resolution | None = None
     if match := re.fullmatch(r"(\d{1,9})p", lowered):
         resolution = ShortSide(int(match[1]))
@@ -132,6 +144,21 @@ def plan_geometry(
     return Geometry(source_width=media_width, source_height=media_height, width=out_width, height=out_height)
 
 
+def say_size(geometry: Geometry, sample_aspect: Fraction, resolution: Resolution) -> tuple[Notice, ...]:
+    """Say when a picture does not grow: because it was large enough, or because a smaller one was asked for."""
+    width, height = _square_size(geometry.source_width, geometry.source_height, sample_aspect)
+    if isinstance(resolution, AtLeast) and min(width, height) > resolution.pixels:
+        reason = f"already larger than {resolution.pixels}p, the size meant by auto; name a resolution to change it"
+        return (Notice("kept", "size", reason),)
+    # Rounding to even sides takes a line away without anybody meaning it.
+    if width - geometry.width >= 2 or height - geometry.height >= 2:
+        reason = (
+            f"{round(width)}x{round(height)} becomes {geometry.width}x{geometry.height}: a smaller picture, as asked"
+        )
+        return (Notice("converted", "size", reason),)
+    return ()
+
+
 def area_size(height: Fraction | int, width: Fraction | int, area: Area) -> tuple[int, int]:
     """Return height and width by the rule of SeedVR2's published script, digit for digit.
 
@@ -148,7 +175,9 @@ def _square_size(width: int, height: int, sample_aspect: Fraction) -> tuple[Frac
     return Fraction(width), height / sample_aspect
 
 
-def _scale_factor(width: Fraction, height: Fraction, resolution: ShortSide | Box | Scale) -> Fraction:
+def _scale_factor(width: Fraction, height: Fraction, resolution: ShortSide | Box | Scale | AtLeast) -> Fraction:
+    if isinstance(resolution, AtLeast):
+        return max(Fraction(1), resolution.pixels / min(width, height))
     if isinstance(resolution, ShortSide):
         return resolution.pixels / min(width, height)
     if isinstance(resolution, Box):
@@ -170,7 +199,7 @@ def _nearly_fills(box: Box, width: Fraction, height: Fraction, tolerance: Fracti
 
 
 def _numbers(resolution: Resolution) -> tuple[int | Fraction, ...]:
-    if isinstance(resolution, ShortSide):
+    if isinstance(resolution, ShortSide | AtLeast):
         return (resolution.pixels,)
     if isinstance(resolution, Scale):
         return (resolution.factor,)

@@ -17,7 +17,7 @@ from seedvr2_ray.media.container.proof import Proof, SpanProof
 from seedvr2_ray.media.output.libraries import library_versions
 from seedvr2_ray.media.output.master import MasterFormat, plan_master
 from seedvr2_ray.media.picture.conversions import conversions_fingerprint
-from seedvr2_ray.restoration.planning.geometry import Geometry, parse_resolution, plan_geometry
+from seedvr2_ray.restoration.planning.geometry import Geometry, parse_resolution, plan_geometry, say_size
 from seedvr2_ray.restoration.planning.reference_size import reference_geometry
 from seedvr2_ray.restoration.restorer import RestorerIdentity
 from seedvr2_ray.settings import RestoreSettings
@@ -162,6 +162,7 @@ def plan_video(
     """
     notices = _settle(media.preflight, settings)
     geometry = _plan_sizes(media, settings, max_pixels)
+    size_notices = say_size(geometry, media.video.sample_aspect, parse_resolution(settings.resolution))
     master, master_notices = plan_master(media, settings, width=geometry.width, height=geometry.height, target=target)
     recipe = Recipe(
         source=source,
@@ -181,7 +182,7 @@ def plan_video(
         media=media,
         shots=tuple(shots),
         segments=_address_segments(recipe, media, cuts, proof),
-        notices=(*notices, *master_notices),
+        notices=(*notices, *size_notices, *master_notices),
     )
 
 

@@ -210,10 +210,12 @@ def _reduce(frames_TCHW: Tensor, size_HW: tuple[int, int]) -> Tensor:
     """Scale codes down with a bicubic kernel that widens; uint16 comes back as uint16."""
     if tuple(frames_TCHW.shape[2:]) == size_HW:
         return frames_TCHW
-    if frames_TCHW.dtype == torch.uint8:
+    # PyTorch's kernel for bytes takes a picture of one pixel for one of another memory format and asserts.
+    if frames_TCHW.dtype == torch.uint8 and size_HW != (1, 1):
         return F.interpolate(frames_TCHW, size=size_HW, mode="bicubic", antialias=True)
     reduced = F.interpolate(frames_TCHW.to(torch.float32), size=size_HW, mode="bicubic", antialias=True)
-    return reduced.round_().clamp_(0, 65535).to(torch.int32).to(torch.uint16)
+    peak = 255 if frames_TCHW.dtype == torch.uint8 else 65535
+    return reduced.round_().clamp_(0, peak).to(torch.int32).to(frames_TCHW.dtype)
 
 
 def _flatten(frames_TCHW: Tensor) -> Tensor:
@@ -231,6 +233,8 @@ def _luma_of_centre(frames_TCHW: Tensor) -> Tensor:
 def _blur(frames_TCHW: Tensor) -> Tensor:
     num_channels, height, width = frames_TCHW.shape[1:]
     radius = min(_SSIM_RADIUS, (min(height, width) - 1) // 2)
+    if radius == 0:
+        return frames_TCHW
     offsets = torch.arange(-radius, radius + 1, dtype=frames_TCHW.dtype, device=frames_TCHW.device)
     weights = torch.exp(-(offsets**2) / (2 * _SSIM_SIGMA**2))
     kernel = (weights / weights.sum()).expand(num_channels, 1, -1)

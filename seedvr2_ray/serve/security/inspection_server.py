@@ -23,6 +23,7 @@ from typing import Any
 from seedvr2_ray.errors import SeedVR2Error
 from seedvr2_ray.media.container.info import MediaInfo
 from seedvr2_ray.media.container.probe import ProbeLimits
+from seedvr2_ray.media.stills.reader import load_readers
 from seedvr2_ray.serve.security.confinement import (
     allow_only_reading,
     end_with_parent,
@@ -151,6 +152,7 @@ def main(arguments: list[str]) -> None:
     """Load the parsers, then serve: ``<descriptor of the control socket> <module:function>``."""
     descriptor, reader = arguments
     module, _, function = reader.partition(":")
+    load_readers()
     with socket.socket(fileno=int(descriptor)) as control:
         serve(control, getattr(importlib.import_module(module), function))
 

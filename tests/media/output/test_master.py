@@ -7,7 +7,7 @@ import pytest
 from seedvr2_ray.errors import SettingsError
 from seedvr2_ray.frames import ColourTags
 from seedvr2_ray.media.output.codecs import CODECS
-from seedvr2_ray.media.output.master import plan_master, sequence_name
+from seedvr2_ray.media.output.master import is_sequence, plan_master, sequence_name
 from seedvr2_ray.settings import RestoreSettings
 from tests.media.masters import HD, SD, a_source
 
@@ -148,7 +148,6 @@ def test_impossible_quality_settings_name_the_limit(settings, words):
         ("out.xyz", a_source(), r"\.mkv"),
         ("out.png", a_source(), "_%06d.png"),
         ("out.mp4", a_source(kind="image", pts=[0]), r"\.png"),
-        ("out_%d.mp4", a_source(), "image format"),
         ("out.avi", a_source(is_variable_rate=True), "variable"),
     ],
 )
@@ -179,3 +178,26 @@ def test_time_base_and_rate_are_the_sources():
     media = a_source(time_base=Fraction(1, 90000), frame_rate=Fraction(30000, 1001))
     master, _ = plan(media=media)
     assert (master.time_base, master.frame_rate) == (Fraction(1, 90000), Fraction(30000, 1001))
+
+
+@pytest.mark.parametrize("target", ["my%20dance.mp4", "100%discount.mp4", "out_%d.mp4", "out_%06d.mkv"])
+def test_a_videos_name_is_a_name_whatever_it_holds(target):
+    assert not is_sequence(target)
+    master, _ = plan_master(a_source(), RestoreSettings(), width=96, height=64, target=target)
+    assert master.kind == "video"
+
+
+@pytest.mark.parametrize("target", ["my%20dog.png", "100%discount.png", "a_%06d.png", "a%5d.tif", "%d.jpg"])
+def test_one_pictures_name_is_a_name_whatever_it_holds(target):
+    source = a_source(kind="image", pts=[0], chroma="rgb", is_still=True)
+    master, _ = plan_master(source, RestoreSettings(), width=96, height=64, target=target)
+    assert master.kind == "image"
+
+
+@pytest.mark.parametrize(("target", "is_pattern"), [("a_%06d.png", True), ("%d.jpg", True), ("my%20d.png", False)])
+def test_only_the_usual_forms_before_an_images_ending_are_a_pattern(target, is_pattern):
+    assert is_sequence(target) == is_pattern
+
+
+def test_the_last_number_of_a_pattern_counts():
+    assert sequence_name("my%dog_%04d.png", "png", 7) == "my%dog_0007.png"

@@ -102,7 +102,7 @@ def test_a_sequence_may_also_fill_a_folder(tmp_path):
     with PartWriter(str(tmp_path / "a.part"), master) as writer:
         for frame in FrameConverter(master, num_threads=1).convert(pictures(range(3), master)):
             writer.write(frame)
-    outputs = join_images([str(tmp_path / "a.part")], master=master, num_frames=3, target_path=target)
+    outputs, _ = join_images([str(tmp_path / "a.part")], master=master, num_frames=3, target_path=target)
     assert [Path(path).relative_to(tmp_path).as_posix() for path in outputs] == [
         f"frames/frame_{number:06d}.webp" for number in (1, 2, 3)
     ]

@@ -6,6 +6,7 @@ import pytest
 from seedvr2_ray.errors import SettingsError
 from seedvr2_ray.restoration.planning.geometry import (
     Area,
+    AtLeast,
     Box,
     Geometry,
     Resolution,
@@ -14,6 +15,7 @@ from seedvr2_ray.restoration.planning.geometry import (
     area_size,
     parse_resolution,
     plan_geometry,
+    say_size,
 )
 
 SQUARE = Fraction(1)
@@ -30,6 +32,7 @@ def size_of(
     ("text", "expected"),
     [
         ("1080p", ShortSide(1080)),
+        ("auto", AtLeast(1080)),
         (" 720P ", ShortSide(720)),
         ("333p", ShortSide(333)),
         ("1920x1080", Box(1920, 1080)),
@@ -57,6 +60,9 @@ def test_anything_else_is_refused_with_the_forms_that_are_known(text: str) -> No
     ("width", "height", "text", "expected"),
     [
         (640, 360, "1080p", (1920, 1080)),
+        (640, 360, "auto", (1920, 1080)),
+        (4032, 3024, "auto", (4032, 3024)),
+        (1080, 1920, "auto", (1080, 1920)),
         (360, 640, "1080p", (1080, 1920)),
         (500, 500, "720p", (720, 720)),
         (1920, 1080, "720p", (1280, 720)),
@@ -173,3 +179,22 @@ def test_limits_are_named_and_can_be_set() -> None:
         plan_geometry(640, 360, SQUARE, ShortSide(1080), even=True, max_pixels=1_000_000)
     geometry = plan_geometry(16386, 2, SQUARE, Scale(Fraction(1)), even=True, max_side=20000)
     assert geometry.width == 16386
+
+
+@pytest.mark.parametrize(
+    ("size", "resolution", "said"),
+    [
+        ((640, 360), "auto", None),
+        ((1920, 1080), "auto", None),
+        ((4032, 3024), "auto", "kept"),
+        ((4032, 3024), "1080p", "converted"),
+        ((4032, 3024), "x0.5", "converted"),
+        ((4032, 3024), "x1", None),
+        ((853, 481), "x1", None),
+    ],
+)
+def test_no_picture_is_made_smaller_without_a_word(size, resolution, said):
+    parsed = parse_resolution(resolution)
+    geometry = plan_geometry(*size, Fraction(1), parsed, even=True)
+    notices = say_size(geometry, Fraction(1), parsed)
+    assert [notice.outcome for notice in notices] == ([said] if said else [])

@@ -27,6 +27,7 @@ from seedvr2_ray.media.decode import decode_span
 from seedvr2_ray.serve.config import Limits
 from seedvr2_ray.serve.security.confinement import allow_only_reading, forbid_network_and_programs
 from seedvr2_ray.serve.security.inspection import Inspector, _read_answer
+from tests.media.stills.still_samples import CLOSE, EXACT
 
 pytestmark = pytest.mark.slow
 
@@ -51,6 +52,13 @@ def test_a_file_is_described_as_by_probing_it_directly(inspector: Inspector, tmp
     assert inspector.inspect(video, LIMITS) == probe(str(video))
     picture = tmp_path / "still.png"
     picture.write_bytes(_png(32, 16))
+    assert inspector.inspect(picture, LIMITS) == probe(str(picture))
+
+
+@pytest.mark.parametrize("kind", ["heic", "avif", "jpeg xl of 16 bits", "jpeg 2000", "tiff jpeg", "tiff lzma", "webp"])
+def test_a_still_of_any_kind_is_read_without_any_rights(inspector: Inspector, tmp_path: Path, kind: str) -> None:
+    picture = tmp_path / "picture"
+    picture.write_bytes({**EXACT, **CLOSE}[kind][0]())
     assert inspector.inspect(picture, LIMITS) == probe(str(picture))
 
 
