@@ -124,7 +124,7 @@ def _write(
         pictures = part_packets(
             parts, video, rate=stamp_rate(master), timeline=timeline, step=timeline.step(master.frame_rate)
         )
-        others = _shifted(demux_tracks(source, tracks), timeline.origin_seconds)
+        others = _shifted(demux_tracks(source, tracks, media.video), timeline.origin_seconds)
         for packet in heapq.merge(pictures, others, key=_seconds):
             output.mux(packet)
     return notices

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import av
 
 from seedvr2_ray.errors import MediaError
+from seedvr2_ray.media.container.clock import TrackClock
+from seedvr2_ray.media.container.info import VideoInfo
 from seedvr2_ray.media.container.inventory import is_cover
 from seedvr2_ray.media.container.source import open_container, path_of
 from seedvr2_ray.media.output.streams import StreamPlan
@@ -243,15 +245,22 @@ class _AudioTrack:
         self._next_sample += frame.samples
 
 
-def demux_tracks(source: av.container.InputContainer, tracks: dict[int, Track]) -> Iterator[av.Packet[Any]]:
+def demux_tracks(
+    source: av.container.InputContainer, tracks: dict[int, Track], video: VideoInfo
+) -> Iterator[av.Packet[Any]]:
     """Yield the packets to write for all copied and converted streams, in the source's order.
+
+    Args:
+        video: the restored pictures; where their clock starts anew, so does that of the others.
 
     Raises:
         MediaError: the source cannot be read.
     """
     if not tracks:
         return
-    packets = source.demux([source.streams[index] for index in tracks])
+    clock = TrackClock(video.clock, video.stream_index) if video.clock else None
+    wanted = [*tracks, video.stream_index] if clock is not None else [*tracks]
+    packets = source.demux([source.streams[index] for index in wanted])
     while True:
         try:
             packet = next(packets, None)
@@ -259,7 +268,7 @@ def demux_tracks(source: av.container.InputContainer, tracks: dict[int, Track]) 
             raise MediaError(f"{path_of(source)} can no longer be read: {error}") from error
         if packet is None:
             break
-        if packet.size:
+        if packet.size and (clock is None or clock.place(packet)):
             yield from tracks[packet.stream_index].accept(packet)
     for track in tracks.values():
         yield from track.finish()

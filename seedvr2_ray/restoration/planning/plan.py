@@ -266,9 +266,13 @@ def _settle(preflight: Sequence[Notice], settings: RestoreSettings) -> tuple[Not
     """Apply what the caller decided to the preflight; refuse what is left refused."""
     settled: list[Notice] = []
     for notice in preflight:
-        if notice.subject in ("interlacing", "telecine") and settings.deinterlace != "refuse":
-            settled.append(Notice("converted", notice.subject, f"deinterlaced with {settings.deinterlace}"))
-        elif notice.outcome == "refused":
+        is_refused = notice.outcome == "refused"
+        if is_refused and notice.subject in ("interlacing", "telecine") and settings.deinterlace != "refuse":
+            if settings.deinterlace == "off":
+                settled.append(Notice("kept", notice.subject, "frames are restored as they are, fields and all"))
+            else:
+                settled.append(Notice("converted", notice.subject, f"deinterlaced with {settings.deinterlace}"))
+        elif is_refused:
             raise InputError(f"{notice.subject}: {notice.reason}")
         else:
             settled.append(notice)
@@ -278,7 +282,7 @@ def _settle(preflight: Sequence[Notice], settings: RestoreSettings) -> tuple[Not
 def _address_segments(recipe: Recipe, media: MediaInfo, cuts: Sequence[Cut]) -> tuple[Segment, ...]:
     segments: list[Segment] = []
     picture = {name: getattr(recipe.settings, name) for name in _PICTURE_SETTINGS}
-    shared = {
+    shared: dict[str, Any] = {
         "pipeline": PIPELINE_VERSION,
         "source": recipe.fingerprint,
         "picture": picture,
@@ -288,6 +292,8 @@ def _address_segments(recipe: Recipe, media: MediaInfo, cuts: Sequence[Cut]) -> 
         "source_colour": recipe.master.source_colour,
         "restorer": recipe.restorer.digest,
     }
+    if media.video.first_field:
+        shared["first_field"] = media.video.first_field
     encoder = {"master": recipe.master, "libraries": library_versions()}
     for index, cut in enumerate(cuts):
         successor = cuts[index + 1] if index + 1 < len(cuts) else None
