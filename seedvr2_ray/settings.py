@@ -51,8 +51,8 @@ class RestoreSettings:
     """Longest segment; a longer shot is cut into several that overlap."""
     segment_overlap: int = 8
     """Frames shared by neighbouring segments of one shot, where they are cross-faded."""
-    deinterlace: Literal["refuse", "bwdif"] = "refuse"
-    """What happens to interlaced material."""
+    deinterlace: Literal["refuse", "bwdif", "off"] = "refuse"
+    """What happens to interlaced material; ``off`` restores its frames as they are, fields and all."""
     salvage: bool = False
     """Restore what can be read of a damaged file and report what is missing."""
     codec: Codec = "auto"

@@ -20,6 +20,7 @@ from seedvr2_ray.frames import Frames, FrameSpan
 from seedvr2_ray.media.container.info import VideoInfo
 from seedvr2_ray.media.container.proof import SpanProof
 from seedvr2_ray.media.container.seek import Found, find_frames
+from seedvr2_ray.media.container.source import size_changes
 from seedvr2_ray.media.deinterlace import deinterlaced
 from seedvr2_ray.media.picture.pixels import PixelReader, describe, natural_depth
 from seedvr2_ray.media.picture.tone import tone_map
@@ -32,7 +33,7 @@ def decode_span(
     *,
     batch_frames: int = 8,
     depth: Literal[8, 16] | None = None,
-    deinterlace: Literal["refuse", "bwdif"] = "refuse",
+    deinterlace: Literal["refuse", "bwdif", "off"] = "refuse",
     salvage: bool = False,
     num_threads: int = 0,
     on_missing: Callable[[int], None] | None = None,
@@ -46,7 +47,7 @@ def decode_span(
         batch_frames: frames per tensor; the last batch may be shorter. Besides one batch, a few
             pictures inside the decoder are all the memory it takes.
         depth: bits of the codes; what holds the source without loss when not given.
-        deinterlace: ``bwdif`` makes one progressive frame of every interlaced one.
+        deinterlace: ``bwdif`` makes one progressive frame of every interlaced one, ``off`` takes them as they are.
         salvage: let the last frame before stand in for one that cannot be decoded.
         num_threads: of the decoder and of the conversion, 0 for as many as the machine has cores. Changes no pixel.
         on_missing: told the number of every frame whose picture is not the source's own.
@@ -79,8 +80,19 @@ def decode_span(
         proof=proof,
     )
     with closing(found):
-        pictures = deinterlaced(found) if use_bwdif else (item.frame for item in found)
-        yield from _batched(pictures, video, span, batch_frames, depth or natural_depth(video), path, num_threads)
+        same_size = _of_one_size(found, video, path)
+        pictures = deinterlaced(same_size, video.first_field) if use_bwdif else (item.frame for item in same_size)
+        yield from _batched(pictures, video, span, batch_frames, depth or natural_depth(video), num_threads)
+
+
+def _of_one_size(found: Iterator[Found], video: VideoInfo, path: str) -> Iterator[Found]:
+    """Refuse pictures of another size than the probe found, before anything is made of them."""
+    stored = (video.width, video.height) if video.rotation % 180 == 0 else (video.height, video.width)
+    for item in found:
+        size = item.frame.width, item.frame.height
+        if size != stored:
+            raise size_changes(path, stored, size, item.number)
+        yield item
 
 
 def _batched(
@@ -89,12 +101,10 @@ def _batched(
     span: FrameSpan,
     batch_frames: int,
     depth: Literal[8, 16],
-    path: str,
     num_threads: int,
 ) -> Iterator[Frames]:
     reader = PixelReader(video, depth, num_threads=num_threads)
     dtype = torch.uint8 if depth == 8 else torch.uint16
-    stored = (video.width, video.height) if video.rotation % 180 == 0 else (video.height, video.width)
     start = 0
     while start < len(span):
         count = min(batch_frames, len(span) - start)
@@ -102,11 +112,6 @@ def _batched(
         target_TCHW = batch_TCHW.numpy()
         for offset in range(count):
             picture = next(pictures)
-            if (picture.width, picture.height) != stored:
-                raise MediaError(
-                    f"{path} changes its size from {stored[0]}x{stored[1]} to {picture.width}x{picture.height} "
-                    f"at frame {span.start + start + offset}; cut it there and restore the parts one by one"
-                )
             reader.write(picture, target_TCHW[offset])
         yield Frames(batch_TCHW, span.pts[start : start + count], video.time_base)
         start += count
@@ -138,12 +143,13 @@ def decode_thumbnails(
 
     Raises:
         DamagedMediaError: frames cannot be decoded and ``salvage`` is off.
+        MediaError: the pictures change their size.
     """
     whole = FrameSpan(0, tuple(frame_pts))
     reformatter = VideoReformatter()
     found = find_frames(path, video, whole, salvage=salvage, num_threads=num_threads, on_missing=on_missing)
     with closing(found):
-        for item in found:
+        for item in _of_one_size(found, video, path):
             if on_picture is not None:
                 on_picture(item)
             yield item.number, _thumbnail(item, video, width, reformatter)

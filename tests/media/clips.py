@@ -42,7 +42,7 @@ ENCODERS = {
 }
 """Short names of the codecs in the matrix to FFmpeg's encoders."""
 
-AUDIO_CODECS = {".webm": "libopus", ".mkv": "flac", ".avi": "pcm_s16le", ".mov": "pcm_s16le"}
+AUDIO_CODECS = {".webm": "libopus", ".mkv": "flac", ".avi": "pcm_s16le", ".mov": "pcm_s16le", ".vob": "mp2"}
 """What sound is coded in by the container's ending; AAC elsewhere."""
 
 

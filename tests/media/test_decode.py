@@ -415,13 +415,16 @@ def test_damage_in_the_middle_is_found_while_looking_for_shots(tmp_path):
     assert missing
 
 
-def test_a_file_that_changes_its_size_is_refused(tmp_path):
-    make_clip(tmp_path / "a.ts", num_frames=12)
-    make_clip(tmp_path / "b.ts", num_frames=12, size=(112, 64), start_offset=1)
+def test_a_size_that_changes_where_no_header_tells_is_refused_while_looking_for_shots(tmp_path):
+    make_clip(tmp_path / "a.ts", codec="mpeg4", num_frames=12)
+    make_clip(tmp_path / "b.ts", codec="mpeg4", num_frames=12, size=(112, 64), start_offset=1)
     (tmp_path / "c.ts").write_bytes((tmp_path / "a.ts").read_bytes() + (tmp_path / "b.ts").read_bytes())
     media = probe(str(tmp_path / "c.ts"))
-    with pytest.raises(MediaError, match="changes its size from 96x64 to 112x64 at frame 12"):
+    refusal = "changes its size from 96x64 to 112x64 at frame 12"
+    with pytest.raises(MediaError, match=refusal):
         decode(media)
+    with pytest.raises(MediaError, match=refusal):
+        list(decode_thumbnails(media.path, media.video, media.frame_pts))
 
 
 def test_decoding_damage_prints_nothing(tmp_path, capfd):

@@ -16,6 +16,7 @@ from itertools import pairwise
 from seedvr2_ray.errors import MediaError
 from seedvr2_ray.media.bitstream.entry_points import Stretches
 from seedvr2_ray.media.bitstream.picture_data import NOTHING_INSIDE, PictureData
+from seedvr2_ray.media.container.clock import ClockChange, shifts_in_ticks
 from seedvr2_ray.media.container.packets import PacketScan, scan_packets, seeks_truthfully
 from seedvr2_ray.media.container.proof import ranges_of
 from seedvr2_ray.media.container.source import BACKTRACK_SECONDS, Timestamps, decode_packets, open_source, ticks
@@ -30,6 +31,9 @@ STANDARD_RATES = tuple(
     for rate in rates
 )
 """Frame rates that material is made in."""
+
+_STRAY_FRAMES = 2
+"""Pictures in the wrong order that say nothing of the others."""
 
 _NUM_SEEK_CHECKS = 3
 _SEEK_CHECK_FRAMES = 6
@@ -57,6 +61,10 @@ class FrameIndex:
     """Those of the lost ranges that the decoder gives and a checksum calls damaged."""
     witness: str = ""
     """Which checksum found damage, in a picture or between them; empty when none did."""
+    clock: tuple[ClockChange, ...] = ()
+    """Where the file's own clock starts anew; ``pts`` is of one clock throughout."""
+    last_ticks: int = 0
+    """How long the last picture is shown; 0 where the file does not say."""
 
 
 def build_index(path: str, stream_index: int, *, max_frames: int, num_threads: int = 0) -> FrameIndex:
@@ -69,7 +77,7 @@ def build_index(path: str, stream_index: int, *, max_frames: int, num_threads: i
         scan = scan_packets(source, max_frames=max_frames)
     if not scan.num_packets:
         raise MediaError(f"{path} has a video stream without a single frame")
-    if scan.is_trustworthy and seeks_truthfully(path, stream_index, scan):
+    if scan.is_trustworthy and not scan.clock and seeks_truthfully(path, stream_index, scan):
         index = _checked_listing(path, stream_index, scan, num_threads)
         if index is not None:
             return replace(index, picture_data=scan.picture_data)
@@ -164,15 +172,21 @@ def _with_lost(
     num_undecodable: int,
 ) -> FrameIndex:
     merged = array("q", sorted({*pts, *lost}))
+    ranges = ranges_of(sorted(bisect_left(merged, stamp) for stamp in lost | suspect))
+    is_whole = not ranges or ranges[-1][1] < len(merged)
+    last_ticks = max(0, scan.end - merged[-1]) if scan.end is not None and is_whole and not scan.clock else 0
+    if scan.container == "matroska,webm" and last_ticks < scan.frame_ticks:
+        last_ticks = 0  # Some writers count from the track's own start.
     return FrameIndex(
         pts=merged,
         timestamps=timestamps,
-        lost=ranges_of(sorted(bisect_left(merged, stamp) for stamp in lost | suspect)),
+        lost=ranges,
         suspect=ranges_of(sorted(bisect_left(merged, stamp) for stamp in suspect - lost)),
         witness=scan.verdict.witness,
         num_undecodable_at_start=num_undecodable,
         missing_bytes=scan.missing_bytes,
         closed=scan.closed_by_dts if timestamps == "dts" else scan.closed_by_pts,
+        last_ticks=last_ticks,
     )
 
 
@@ -190,6 +204,11 @@ def _decoded_listing(path: str, stream_index: int, scan: PacketScan, num_threads
     seen = _decode(path, stream_index, seek_to=None, count=None, num_threads=num_threads)
     if not seen:
         raise MediaError(f"{path}: not one of its {scan.num_packets} frames can be decoded; the pictures are damaged")
+    if scan.clock:
+        return _listing_on_one_clock(path, stream_index, scan, seen)
+    if scan.is_trustworthy and _times_are_of_decoding(seen):
+        in_order = sorted(frame.pts for frame in seen if frame.pts is not None)
+        return _with_lost(in_order, "counted", _corrupt(in_order, seen), _suspect(in_order, seen, scan), scan, 0)
     if scan.is_trustworthy:
         index = _listing_with_gaps(path, stream_index, scan, seen, num_threads)
         if index is not None:
@@ -209,6 +228,33 @@ def _decoded_listing(path: str, stream_index: int, scan: PacketScan, num_threads
     filled = _strictly_increasing(_fill(by_pts if any(p is not None for p in by_pts) else by_dts, scan.frame_ticks))
     lost = _corrupt(filled, seen) | _after(filled[-1], scan.num_lost_after, scan.frame_ticks)
     return _with_lost(filled, "counted", lost, _suspect(filled, seen, scan), scan, 0)
+
+
+def _listing_on_one_clock(path: str, stream_index: int, scan: PacketScan, seen: list[_Seen]) -> FrameIndex:
+    """The list of a file in which several recordings follow one another, each with a clock of its own.
+
+    A time of the file means several moments then, so frames are found by counting.
+    """
+    with open_source(path, stream_index) as source:
+        time_base = source.stream.time_base or Fraction(1, 25)
+    shifts = shifts_in_ticks(scan.clock, [frame.position for frame in seen], time_base)
+    moved = [None if f.pts is None else f.pts + shift for f, shift in zip(seen, shifts, strict=True)]
+    stamps = _strictly_increasing(_fill(moved, scan.frame_ticks))
+    return replace(
+        _with_lost(stamps, "counted", _corrupt(stamps, seen), _suspect(stamps, seen, scan), scan, 0), clock=scan.clock
+    )
+
+
+def _times_are_of_decoding(seen: list[_Seen]) -> bool:
+    """Whether a demuxer passes times of decoding off as times of display (H.264 in MXF).
+
+    A decoder gives pictures in the order in which they are shown; single ones come late out of a
+    damaged file, but not one in ten. The times are right then, each belongs to another picture only.
+    """
+    stamps = [frame.pts for frame in seen]
+    known = [stamp for stamp in stamps if stamp is not None]
+    num_falls = sum(late <= early for early, late in pairwise(known))
+    return len(known) == len(stamps) == len(set(known)) and num_falls > max(_STRAY_FRAMES, len(known) // 10)
 
 
 def _listing_with_gaps(
@@ -365,3 +411,18 @@ def constant_rate(pts: Sequence[int], time_base: Fraction, candidates: Sequence[
 def mean_rate(pts: Sequence[int], time_base: Fraction) -> Fraction:
     """Frames per second from the first frame to the last."""
     return ((len(pts) - 1) / ((pts[-1] - pts[0]) * time_base)).limit_denominator(100_000)
+
+
+def grid_rate(pts: Sequence[int], time_base: Fraction) -> Fraction | None:
+    """The rate at which every picture has a place of its own though some places stay empty; None where there is none.
+
+    AVI files with dropped frames are made so, and AVI can hold nothing else.
+    """
+    rates = [rate for rate in (*STANDARD_RATES, 1 / time_base) if rate <= STANDARD_RATES[-1]]
+    for rate in sorted(rates):
+        step = 1 / (rate * time_base)
+        places = [round((stamp - pts[0]) / step) for stamp in pts]
+        play = 1 if step >= 3 else 0
+        if _increases(places) and all(abs(p - pts[0] - n * step) <= play for p, n in zip(pts, places, strict=True)):
+            return rate
+    return None

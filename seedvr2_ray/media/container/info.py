@@ -7,6 +7,7 @@ from typing import Literal
 
 from seedvr2_ray.frames import ColourTags
 from seedvr2_ray.media.bitstream.entry_points import Stretches
+from seedvr2_ray.media.container.clock import ClockChange
 from seedvr2_ray.media.picture.hdr import NO_HDR, StaticHdr
 
 Chroma = Literal["420", "422", "444", "440", "411", "410", "rgb", "grey"]
@@ -56,6 +57,8 @@ class VideoInfo:
     is_variable_rate: bool
     num_frames: int
     field_order: Literal["progressive", "interlaced", "telecined"]
+    first_field: Literal["", "top", "bottom"] = ""
+    """Which field of interlaced frames comes first, where they are not flagged and only the pictures tell."""
     timestamps: Literal["pts", "dts", "counted"] = "pts"
     """How the decoder recognises a frame: by its presentation time; by the decoding time of the packet
     that made the decoder give it (AVI stores no other); or only by counting from the beginning."""
@@ -70,6 +73,10 @@ class VideoInfo:
     decoder may not notice."""
     is_still: bool = False
     """A still image: read by :mod:`seedvr2_ray.media.stills.reader`, not by libav's demuxers."""
+    clock: tuple[ClockChange, ...] = ()
+    """Where the file's own clock starts anew. All times given here are of one clock that goes on."""
+    last_ticks: int = 0
+    """How long the last frame is shown, where that is not as long as a frame usually is; else 0."""
 
     @property
     def display_aspect(self) -> Fraction:
@@ -122,5 +129,6 @@ class MediaInfo:
     @property
     def duration_seconds(self) -> Fraction:
         """From the first frame to the end of the last one."""
-        ticks = self.frame_pts[-1] - self.frame_pts[0]
-        return ticks * self.video.time_base + 1 / self.video.frame_rate
+        ticks = self.frame_pts[-1] - self.frame_pts[0] + self.video.last_ticks
+        usual = Fraction(0) if self.video.last_ticks else 1 / self.video.frame_rate
+        return ticks * self.video.time_base + usual

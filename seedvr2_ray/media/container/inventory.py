@@ -39,6 +39,8 @@ def describe_chapters(container: InputContainer) -> tuple[Chapter, ...]:
 
 def _describe(stream: Stream) -> StreamInfo | None:
     codec = codec_name(stream)
+    if is_unknown(stream) and stream.type != "video":
+        return _info(stream, "data", codec, f"{stream.type} of a codec that is not known here")
     if isinstance(stream, av.AudioStream):
         return _info(stream, "audio", codec, f"{codec}, {stream.rate} Hz, {stream.layout.name}")
     if is_cover(stream) and isinstance(stream, av.VideoStream):
@@ -53,12 +55,20 @@ def _describe(stream: Stream) -> StreamInfo | None:
     return None
 
 
+def is_unknown(stream: Stream) -> bool:
+    """Whether a stream should have a codec and libav knows none of that name: there is no context to ask."""
+    has_codec = stream.type in ("video", "audio", "subtitle")
+    return has_codec and getattr(stream, "codec_context", None) is None
+
+
 def codec_name(stream: Stream) -> str:
     """Return FFmpeg's name of what a stream was coded with."""
     context = getattr(stream, "codec_context", None)
     if context is not None:
         # Decoders may go by a library's name (libdav1d); what was coded is what counts.
         return str(context.codec.canonical_name)
+    if is_unknown(stream):
+        return "unknown"
     # Attachments call themselves by their file's name, data streams by their codec's.
     name = stream.name if stream.type != "attachment" else stream.metadata.get("mimetype")
     return name or "unknown"

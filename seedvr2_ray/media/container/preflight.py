@@ -24,13 +24,18 @@ _DYNAMIC_HDR = {
 
 
 def preflight(
-    video: VideoInfo, samples: Samples, index: FrameIndex, *, is_image: bool, further_videos: tuple[int, ...]
+    video: VideoInfo,
+    samples: Samples,
+    index: FrameIndex,
+    *,
+    is_image: bool,
+    further_videos: tuple[tuple[int, str], ...],
 ) -> tuple[Notice, ...]:
     """List what is out of the ordinary; the plan adds what depends on the target.
 
     Args:
         is_image: stills never say more about colour than their format implies.
-        further_videos: indices of video streams besides the one that is restored.
+        further_videos: indices of video streams besides the one that is restored, and why each is not.
     """
     return (
         *_fields(video, samples),
@@ -44,15 +49,28 @@ def preflight(
 
 
 def _fields(video: VideoInfo, samples: Samples) -> Iterator[Notice]:
+    unflagged = f"; no flag says so, the pictures do, {video.first_field} field first" if video.first_field else ""
     if video.field_order == "telecined":
         yield Notice(
             "refused",
             "telecine",
-            "film was spread over interlaced frames (3:2 pulldown); undo that with an inverse telecine filter "
-            "first, or pass --deinterlace bwdif to blend it",
+            f"film was spread over interlaced frames (3:2 pulldown){unflagged}; undo that with an inverse telecine "
+            "filter first, or pass --deinterlace bwdif to blend it",
         )
     elif video.field_order == "interlaced":
-        yield Notice("refused", "interlacing", "every frame holds two moments; pass --deinterlace bwdif to merge them")
+        yield Notice(
+            "refused",
+            "interlacing",
+            f"every frame holds two moments{unflagged}; pass --deinterlace bwdif to merge them, "
+            "or --deinterlace off to restore the frames as they are",
+        )
+    if samples.num_combed_places:
+        yield Notice(
+            "kept",
+            "interlacing",
+            f"at {samples.num_combed_places} of the places looked at, frames hold two moments, most others do not; "
+            "cut those parts out and restore them with --deinterlace bwdif if combs show",
+        )
     if samples.is_soft_telecined:
         yield Notice("kept", "telecine flags", "the film's own progressive frames are restored, each with its own time")
 
@@ -99,6 +117,17 @@ def _colour(video: VideoInfo, samples: Samples, *, is_image: bool) -> Iterator[N
 
 
 def _timing(video: VideoInfo) -> Iterator[Notice]:
+    if video.clock:
+        times = "once" if len(video.clock) == 1 else f"{len(video.clock)} times"
+        yield Notice(
+            "converted",
+            "clock",
+            f"the file's clock starts anew or leaps {times}, as where recordings were joined; "
+            "the output's goes on, for pictures, sound and text alike",
+        )
+    if video.last_ticks:
+        seconds = float(video.last_ticks * video.time_base)
+        yield Notice("kept", "last frame", f"it is shown for {seconds:.3f} s, as in the source")
     if video.is_variable_rate:
         yield Notice(
             "kept",
@@ -136,12 +165,23 @@ def _damage(index: FrameIndex) -> Iterator[Notice]:
         )
 
 
-def _left_out(samples: Samples, further_videos: tuple[int, ...]) -> Iterator[Notice]:
+def _left_out(samples: Samples, further_videos: tuple[tuple[int, str], ...]) -> Iterator[Notice]:
     for name, (subject, reason) in _LOST_WITH_THE_CODEC.items():
         if name in samples.side_data:
             yield Notice("left_out", subject, reason)
-    for index in further_videos:
-        yield Notice("left_out", f"video stream {index}", "only the first video is restored")
+    if samples.has_second_view:
+        yield Notice(
+            "left_out",
+            "second view",
+            "the stream holds further pictures beside its own, for the other eye (3D) or for transparency; "
+            "only its own are restored",
+        )
+    if samples.crop:
+        sides = ", ".join(f"{pixels} pixels at the {side}" for side, pixels in samples.crop)
+        reason = f"the file wants {sides} cut off by players; the whole picture is restored, crop the result by as much"
+        yield Notice("left_out", "crop", reason)
+    for index, reason in further_videos:
+        yield Notice("left_out", f"video stream {index}", reason)
 
 
 def _inside_the_pictures(video: VideoInfo, found: PictureData) -> Iterator[Notice]:

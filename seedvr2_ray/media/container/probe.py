@@ -5,10 +5,13 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal, NoReturn
 
+from av import VideoStream
+
 from seedvr2_ray.errors import DamagedMediaError, MediaError
+from seedvr2_ray.media.container.encryption import is_encrypted
 from seedvr2_ray.media.container.index import STANDARD_RATES, FrameIndex, build_index, constant_rate, mean_rate
 from seedvr2_ray.media.container.info import MediaInfo, Notice, VideoInfo
-from seedvr2_ray.media.container.inventory import codec_name, describe_chapters, describe_streams, is_cover
+from seedvr2_ray.media.container.inventory import codec_name, describe_chapters, describe_streams, is_cover, is_unknown
 from seedvr2_ray.media.container.preflight import preflight
 from seedvr2_ray.media.container.samples import Samples, take_samples
 from seedvr2_ray.media.container.source import Source, open_source, require_file
@@ -51,6 +54,15 @@ def probe(path: str, *, limits: ProbeLimits = ProbeLimits(), salvage: bool = Fal
         return describe_still(
             path, require_size=lambda width, height: _require_size(path, width, height, limits), salvage=salvage
         )
+    try:
+        return _probe_video(path, limits, salvage=salvage)
+    except MediaError as error:
+        if is_encrypted(path):
+            raise MediaError(f"{path} is encrypted; only unprotected files can be restored") from error
+        raise
+
+
+def _probe_video(path: str, limits: ProbeLimits, *, salvage: bool) -> MediaInfo:
     with open_source(path) as source:
         _require_size(path, source.stream.width, source.stream.height, limits)
         stream_index = source.stream.index
@@ -156,11 +168,14 @@ def _describe_video(source: Source, index: FrameIndex, samples: Samples) -> Vide
         is_variable_rate=is_variable,
         num_frames=len(index.pts),
         field_order=_field_order(samples),
+        first_field=samples.first_field,
         timestamps=index.timestamps,
         hdr=index.picture_data.hdr if colour.transfer in HDR_TRANSFERS else NO_HDR,
         has_captions=index.picture_data.num_captioned > 0,
         closed=index.closed,
         suspect=index.suspect,
+        clock=index.clock,
+        last_ticks=_last_ticks(index, 1 / (rate * time_base)),
     )
 
 
@@ -178,15 +193,28 @@ def _rate(source: Source, pts: Sequence[int], time_base: Fraction) -> tuple[Frac
     return (constant, False) if constant is not None else (mean, True)
 
 
+def _last_ticks(index: FrameIndex, usual: Fraction) -> int:
+    """How long the last frame is shown, unless that is a frame's usual time as a container rounds it."""
+    return index.last_ticks if abs(index.last_ticks - usual) > 1 else 0
+
+
 def _field_order(samples: Samples) -> Literal["progressive", "interlaced", "telecined"]:
     if samples.is_telecined:
         return "telecined"
     return "interlaced" if samples.is_interlaced else "progressive"
 
 
-def _further_videos(source: Source) -> tuple[int, ...]:
+def _further_videos(source: Source) -> tuple[tuple[int, str], ...]:
+    """Video streams that are not restored, and why each is not."""
     return tuple(
-        stream.index
+        (stream.index, _why_not_restored(stream, source))
         for stream in source.container.streams.video
         if stream.index != source.stream.index and not is_cover(stream)
     )
+
+
+def _why_not_restored(stream: VideoStream, source: Source) -> str:
+    if is_unknown(stream):
+        return "its codec is unknown here"
+    # The first with pictures is chosen, so those before it have none.
+    return "it holds no pictures" if stream.index < source.stream.index else "only the first video is restored"

@@ -5,12 +5,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain, islice
+from typing import Literal
 
 import av
 from av.filter import Graph
 
 from seedvr2_ray.errors import MediaError
 from seedvr2_ray.frames import ColourTags
+from seedvr2_ray.media.bitstream.matroska import read_tracks
 from seedvr2_ray.media.container.index import FrameIndex
 from seedvr2_ray.media.container.info import Rotation
 from seedvr2_ray.media.container.side_data import SideDataFinder, display_matrix
@@ -22,7 +24,9 @@ from seedvr2_ray.media.container.source import (
     open_source,
     ticks,
 )
+from seedvr2_ray.media.container.views import has_second_view
 from seedvr2_ray.media.picture.colour import tags_from_codes
+from seedvr2_ray.media.picture.fields import FieldCounts, FieldReader
 from seedvr2_ray.media.picture.pixel_formats import may_have_alpha
 
 _FRAMES_PER_SAMPLE = 20
@@ -32,13 +36,16 @@ SIDE_DATA_KINDS = (
     *("SPHERICAL", "STEREO3D", "A53_CC", "ICC_PROFILE"),
 )
 """What may travel with frames and is worth a word in the preflight, by FFmpeg's names."""
+_NUM_FURTHER_PLACES = 4
+_MIN_COMBED_SHARE = 0.4
+"""Of the places that tell: from so many on, a video without flags is interlaced."""
 _MIN_TELECINE_SHARE = 0.25
 """3:2 pulldown repeats a field in two of five frames; noise hides some of them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Samples:
-    """What was seen in the first frames and in some from the middle."""
+    """What was seen in the first frames and in some from further on."""
 
     pixel_format: str
     width: int
@@ -52,16 +59,24 @@ class Samples:
     """The display matrix asks for something other than quarter turns and mirroring."""
     has_alpha: bool
     is_interlaced: bool
+    first_field: Literal["", "top", "bottom"]
+    """Of interlaced frames that are not flagged so: the order that the pictures themselves show."""
+    num_combed_places: int
+    """Of the places looked at, those that are interlaced in a video that as a whole is not."""
     is_telecined: bool
     """Interlaced, with fields repeated in the rhythm of video shown at 30 frames."""
     is_soft_telecined: bool
     """Progressive frames with flags that ask the player to repeat fields."""
+    has_second_view: bool
+    """Another view for the other eye, inside the same stream."""
+    crop: tuple[tuple[str, int], ...]
+    """Sides that a Matroska file wants cut off, and by how many pixels."""
     side_data: frozenset[str]
     """Names of what travels with the frames: HDR metadata, closed captions ..."""
 
 
 def take_samples(path: str, stream_index: int, index: FrameIndex) -> Samples:
-    """Decode the first frames and a few from the middle.
+    """Decode the first frames and a few from places further on.
 
     Raises:
         MediaError: not even the first frame can be decoded.
@@ -69,16 +84,14 @@ def take_samples(path: str, stream_index: int, index: FrameIndex) -> Samples:
     head = _look(path, stream_index, None, index)
     if head is None:
         raise MediaError(f"{path}: its pictures cannot be decoded; the file is damaged")
-    looks = [head]
-    if len(index.pts) > 2 * _FRAMES_PER_SAMPLE and index.timestamps != "counted":
-        middle = _look(path, stream_index, index.pts[len(index.pts) // 2], index)
-        looks += [middle] if middle is not None else []
-    num_frames, num_interlaced = sum(look.num_frames for look in looks), sum(look.num_interlaced for look in looks)
+    looks = [head, *_further_looks(path, stream_index, index)]
+    tracks = read_tracks(path)
+    with open_source(path, stream_index) as source:
+        second_view = has_second_view(source)
     with open_source(path, stream_index) as source:
         field_order = source.stream.codec_context.field_order
         is_soft_telecined = source.stream.codec_context.name == "mpeg2video" and _repeats_fields(source)
-    # Containers can say so too (MOV's fiel box) where the codec has no flag for it.
-    is_interlaced = 2 * num_interlaced > num_frames or (field_order > 1 and not num_interlaced)
+    fields = _judge_fields(looks, field_order=field_order)
     first = head.first
     rotation, mirrored, is_askew = _display_turn(first)
     return Samples(
@@ -90,11 +103,63 @@ def take_samples(path: str, stream_index: int, index: FrameIndex) -> Samples:
         mirrored=mirrored,
         is_askew=is_askew,
         has_alpha=may_have_alpha(first.format.name),
-        is_interlaced=is_interlaced,
-        is_telecined=is_interlaced and max(look.repeated_share for look in looks) >= _MIN_TELECINE_SHARE,
-        is_soft_telecined=is_soft_telecined and not is_interlaced,
+        is_interlaced=fields.is_interlaced,
+        first_field=fields.first_field,
+        num_combed_places=fields.num_combed_places,
+        is_telecined=fields.is_telecined,
+        is_soft_telecined=is_soft_telecined and not fields.is_interlaced,
+        has_second_view=second_view,
+        crop=tracks[stream_index].crop if stream_index < len(tracks) else (),
         side_data=frozenset().union(*(look.side_data for look in looks)),
     )
+
+
+def _further_looks(path: str, stream_index: int, index: FrameIndex) -> list["_Look"]:
+    """Look at places spread over the video: openings are not what videos are made of."""
+    if index.timestamps == "counted":
+        return []
+    num_places = min(_NUM_FURTHER_PLACES, len(index.pts) // _FRAMES_PER_SAMPLE - 1)
+    places = (len(index.pts) * place // (num_places + 1) for place in range(1, num_places + 1))
+    looks = (_look(path, stream_index, index.pts[place], index) for place in places)
+    return [look for look in looks if look is not None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Fields:
+    """What a video is made of, by its flags and by its pictures."""
+
+    is_interlaced: bool
+    is_telecined: bool
+    first_field: Literal["", "top", "bottom"]
+    num_combed_places: int
+
+
+def _judge_fields(looks: list["_Look"], *, field_order: int) -> _Fields:
+    """Believe the flags where there are any, and the pictures where there are none.
+
+    Args:
+        field_order: as the container says (MOV's fiel box) where the codec has no flag for it; interlaced from 2 on.
+    """
+    num_frames, num_flagged = sum(look.num_frames for look in looks), sum(look.num_interlaced for look in looks)
+    # A video of many sources is flagged in some of its parts only; pictures that show no comb outweigh that.
+    flagged = [look for look in looks if 2 * look.num_interlaced > look.num_frames]
+    by_flags = (
+        2 * num_flagged > num_frames
+        or any(look.fields.verdict != "progressive" for look in flagged)
+        or (field_order > 1 and not num_flagged)
+    )
+    verdicts = [look.fields.verdict for look in looks if look not in flagged]
+    num_combed = sum(verdict in ("interlaced", "telecined") for verdict in verdicts)
+    num_certain = sum(verdict != "unknown" for verdict in verdicts)
+    by_pictures = num_combed > 0 and num_combed >= _MIN_COMBED_SHARE * num_certain
+    is_interlaced = by_flags or by_pictures
+    repeats = max(look.repeated_share for look in looks) >= _MIN_TELECINE_SHARE
+    is_telecined = is_interlaced and (repeats or (not by_flags and 2 * verdicts.count("telecined") >= num_combed))
+    first_field: Literal["", "top", "bottom"] = ""
+    if by_pictures and not by_flags:
+        top, bottom = (sum(getattr(look.fields, name) for look in looks) for name in ("top_first", "bottom_first"))
+        first_field = "top" if top >= bottom else "bottom"
+    return _Fields(is_interlaced, is_telecined, first_field, 0 if is_interlaced else num_combed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +172,8 @@ class _Look:
     repeated_share: float
     """How many of them show a field again that the frame before showed."""
     side_data: frozenset[str]
+    fields: FieldCounts
+    """What the pictures say, whatever the flags do."""
 
 
 def _look(path: str, stream_index: int, near: int | None, index: FrameIndex) -> _Look | None:
@@ -130,10 +197,12 @@ def _summary(frames: Iterator[av.VideoFrame]) -> _Look | None:
     num_frames = num_interlaced = num_repeated = 0
     side_data: set[str] = set()
     finder = SideDataFinder(SIDE_DATA_KINDS)
+    fields = FieldReader()
     for frame in chain((first,), frames):
         num_frames += 1
         num_interlaced += frame.interlaced_frame
         side_data |= finder.kinds_on(frame)
+        fields.accept(frame)
         if graph is not None:
             graph.vpush(frame)
             num_repeated += _count_repeated(graph)
@@ -141,7 +210,7 @@ def _summary(frames: Iterator[av.VideoFrame]) -> _Look | None:
         graph.vpush(None)
         num_repeated += _count_repeated(graph)
     share = num_repeated / num_frames if num_frames == _FRAMES_PER_SAMPLE else 0.0
-    return _Look(first, num_frames, num_interlaced, share, frozenset(side_data))
+    return _Look(first, num_frames, num_interlaced, share, frozenset(side_data), fields.counts)
 
 
 def _field_detector(frame: av.VideoFrame) -> Graph:

@@ -20,7 +20,7 @@ from av.container import InputContainer
 from seedvr2_ray.errors import DamagedMediaError, MediaError
 from seedvr2_ray.media.bitstream.entry_points import Stretches, before_closed, is_closed
 from seedvr2_ray.media.container.file_url import file_url
-from seedvr2_ray.media.container.inventory import is_cover
+from seedvr2_ray.media.container.inventory import is_cover, is_unknown
 from seedvr2_ray.media.stills.kinds import STILL_BRANDS
 
 Timestamps = Literal["pts", "dts", "counted"]
@@ -39,6 +39,31 @@ must not be able to make this machine read other files or addresses."""
 
 _DECODERS_WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 _SNIFF_BYTES = 65536
+_NEVER_FILLED_IN = 0xFFFFFFFF + 8
+"""Where a RIFF file would end whose recorder left the size open."""
+_TOP_LEVEL_BOXES = frozenset(
+    name.encode()
+    for name in (
+        *(
+            "ftyp",
+            "styp",
+            "moov",
+            "moof",
+            "mfra",
+            "mdat",
+            "free",
+            "skip",
+            "wide",
+            "pnot",
+            "PICT",
+            "pict",
+            "meta",
+            "uuid",
+        ),
+        *("sidx", "ssix", "prft", "emsg", "pdin", "udta", "bloc", "junk", "imda", "sefd"),
+    )
+)
+"""What stands on the top level of ISO and QuickTime files; what bears another name is no box."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +156,7 @@ def decode_packets(
     decoder.thread_count = num_threads
     decoder.copy_opaque = remember_packets
     waiting_for_key = seek_to is not None
+    position: int | None = None
     if seek_to is not None:
         try:
             source.container.seek(before_closed(closed, seek_to), stream=stream, backward=True)
@@ -146,7 +172,8 @@ def decode_packets(
                 return
             waiting_for_key = False
         if remember_packets:
-            packet.opaque = packet.pos
+            # A parser names the place of the first picture only where several share a packet of the file.
+            packet.opaque = position = packet.pos if packet.pos is not None else position
         for frame in _decode(decoder, packet):
             yield DecodedFrame(frame, packet.dts, entry)
     for frame in _decode(decoder, None):
@@ -198,18 +225,31 @@ def ticks(seconds: int, source: Source) -> int:
     return round(seconds / (source.stream.time_base or Fraction(1)))
 
 
-def missing_end(path: str) -> int:
-    """How many bytes shorter a file is than its container says; 0 when complete or unknown."""
-    size = os.path.getsize(path)
+def missing_end(source: Source) -> int:
+    """How many bytes shorter a file is than its container says; 0 when complete or unknown.
+
+    What a camera writes behind the last box is its own business, and so is a last box that names a
+    few bytes too many: of pictures and sound the index tells whether any lie beyond the end.
+    """
+    path, size = source.path, os.path.getsize(source.path)
     with open(path, "rb") as file:
         head = file.read(4096)
-        if head[:4] == b"RIFF":
-            return max(0, int.from_bytes(head[4:8], "little") + 8 - size)
-        if head[:4] == b"\x1aE\xdf\xa3":
-            return _missing_matroska(head, size)
-        if head[4:8] == b"ftyp":
-            return max(0, _iso_boxes(path)[1] - size)
+    if head[:4] == b"RIFF":
+        promised = int.from_bytes(head[4:8], "little") + 8
+        return 0 if promised == _NEVER_FILLED_IN else max(0, promised - size)
+    if head[:4] == b"\x1aE\xdf\xa3":
+        return _missing_matroska(head, size)
+    if head[4:8] == b"ftyp":
+        _, end, last = _iso_boxes(path)
+        if end > size and (last == b"moof" or (last == b"mdat" and _listed_end(source, fallback=end) > size)):
+            return end - size
     return 0
+
+
+def _listed_end(source: Source, *, fallback: int) -> int:
+    """Where the last packet ends that the index lists, of any stream."""
+    ends = (entry.pos + entry.size for stream in source.container.streams for entry in stream.index_entries)
+    return max(ends, default=fallback)
 
 
 def require_file(path: str) -> bytes:
@@ -278,15 +318,25 @@ def _choose_video(container: InputContainer, path: str, index: int | None) -> av
         kinds = sorted({stream.type for stream in container.streams})
         found = f"only {', '.join(kinds)}" if kinds else "nothing"
         raise MediaError(f"{path} has no pictures to restore: it holds {found}")
-    # The types do not say so, but libav has no context for a codec it does not know.
-    if getattr(candidates[0], "codec_context", None) is None:
+    known = [stream for stream in candidates if not is_unknown(stream)]
+    if not known:
         raise MediaError(f"{path} is coded with a codec that is not supported here; convert it to another codec first")
-    return candidates[0]
+    if len(known) == 1:
+        return known[0]
+    return next((stream for stream in known if _has_packets(path, stream.index)), known[0])
 
 
-def _iso_boxes(path: str) -> tuple[frozenset[bytes], int]:
-    """Names of the top-level boxes of an ISO file, and where the last of them should end."""
+def _has_packets(path: str, stream_index: int) -> bool:
+    """Whether anything was ever sent of a stream that is announced: broadcasts and recorders leave some empty."""
+    with open_container(path) as again:
+        source = Source(path, again, again.streams[stream_index])  # type: ignore[arg-type]  # it is a video stream
+        return next(demux_video(source), None) is not None
+
+
+def _iso_boxes(path: str) -> tuple[frozenset[bytes], int, bytes]:
+    """Names of the top-level boxes of an ISO file, where the last of them should end, and its name."""
     names = set()
+    last = b""
     position, size = 0, os.path.getsize(path)
     with open(path, "rb") as file:
         while position + 8 <= size:
@@ -297,11 +347,12 @@ def _iso_boxes(path: str) -> tuple[frozenset[bytes], int]:
                 length = int.from_bytes(header[8:16], "big")
             elif length == 0:
                 length = size - position
-            if length < 8:
+            if length < 8 or header[4:8] not in _TOP_LEVEL_BOXES:
                 break
-            names.add(header[4:8])
+            last = header[4:8]
+            names.add(last)
             position += length
-    return frozenset(names), position
+    return frozenset(names), position, last
 
 
 def _missing_matroska(head: bytes, size: int) -> int:
@@ -321,6 +372,14 @@ def require_not_encrypted(packet: "av.Packet[av.VideoStream]", path: str) -> Non
     """Refuse pictures that are scrambled: a decoder would make noise of them."""
     if packet.has_sidedata("encryption_info") or packet.has_sidedata("encryption_init_info"):
         raise MediaError(f"{path} is encrypted (DRM); only unprotected files can be restored")
+
+
+def size_changes(path: str, size: tuple[int, int], other: tuple[int, int], number: int) -> MediaError:
+    """The error for pictures that are not all of one size, with the way out."""
+    return MediaError(
+        f"{path} changes its size from {size[0]}x{size[1]} to {other[0]}x{other[1]} "
+        f"at frame {number}; cut it there and restore the parts one by one"
+    )
 
 
 def damaged(path: str, what: str) -> DamagedMediaError:

@@ -98,7 +98,7 @@ def part_packets(
                     packet = captions.captioned(packet, place)
                 packet.pts = pts[place]
                 packet.dts = pts[order - delay] if order >= delay else pts[0] - (delay - order) * step
-                packet.duration = pts[place + 1] - pts[place] if place + 1 < len(pts) else step
+                packet.duration = pts[place + 1] - pts[place] if place + 1 < len(pts) else timeline.last_ticks or step
                 packet.time_base = timeline.time_base
                 packet.stream = video
                 count += 1

@@ -175,7 +175,7 @@ def _write(
             step=timeline.step(master.frame_rate),
             captions=carried,
         )
-        others = _shifted(demux_tracks(source, tracks, only_heads=only_heads), timeline.origin_seconds)
+        others = _shifted(demux_tracks(source, tracks, media.video, only_heads=only_heads), timeline.origin_seconds)
         for packet in heapq.merge(pictures, others, text, key=_seconds):
             output.mux(packet)
     if only_heads:
@@ -189,7 +189,7 @@ def _captions(
     """Read the source's captions, if it has any and the master has a way for them."""
     if not media.video.has_captions or not has_a_way(master, media.video):
         return None, ()
-    captions, num_lost = read_captions(path_of(source), media.video.stream_index, media.frame_pts)
+    captions, num_lost = read_captions(path_of(source), media.video.stream_index, media.frame_pts, media.video.clock)
     if not num_lost:
         return captions, ()
     reason = f"the captions of {num_lost} packets belong to no frame that is restored"

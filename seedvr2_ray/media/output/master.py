@@ -27,6 +27,7 @@ import av
 
 from seedvr2_ray.errors import SettingsError
 from seedvr2_ray.frames import ColourTags
+from seedvr2_ray.media.container.index import grid_rate
 from seedvr2_ray.media.container.info import MediaInfo, Notice, VideoInfo
 from seedvr2_ray.media.output.codecs import CODECS, IMAGE_CONTAINERS, SUFFIXES, CodecFacts, codecs_for, ffv1_slices
 from seedvr2_ray.media.picture.colour import HDR_TRANSFERS, LUMA_WEIGHTS
@@ -123,7 +124,7 @@ def plan_master(
         width=width,
         height=height,
         sample_aspect=Fraction(1),
-        frame_rate=media.video.frame_rate,
+        frame_rate=_frame_rate(media, container) or media.video.frame_rate,
         time_base=media.video.time_base,
         colour=colour,
         source_colour=replace(media.video.colour, matrix="rgb", full_range=True),
@@ -171,7 +172,7 @@ def _kind_and_container(
             raise SettingsError(f"an image cannot be stored as {container}; name the target .png, .tiff, .webp or .jpg")
         if sequence:
             raise SettingsError(f"{target!r} asks for one file per frame, which needs an image format, not {container}")
-        if container == "avi" and media.video.is_variable_rate:
+        if container == "avi" and _frame_rate(media, container) is None:
             raise SettingsError(
                 "avi stores no times and the source has a variable frame rate; choose .mkv, .mp4 or .mov"
             )
@@ -185,6 +186,13 @@ def _kind_and_container(
             f"use a pattern ({stem}_%06d{suffix}), a folder (frames/), or a video container"
         )
     return "image", container
+
+
+def _frame_rate(media: MediaInfo, container: str) -> Fraction | None:
+    """The rate to count frames at; nothing where AVI is asked for and the frames lie on no grid."""
+    if container != "avi" or not media.video.is_variable_rate:
+        return media.video.frame_rate
+    return grid_rate(media.frame_pts, media.video.time_base)
 
 
 def _codec_name(video: VideoInfo, settings: RestoreSettings, container: str) -> str:

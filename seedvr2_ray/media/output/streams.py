@@ -5,7 +5,7 @@ from typing import Any, Literal
 import av
 
 from seedvr2_ray.media.container.info import Notice
-from seedvr2_ray.media.container.inventory import codec_name, is_cover
+from seedvr2_ray.media.container.inventory import codec_name, is_cover, is_unknown
 from seedvr2_ray.media.output.trial import Trials
 from seedvr2_ray.media.tracks.sound import encodings, has_named_channels, layout_of
 from seedvr2_ray.media.tracks.stream_plan import StreamPlan
@@ -34,6 +34,8 @@ def plan_streams(
     for stream in source.streams:
         if stream.index == video_index or stream.discard == av.stream.Discard.all:
             continue  # QuickTime's chapter tracks are marked as discarded; chapters are copied as chapters.
+        if isinstance(stream, av.VideoStream) and not is_unknown(stream) and not stream.codec_context.width:
+            continue  # Announced and never sent, as the probe has said.
         plan, notice = _plan_one(stream, container, trials)
         notices.append(notice)
         if plan is not None:
@@ -44,6 +46,9 @@ def plan_streams(
 def _plan_one(stream: Any, container: str, trials: Trials) -> tuple[StreamPlan | None, Notice]:
     subject = f"{_kind(stream)} stream {stream.index}"
     codec = codec_name(stream)
+    if is_unknown(stream):
+        reason = "its codec is unknown here, so it can be neither copied nor converted; it stays in the source only"
+        return None, Notice("left_out", subject, reason)
     if _is_timecode(stream):
         outcome: Literal["kept", "left_out"] = "kept" if container in ("mov", "mp4", "mkv") else "left_out"
         return None, Notice(outcome, subject, "the timecode is written anew from its first value")

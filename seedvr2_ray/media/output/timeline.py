@@ -24,6 +24,8 @@ class Timeline:
     origin_seconds: Fraction
     """The source's time that becomes zero; all streams are moved by it."""
     notices: tuple[Notice, ...]
+    last_ticks: int = 0
+    """How long the last frame is shown; 0 for as long as a frame nominally lasts."""
 
     def step(self, frame_rate: Fraction) -> int:
         """Ticks a frame lasts nominally."""
@@ -45,24 +47,34 @@ def plan_timeline(
     origin = _origin(source, media, master)
     notices: list[Notice] = []
     if origin:
-        reason = f"the timeline starts {float(origin * master.time_base):.3f} s earlier, at zero"
+        seconds = float(origin * master.time_base)
+        reason = f"the timeline starts {abs(seconds):.3f} s {'earlier' if seconds > 0 else 'later'}, at zero"
         notices.append(Notice("converted", "timestamps", reason))
     start = (frame_pts[0] - origin) * master.time_base
     exact = _exact_grid(media, master, frame_pts)
     if exact is None:
         pts = tuple(tick - origin for tick in frame_pts)
-        return Timeline(pts, master.time_base, origin * master.time_base, tuple(notices))
+        return Timeline(pts, master.time_base, origin * master.time_base, tuple(notices), media.video.last_ticks)
     period = exact.denominator
     tick = Fraction(1, exact.numerator)
     first = round(start / tick)
     if master.container == "avi":
         first, period, tick = 0, 1, 1 / exact
         notices += _lost_offsets(source, frame_pts[0] * master.time_base, exact)
-    if any(first + index * period != (pts - origin) * master.time_base / tick for index, pts in enumerate(frame_pts)):
+    places: Sequence[int] = range(len(frame_pts))
+    if master.container == "avi" and media.video.is_variable_rate:
+        # Places of dropped frames stay empty: the one before is shown on.
+        places = [round((stamp - frame_pts[0]) * master.time_base * exact) for stamp in frame_pts]
+    pts = tuple(first + place * period for place in places)
+    if any(ours != (stamp - origin) * master.time_base / tick for ours, stamp in zip(pts, frame_pts, strict=True)):
         reason = f"rounded times become exact multiples of 1/{exact} s"
         notices.append(Notice("converted", "timestamps", reason))
-    pts = tuple(first + index * period for index in range(len(frame_pts)))
-    return Timeline(pts, tick, origin * master.time_base, tuple(notices))
+    held = media.video.last_ticks * master.time_base
+    if held and master.container == "avi":
+        reason = f"avi stores no durations: the last frame is not held for {float(held):.3f} s; choose .mkv or .mp4"
+        notices.append(Notice("left_out", "last frame", reason))
+        held = Fraction(0)
+    return Timeline(pts, tick, origin * master.time_base, tuple(notices), round(held / tick))
 
 
 def _exact_grid(media: MediaInfo, master: MasterFormat, frame_pts: Sequence[int]) -> Fraction | None:

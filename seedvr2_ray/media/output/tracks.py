@@ -10,7 +10,8 @@ from typing import Any, Protocol
 import av
 
 from seedvr2_ray.errors import MediaError
-from seedvr2_ray.media.container.info import Notice
+from seedvr2_ray.media.container.clock import TrackClock
+from seedvr2_ray.media.container.info import Notice, VideoInfo
 from seedvr2_ray.media.container.inventory import codec_name, is_cover
 from seedvr2_ray.media.container.source import open_container, path_of
 from seedvr2_ray.media.tracks.captions import ERASE
@@ -344,11 +345,12 @@ class _AudioTrack:
 
 
 def demux_tracks(
-    source: av.container.InputContainer, tracks: dict[int, Track], *, only_heads: bool = False
+    source: av.container.InputContainer, tracks: dict[int, Track], video: VideoInfo, *, only_heads: bool = False
 ) -> Iterator[av.Packet[Any]]:
     """Yield the packets to write for all copied and converted streams, in the source's order.
 
     Args:
+        video: the restored pictures; where their clock starts anew, so does that of the others.
         only_heads: end after the first few packets of every stream.
 
     Raises:
@@ -356,7 +358,10 @@ def demux_tracks(
     """
     if not tracks:
         return
-    packets = head_packets(source, tracks) if only_heads else source.demux([source.streams[i] for i in tracks])
+    # The first packets are all of the first clock.
+    clock = TrackClock(video.clock, video.stream_index) if video.clock and not only_heads else None
+    wanted = [*tracks, video.stream_index] if clock is not None else [*tracks]
+    packets = head_packets(source, tracks) if only_heads else source.demux([source.streams[i] for i in wanted])
     while True:
         try:
             packet = next(packets, None)
@@ -364,7 +369,7 @@ def demux_tracks(
             raise MediaError(f"{path_of(source)} can no longer be read: {error}") from error
         if packet is None:
             break
-        if packet.size:
+        if packet.size and (clock is None or clock.place(packet)):
             yield from tracks[packet.stream_index].accept(packet)
     for track in tracks.values():
         yield from track.finish()

@@ -48,7 +48,8 @@ def verify_master(path: str, container: str, timeline: Timeline) -> tuple[Notice
         raise StorageError(f"{path} shows a frame {float(furthest):.6f} s off its time; try again")
     notices: list[Notice] = []
     if shift:
-        reason = f"{container} starts at zero: pictures, sound and text all lie {float(shift):.3f} s later than before"
+        when = f"{abs(float(shift)):.3f} s {'later' if shift > 0 else 'earlier'}"
+        reason = f"{container} starts at zero: pictures, sound and text all lie {when} than before"
         notices.append(Notice("converted", "timestamps", reason))
     if furthest:
         reason = f"rounded to milliseconds, the finest tick of {container}"

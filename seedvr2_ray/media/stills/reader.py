@@ -129,8 +129,12 @@ def describe_still(path: str, *, require_size: SizeCheck, salvage: bool) -> Medi
         is_askew=False,
         has_alpha=frame.format.name.startswith("gbrap"),
         is_interlaced=False,
+        first_field="",
+        num_combed_places=0,
         is_telecined=False,
         is_soft_telecined=False,
+        has_second_view=False,
+        crop=(),
         side_data=frozenset(),
     )
     video = _describe(still.kind, samples)

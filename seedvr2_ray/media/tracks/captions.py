@@ -10,11 +10,13 @@ from __future__ import annotations  # av.Packet is generic for type checkers onl
 from array import array
 from bisect import bisect_left
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
 import av
 
 from seedvr2_ray.media.bitstream.payloads import nal_length_size, unescaped, with_t35
+from seedvr2_ray.media.container.clock import ClockChange, shifts_in_ticks
 from seedvr2_ray.media.container.source import demux_video, open_source
 
 CARRIERS = {"libx264": "h264", "libx265": "hevc"}
@@ -95,11 +97,14 @@ class FrameCaptions:
         return sum(size > 0 for size in self._sizes)
 
 
-def read_captions(path: str, stream_index: int, frame_pts: Sequence[int]) -> tuple[FrameCaptions, int]:
+def read_captions(
+    path: str, stream_index: int, frame_pts: Sequence[int], clock: Sequence[ClockChange] = ()
+) -> tuple[FrameCaptions, int]:
     """Read the captions of all frames from their packets, without decoding.
 
     Args:
         frame_pts: of all frames, increasing.
+        clock: where the file's own clock starts anew; ``frame_pts`` are of one clock.
 
     Returns:
         The captions, and how many packets with captions belong to none of the frames.
@@ -110,13 +115,17 @@ def read_captions(path: str, stream_index: int, frame_pts: Sequence[int]) -> tup
     captions, num_lost = FrameCaptions(len(frame_pts)), 0
     with open_source(path, stream_index) as source:
         codec = source.stream.codec_context.codec.canonical_name
+        time_base = source.stream.time_base or Fraction(1, 25)
+        position: int | None = None
         for packet in demux_video(source):
+            position = packet.pos if packet.pos is not None else position
             found = captions_of(codec, bytes(packet))
             if not found or packet.pts is None:
                 num_lost += bool(found)
                 continue
-            frame = bisect_left(frame_pts, packet.pts)
-            if frame < len(frame_pts) and frame_pts[frame] == packet.pts:
+            pts = packet.pts + shifts_in_ticks(clock, [position], time_base)[0]
+            frame = bisect_left(frame_pts, pts)
+            if frame < len(frame_pts) and frame_pts[frame] == pts:
                 captions.add(frame, found)
             else:
                 num_lost += 1

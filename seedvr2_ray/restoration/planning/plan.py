@@ -274,9 +274,13 @@ def _settle(preflight: Sequence[Notice], settings: RestoreSettings) -> tuple[Not
     """Apply what the caller decided to the preflight; refuse what is left refused."""
     settled: list[Notice] = []
     for notice in preflight:
-        if notice.subject in ("interlacing", "telecine") and settings.deinterlace != "refuse":
-            settled.append(Notice("converted", notice.subject, f"deinterlaced with {settings.deinterlace}"))
-        elif notice.outcome == "refused":
+        is_refused = notice.outcome == "refused"
+        if is_refused and notice.subject in ("interlacing", "telecine") and settings.deinterlace != "refuse":
+            if settings.deinterlace == "off":
+                settled.append(Notice("kept", notice.subject, "frames are restored as they are, fields and all"))
+            else:
+                settled.append(Notice("converted", notice.subject, f"deinterlaced with {settings.deinterlace}"))
+        elif is_refused:
             raise InputError(f"{notice.subject}: {notice.reason}")
         else:
             settled.append(notice)
@@ -288,7 +292,7 @@ def _address_segments(
 ) -> tuple[Segment, ...]:
     segments: list[Segment] = []
     picture = {name: getattr(recipe.settings, name) for name in _PICTURE_SETTINGS}
-    shared = {
+    shared: dict[str, Any] = {
         "pipeline": PIPELINE_VERSION,
         "source": recipe.fingerprint,
         "picture": picture,
@@ -300,6 +304,8 @@ def _address_segments(
         # Where a libav of another version or build rounds differently, its pictures do not mix with the old ones.
         "conversions": conversions_fingerprint(),
     }
+    if media.video.first_field:
+        shared["first_field"] = media.video.first_field
     encoder = {"master": recipe.master, "libraries": library_versions()}
     for index, cut in enumerate(cuts):
         successor = cuts[index + 1] if index + 1 < len(cuts) else None

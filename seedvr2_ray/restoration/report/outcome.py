@@ -98,7 +98,7 @@ def _picture(plan: Plan, assembly: Assembly, master: MediaInfo, number: int, sou
 
 
 def read_frame(
-    path: str, video: VideoInfo, number: int, pts: int, deinterlace: Literal["refuse", "bwdif"] = "refuse"
+    path: str, video: VideoInfo, number: int, pts: int, deinterlace: Literal["refuse", "bwdif", "off"] = "off"
 ) -> Tensor:
     """Decode one frame of a local file; C, H, W."""
     (batch,) = decode_span(path, video, FrameSpan(number, (pts,)), deinterlace=deinterlace, salvage=True)

@@ -3,14 +3,18 @@
 from array import array
 from fractions import Fraction
 
+import av
 import pytest
 
 from seedvr2_ray.errors import MediaError
+from seedvr2_ray.frames import FrameSpan
 from seedvr2_ray.media.container import index as index_module
 from seedvr2_ray.media.container.index import build_index, constant_rate, mean_rate
 from seedvr2_ray.media.container.packets import scan_packets
+from seedvr2_ray.media.container.probe import probe
 from seedvr2_ray.media.container.source import open_source
-from tests.media.clips import cut_short, damage, make_clip
+from seedvr2_ray.media.decode import decode_span
+from tests.media.clips import cut_short, damage, make_clip, read_frame_number
 
 LIMIT = 10_000
 
@@ -150,3 +154,26 @@ def test_a_missing_frame_makes_the_rate_variable():
 
 def test_the_mean_rate_counts_from_first_to_last_frame():
     assert mean_rate([0, 40, 120], Fraction(1, 1000)) == Fraction(2, 1) / Fraction(120, 1000)
+
+
+def test_a_grid_with_empty_places_is_found_and_none_is_made_up():
+    assert index_module.grid_rate([0, 2, 3, 4, 9], Fraction(1, 25)) == 25
+    assert index_module.grid_rate([0, 80, 120, 160, 360], Fraction(1, 1000)) == 25
+    assert index_module.grid_rate([7, 40, 141, 202, 333, 402, 481], Fraction(1, 1000)) is None
+
+
+def test_h264_whose_times_are_those_of_decoding_is_counted_in_the_order_shown(tmp_path):
+    make_clip(tmp_path / "a.mkv", num_frames=36, rate=25, bframes=2)
+    with av.open(str(tmp_path / "a.mkv")) as source, av.open(str(tmp_path / "xavc.mxf"), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for number, packet in enumerate(packet for packet in source.demux(video=0) if packet.size):
+            packet.time_base, packet.dts = Fraction(1, 25), number - 2
+            packet.pts = round(packet.pts / 40)
+            packet.stream = stream
+            target.mux(packet)
+    media = probe(str(tmp_path / "xavc.mxf"))
+    assert (media.video.num_frames, media.damaged_frames) == (36, ())
+    assert media.video.timestamps == "counted"
+    span = FrameSpan(0, tuple(media.frame_pts))
+    shown = [read_frame_number(f) for batch in decode_span(media.path, media.video, span) for f in batch.data_TCHW]
+    assert shown == list(range(36))

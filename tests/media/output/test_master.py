@@ -148,7 +148,11 @@ def test_impossible_quality_settings_name_the_limit(settings, words):
         ("out.xyz", a_source(), r"\.mkv"),
         ("out.png", a_source(), "_%06d.png"),
         ("out.mp4", a_source(kind="image", pts=[0]), r"\.png"),
-        ("out.avi", a_source(is_variable_rate=True), "variable"),
+        (
+            "out.avi",
+            a_source(pts=(0, 33, 101, 160, 244), time_base=Fraction(1, 1000), is_variable_rate=True),
+            "variable",
+        ),
     ],
 )
 def test_an_impossible_target_names_the_way_out(target, media, words):
