@@ -26,7 +26,7 @@ from seedvr2_ray.serve.secrets import read_secrets
 from seedvr2_ray.serve.security.auth import auth_of, require_jwt_key, require_modes, require_safe_binding
 from seedvr2_ray.serve.workers.finisher import Finisher
 from seedvr2_ray.serve.workers.replica import RestorerReplica
-from seedvr2_ray.serve.workers.tasks import StorageLayout
+from seedvr2_ray.serve.workers.storage_layout import StorageLayout
 from seedvr2_ray.storage.location import is_local
 from seedvr2_ray.storage.sources import default_scratch
 

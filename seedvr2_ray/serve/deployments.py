@@ -37,7 +37,7 @@ from seedvr2_ray.serve.security.rate_limits import RequestLimiter
 from seedvr2_ray.serve.service.verbs import Service
 from seedvr2_ray.serve.workers.ray_handles import RayWorkers
 from seedvr2_ray.serve.workers.scratch_cleanup import keep_tidy
-from seedvr2_ray.serve.workers.tasks import StorageLayout
+from seedvr2_ray.serve.workers.storage_layout import StorageLayout
 from seedvr2_ray.telemetry.metrics import show
 
 _log = logging.getLogger(__name__)

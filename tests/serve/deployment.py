@@ -23,7 +23,7 @@ from seedvr2_ray.serve.db.usage_store import UsageStore
 from seedvr2_ray.serve.jobs import Job, JobState, Source
 from seedvr2_ray.serve.scheduler.runner import JobRunner
 from seedvr2_ray.serve.workers.local import LocalWorkers
-from seedvr2_ray.serve.workers.tasks import StorageLayout
+from seedvr2_ray.serve.workers.storage_layout import StorageLayout
 from seedvr2_ray.settings import RestoreSettings
 
 SETTINGS = RestoreSettings(model="lanczos", resolution="x2", segment_seconds=0.5, segment_overlap=4, preset="ultrafast")

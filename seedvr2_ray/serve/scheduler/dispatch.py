@@ -14,7 +14,7 @@ from seedvr2_ray.restoration.work.failures import RetryPolicy, is_transient
 from seedvr2_ray.serve.config import Limits, ModelPool
 from seedvr2_ray.serve.scheduler.fair_share import Candidate, FairShare
 from seedvr2_ray.serve.workers.protocol import SegmentEvent, SegmentOrder, Workers
-from seedvr2_ray.serve.workers.tasks import StalePlanError
+from seedvr2_ray.serve.workers.restore import StalePlanError
 from seedvr2_ray.telemetry.metrics import count
 
 _log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from seedvr2_ray.serve.scheduler.video_progress import VideoProgress
 from seedvr2_ray.serve.scheduler.video_run import Meter, Shared, VideoRun, deadline
 from seedvr2_ray.serve.security.wording import explained
 from seedvr2_ray.serve.workers.protocol import PreparedJob, PrepareOrder
-from seedvr2_ray.serve.workers.tasks import StalePlanError
+from seedvr2_ray.serve.workers.restore import StalePlanError
 from seedvr2_ray.telemetry.metrics import count, observe
 
 _log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from seedvr2_ray.serve.db.upload_store import UploadStore
 from seedvr2_ray.serve.db.webhook_store import WebhookStore
 from seedvr2_ray.serve.jobs import Job
 from seedvr2_ray.serve.problems import GoneRefusal, MissingRefusal
-from seedvr2_ray.serve.workers.tasks import StorageLayout
+from seedvr2_ray.serve.workers.storage_layout import StorageLayout
 from seedvr2_ray.storage.location import remove_folder
 
 _MOST_UPLOADS = 1000

@@ -8,7 +8,7 @@ from seedvr2_ray.restoration.planning.plan import plan_video
 from seedvr2_ray.restoration.restorer import RestorerIdentity
 from seedvr2_ray.serve.config import ModelPool
 from seedvr2_ray.serve.security.wording import explained
-from seedvr2_ray.serve.workers.tasks import target_name
+from seedvr2_ray.serve.workers.prepare import target_name
 from seedvr2_ray.settings import RestoreSettings
 
 

@@ -8,10 +8,10 @@ from typing import TypeVar
 from seedvr2_ray.serve.jobs import ResultInfo
 from seedvr2_ray.serve.observability.instrumentation import Instrumentation
 from seedvr2_ray.serve.security.inspection import shared_inspector
-from seedvr2_ray.serve.workers import tasks as work
+from seedvr2_ray.serve.workers import prepare, publish
 from seedvr2_ray.serve.workers.protocol import PartOrder, PreparedJob, PrepareOrder, PreviewOrder, PublishOrder
 from seedvr2_ray.serve.workers.scratch_cleanup import keep_tidy
-from seedvr2_ray.serve.workers.tasks import StorageLayout
+from seedvr2_ray.serve.workers.storage_layout import StorageLayout
 
 Result = TypeVar("Result")
 
@@ -29,19 +29,19 @@ class Finisher:
 
     async def prepare(self, order: PrepareOrder) -> PreparedJob:
         """Fetch, look, plan."""
-        return await self._run(partial(work.prepare, self._layout, order))
+        return await self._run(partial(prepare.prepare, self._layout, order))
 
     async def finish(self, order: PartOrder) -> None:
         """Finish one part."""
-        await self._run(partial(work.finish, self._layout, order))
+        await self._run(partial(publish.finish, self._layout, order))
 
     async def publish(self, order: PublishOrder) -> ResultInfo:
         """Join and publish."""
-        return await self._run(partial(work.publish_result, self._layout, order))
+        return await self._run(partial(publish.publish_result, self._layout, order))
 
     async def preview(self, order: PreviewOrder) -> bool:
         """Make stills."""
-        return await self._run(partial(work.preview, self._layout, order))
+        return await self._run(partial(publish.preview, self._layout, order))
 
     async def _run(self, function: Callable[[], Result]) -> Result:
         return await asyncio.to_thread(function)

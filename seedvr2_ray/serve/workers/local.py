@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from seedvr2_ray.restoration.restorer import Restorer, RestorerIdentity
 from seedvr2_ray.serve.jobs import ResultInfo
-from seedvr2_ray.serve.workers import tasks as work
+from seedvr2_ray.serve.workers import prepare, publish
 from seedvr2_ray.serve.workers.protocol import (
     PartOrder,
     PreparedJob,
@@ -19,7 +19,7 @@ from seedvr2_ray.serve.workers.protocol import (
     SegmentOrder,
 )
 from seedvr2_ray.serve.workers.segment_stream import SegmentCall
-from seedvr2_ray.serve.workers.tasks import StorageLayout
+from seedvr2_ray.serve.workers.storage_layout import StorageLayout
 from seedvr2_ray.settings import RestoreSettings
 
 Result = TypeVar("Result")
@@ -48,7 +48,7 @@ class LocalWorkers:
 
     async def prepare(self, order: PrepareOrder) -> PreparedJob:
         """Fetch, look, plan."""
-        return await self._run(partial(work.prepare, self._layout, order))
+        return await self._run(partial(prepare.prepare, self._layout, order))
 
     async def restore(self, order: SegmentOrder) -> AsyncGenerator[SegmentEvent, None]:
         """Wait for a restorer of the model, and use it until its thread is done, whoever still listens."""
@@ -76,15 +76,15 @@ class LocalWorkers:
 
     async def finish(self, order: PartOrder) -> None:
         """Finish one part."""
-        await self._run(partial(work.finish, self._layout, order))
+        await self._run(partial(publish.finish, self._layout, order))
 
     async def publish(self, order: PublishOrder) -> ResultInfo:
         """Join and publish."""
-        return await self._run(partial(work.publish_result, self._layout, order))
+        return await self._run(partial(publish.publish_result, self._layout, order))
 
     async def preview(self, order: PreviewOrder) -> bool:
         """Make stills."""
-        return await self._run(partial(work.preview, self._layout, order))
+        return await self._run(partial(publish.preview, self._layout, order))
 
     def close(self) -> None:
         """Let the threads end; what still runs in them ends by itself."""

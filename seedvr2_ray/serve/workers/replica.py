@@ -15,7 +15,7 @@ from seedvr2_ray.serve.workers.identities import remember_identity
 from seedvr2_ray.serve.workers.protocol import SegmentEvent, SegmentOrder
 from seedvr2_ray.serve.workers.scratch_cleanup import keep_tidy
 from seedvr2_ray.serve.workers.segment_stream import SegmentCall
-from seedvr2_ray.serve.workers.tasks import StorageLayout
+from seedvr2_ray.serve.workers.storage_layout import StorageLayout
 from seedvr2_ray.settings import RestoreSettings
 
 _log = logging.getLogger(__name__)

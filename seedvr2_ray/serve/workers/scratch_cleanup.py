@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 
-from seedvr2_ray.serve.workers.tasks import StorageLayout
+from seedvr2_ray.serve.workers.storage_layout import StorageLayout
 
 _log = logging.getLogger(__name__)
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from seedvr2_ray.restoration.restorer import Restorer
 from seedvr2_ray.serve.workers.protocol import SegmentEvent, SegmentOrder
-from seedvr2_ray.serve.workers.tasks import Stopped, StorageLayout, restore
+from seedvr2_ray.serve.workers.restore import Stopped, restore
+from seedvr2_ray.serve.workers.storage_layout import StorageLayout
 
 _NEWS_PAUSE_SECONDS = 0.2
 """Frames are reported together, at most so often."""

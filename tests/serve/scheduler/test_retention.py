@@ -13,7 +13,7 @@ from seedvr2_ray.serve.db.webhook_store import WebhookStore
 from seedvr2_ray.serve.jobs import JobState, ResultInfo, Source
 from seedvr2_ray.serve.problems import GoneRefusal
 from seedvr2_ray.serve.scheduler.retention import Sweeper
-from seedvr2_ray.serve.workers.tasks import StorageLayout
+from seedvr2_ray.serve.workers.storage_layout import StorageLayout
 
 RULES = Retention(uploads_hours=24, intermediates_hours=48, results_hours=72)
 CONTENT = "sha256-" + "ab" * 32

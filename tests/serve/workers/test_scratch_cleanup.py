@@ -2,7 +2,7 @@ import os
 import time
 
 from seedvr2_ray.serve.workers.scratch_cleanup import keep_tidy
-from seedvr2_ray.serve.workers.tasks import StorageLayout
+from seedvr2_ray.serve.workers.storage_layout import StorageLayout
 
 
 def test_what_killed_processes_left_long_ago_goes_and_what_is_being_written_stays(tmp_path):

@@ -17,10 +17,13 @@ from seedvr2_ray.restoration.work.segment import RESTORED
 from seedvr2_ray.serve.config import FetchRules, Limits
 from seedvr2_ray.serve.jobs import Source
 from seedvr2_ray.serve.scheduler.video_progress import VideoProgress
-from seedvr2_ray.serve.workers import tasks as work
+from seedvr2_ray.serve.workers import prepare, publish, restore
+from seedvr2_ray.serve.workers.prepare import target_name
 from seedvr2_ray.serve.workers.protocol import PrepareOrder
-from seedvr2_ray.serve.workers.tasks import StalePlanError, Stopped, StorageLayout, target_name
+from seedvr2_ray.serve.workers.restore import StalePlanError, Stopped
+from seedvr2_ray.serve.workers.storage_layout import StorageLayout
 from seedvr2_ray.settings import RestoreSettings
+from seedvr2_ray.storage.address import digest_of
 from tests.media import clips
 
 pytestmark = pytest.mark.slow
@@ -58,52 +61,52 @@ def order_of(layout, clip, settings=SETTINGS, *, name="film.mp4", job="job_1", *
 
 def make(layout, order):
     """Do everything for a job, in order."""
-    video = VideoProgress(order.job_id, order.source.name, work.prepare(layout, order))
+    video = VideoProgress(order.job_id, order.source.name, prepare.prepare(layout, order))
     for segment in video.segment_orders(3):
-        work.restore(layout, segment, LanczosRestorer())
+        restore.restore(layout, segment, LanczosRestorer())
         video.take_restored(segment.segment.index)
     preview = video.preview_order()
     assert preview is not None
-    assert work.preview(layout, preview)
+    assert publish.preview(layout, preview)
     while not video.work.is_done:
         for part in video.part_orders(4):
-            work.finish(layout, part)
+            publish.finish(layout, part)
             video.take_part(part)
-    return work.publish_result(layout, video.publish_order())
+    return publish.publish_result(layout, video.publish_order())
 
 
 def test_what_is_published_is_found_by_whoever_asks_for_the_same_and_by_nobody_else(layout, clip):
     made = make(layout, order_of(layout, clip))
-    again = work.prepare(layout, order_of(layout, clip, name="other name.mp4", job="job_2"))
+    again = prepare.prepare(layout, order_of(layout, clip, name="other name.mp4", job="job_2"))
     assert again.plan is None
     assert again.published == replace(made, name="other name-restored.mp4", was_cached=True)
     for change in ({"seed": 1}, {"crf": 30}, {"segment_seconds": 1.0}, {"container": "mkv"}):
         other = RestoreSettings.from_mapping({**SETTINGS.to_mapping(), **change})
-        assert work.prepare(layout, order_of(layout, clip, other, job="job_3")).published is None
+        assert prepare.prepare(layout, order_of(layout, clip, other, job="job_3")).published is None
     newer = RestorerIdentity("lanczos", "another version")
-    assert work.prepare(layout, order_of(layout, clip, job="job_4", identity=newer)).published is None
+    assert prepare.prepare(layout, order_of(layout, clip, job="job_4", identity=newer)).published is None
 
 
 def test_a_second_codec_of_the_same_video_is_made_without_restoring_again(layout, clip):
-    first = work.prepare(layout, order_of(layout, clip))
+    first = prepare.prepare(layout, order_of(layout, clip))
     video = VideoProgress("job_1", "film.mp4", first)
     for segment in video.segment_orders(3):
-        work.restore(layout, segment, LanczosRestorer())
-    other = work.prepare(layout, order_of(layout, clip, replace(SETTINGS, crf=30), job="job_2"))
+        restore.restore(layout, segment, LanczosRestorer())
+    other = prepare.prepare(layout, order_of(layout, clip, replace(SETTINGS, crf=30), job="job_2"))
     assert VideoProgress("job_2", "film.mp4", other).work.to_restore == ()
 
 
 def test_a_segment_whose_parts_another_job_finished_is_not_restored_again(layout, clip):
-    prepared = work.prepare(layout, order_of(layout, clip))
+    prepared = prepare.prepare(layout, order_of(layout, clip))
     make(layout, order_of(layout, clip))
     (order, *_) = VideoProgress("job_2", "film.mp4", prepared).segment_orders(3)
     assert layout.store_of(prepared.source.content).find(RESTORED, order.segment.address) is None
-    record = work.restore(layout, order, None)
+    record = restore.restore(layout, order, None)
     assert record["segment"] == order.segment.index
 
 
 def test_a_segment_that_ends_every_process_fails_with_a_reason(layout, clip):
-    prepared = work.prepare(layout, order_of(layout, clip))
+    prepared = prepare.prepare(layout, order_of(layout, clip))
     (order, *_) = VideoProgress("job_1", "film.mp4", prepared).segment_orders(2)
 
     class Deadly(LanczosRestorer):
@@ -112,21 +115,21 @@ def test_a_segment_that_ends_every_process_fails_with_a_reason(layout, clip):
 
     store = layout.store_of(prepared.source.content)
     for _ in range(2):
-        store.record_attempt(f"deaths/{work.digest_of('job_1')[:16]}", order.segment.address)
+        store.record_attempt(f"deaths/{digest_of('job_1')[:16]}", order.segment.address)
     with pytest.raises(MediaError, match="ended the process that restored it 2 times"):
-        work.restore(layout, order, Deadly())
+        restore.restore(layout, order, Deadly())
     # Whoever submits it again means to try again.
-    assert work.restore(layout, order, LanczosRestorer())["segment"] == order.segment.index
+    assert restore.restore(layout, order, LanczosRestorer())["segment"] == order.segment.index
 
 
 def test_stopping_a_segment_is_no_death_and_leaves_nothing_half_done(layout, clip):
-    prepared = work.prepare(layout, order_of(layout, clip))
+    prepared = prepare.prepare(layout, order_of(layout, clip))
     (order, *_) = VideoProgress("job_1", "film.mp4", prepared).segment_orders(1)
     for _ in range(3):
         with pytest.raises(Stopped):
-            work.restore(layout, order, LanczosRestorer(), check_cancelled=_stop)
+            restore.restore(layout, order, LanczosRestorer(), check_cancelled=_stop)
     assert not any((Path(layout.scratch) / "writing").iterdir())
-    assert work.restore(layout, order, LanczosRestorer())["frames"]
+    assert restore.restore(layout, order, LanczosRestorer())["frames"]
 
 
 def _stop():
@@ -135,9 +138,9 @@ def _stop():
 
 def test_a_segment_planned_for_another_version_of_its_model_is_planned_again(layout, clip):
     order = order_of(layout, clip, identity=RestorerIdentity("lanczos", "older"))
-    (segment, *_) = VideoProgress("job_1", "film.mp4", work.prepare(layout, order)).segment_orders(3)
+    (segment, *_) = VideoProgress("job_1", "film.mp4", prepare.prepare(layout, order)).segment_orders(3)
     with pytest.raises(StalePlanError):
-        work.restore(layout, segment, LanczosRestorer())
+        restore.restore(layout, segment, LanczosRestorer())
 
 
 def test_a_file_that_ends_whoever_reads_it_is_set_aside(layout, clip):
@@ -145,16 +148,16 @@ def test_a_file_that_ends_whoever_reads_it_is_set_aside(layout, clip):
     for _ in range(order.limits.max_segment_tries):
         layout.log.record_attempt("deaths/prepare", order.job_id)
     with pytest.raises(MediaError, match="ended the process that read it 3 times"):
-        work.prepare(layout, order)
+        prepare.prepare(layout, order)
 
 
 def test_a_source_that_is_replaced_after_planning_is_refused(layout, clip):
     order = order_of(layout, clip)
-    (segment, *_) = VideoProgress("job_1", "film.mp4", work.prepare(layout, order)).segment_orders(3)
+    (segment, *_) = VideoProgress("job_1", "film.mp4", prepare.prepare(layout, order)).segment_orders(3)
     uploaded = Path(layout.upload_folder("job_1")) / "film.mp4"
     uploaded.write_bytes(uploaded.read_bytes() + b"\0")
     with pytest.raises(InputError, match="changed"):
-        work.restore(layout, segment, LanczosRestorer())
+        restore.restore(layout, segment, LanczosRestorer())
 
 
 @pytest.mark.parametrize("name", ["../film.mp4", "a/b.mp4", "..", ""])
@@ -162,15 +165,15 @@ def test_a_source_cannot_name_a_file_elsewhere(layout, clip, name):
     order = order_of(layout, clip)
     source = Source(kind="upload", location="job_1", name=name)
     with pytest.raises(MediaError, match="file name"):
-        work.prepare(layout, replace(order, source=source))
+        prepare.prepare(layout, replace(order, source=source))
 
 
 def test_an_object_store_that_is_not_allowed_is_not_read(layout, clip):
     source = Source(kind="object", location=f"{clip.parent}/film.mp4", name="film.mp4")
     with pytest.raises(DeploymentError, match="may not read"):
-        work.prepare(layout, replace(order_of(layout, clip), source=source))
+        prepare.prepare(layout, replace(order_of(layout, clip), source=source))
     allowed = FetchRules(object_prefixes=(str(clip.parent),))
-    assert work.prepare(layout, replace(order_of(layout, clip), source=source, fetch=allowed)).plan is not None
+    assert prepare.prepare(layout, replace(order_of(layout, clip), source=source, fetch=allowed)).plan is not None
 
 
 def test_images_of_a_sequence_come_as_one_archive_that_is_the_same_every_time(tmp_path, clip):
@@ -224,7 +227,7 @@ def test_the_container_follows_the_settings_and_then_the_source(clip, name, sett
 
 
 def test_the_neighbours_of_a_segment_are_enough_to_finish_its_part(layout, clip):
-    prepared = work.prepare(layout, order_of(layout, clip))
+    prepared = prepare.prepare(layout, order_of(layout, clip))
     for index in range(len(prepared.plan.segments)):
         around = neighbourhood_of(prepared.plan.segments, index)
         assert around.segment == prepared.plan.segments[index]

@@ -24,7 +24,7 @@ from seedvr2_ray.serve.secrets import Secrets
 from seedvr2_ray.serve.security.api_keys import make_key
 from seedvr2_ray.serve.service.verbs import Service
 from seedvr2_ray.serve.workers.local import LocalWorkers
-from seedvr2_ray.serve.workers.tasks import StorageLayout
+from seedvr2_ray.serve.workers.storage_layout import StorageLayout
 from tests.serve.deployment import QUICK_RETRIES, WatchedRestorers
 
 QUICK = {"model": "lanczos", "resolution": "x2", "segment_seconds": 0.5, "segment_overlap": 4, "preset": "ultrafast"}
