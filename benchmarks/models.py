@@ -38,7 +38,8 @@ from seedvr2_ray.models.seedvr2.vae.costs import vae_flops
 from seedvr2_ray.models.seedvr2.vae.video_vae import VideoVAE
 from seedvr2_ray.models.weights.catalogue import CATALOGUE, ModelEntry
 from seedvr2_ray.restoration.device import default_dtype, device_name, release_memory
-from seedvr2_ray.restoration.diffusion.restorer import DiffusionModel, DiffusionRestorer, Stage
+from seedvr2_ray.restoration.diffusion.restorer import DiffusionRestorer
+from seedvr2_ray.restoration.diffusion.stages import DiffusionModel, Stage
 from seedvr2_ray.restoration.planning.geometry import Geometry
 from seedvr2_ray.restoration.planning.segment_plan import SegmentPlan
 from seedvr2_ray.restoration.restorer import RestorerIdentity, SegmentTask
@@ -101,7 +102,7 @@ def main() -> None:
     torch.backends.cudnn.benchmark = arguments.cudnn_benchmark
     dtype = getattr(torch, arguments.dtype) if arguments.dtype else default_dtype(device)
     arguments.results.mkdir(parents=True, exist_ok=True)
-    path = arguments.results / f"models-{_file_name(device)}.json"
+    path = arguments.results / f"models-{file_name(device)}.json"
     rows: list[dict[str, Any]] = json.loads(path.read_text())["rows"] if path.exists() else []
     for name in arguments.models.split(","):
         entry = _find_entry(name)
@@ -310,7 +311,7 @@ def _peak_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _file_name(device: torch.device) -> str:
+def file_name(device: torch.device) -> str:
     name = device_name(device) if device.type == "cuda" else str(describe_machine()["processor"])
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 

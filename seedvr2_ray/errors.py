@@ -6,10 +6,12 @@
     ├── InputError            the caller must change something; repeating the call will not help
     │   ├── SettingsError     a setting is unknown, malformed or impossible with the others
     │   ├── MediaError        the file cannot be used
-    │   │   └── DamagedMediaError   part of it can: ``salvage`` restores what can be read
+    │   │   ├── DamagedMediaError   part of it can: ``salvage`` restores what can be read
+    │   │   └── NotFiniteError      a model makes no pictures of it, only numbers that are none
     │   └── TargetError       the output cannot be written where the caller asked
     ├── RetryableError        the same call may succeed later or on another machine
     │   ├── CapacityError     memory, disk or queue is too small; a smaller or later request may fit
+    │   │   └── DeviceMemoryError   no exact way of restoring fits this device; only a smaller request may
     │   └── StorageError      a store did not answer, or a committed object is not what its record says
     └── DeploymentError       the installation is wrong: weights, codecs, drivers; every call will fail
 
@@ -46,6 +48,10 @@ class DamagedMediaError(MediaError):
     """Part of the source cannot be read; with ``salvage`` the rest is restored."""
 
 
+class NotFiniteError(MediaError):
+    """A model turns frames of this file into NaN or infinity, which are no colours; nothing of them is kept."""
+
+
 class TargetError(InputError):
     """The output cannot be written where the caller asked."""
 
@@ -60,6 +66,10 @@ class RetryableError(SeedVR2Error):
 
 class CapacityError(RetryableError):
     """Memory, disk or queue is too small for this request now."""
+
+
+class DeviceMemoryError(CapacityError):
+    """No exact way of restoring fits this device's memory, counted or tried; the same call fails here again."""
 
 
 class StorageError(RetryableError):

@@ -83,10 +83,26 @@ def to_unit_range(frames_TCHW: Tensor) -> Tensor:
     return frames_TCHW.to(torch.float32).div_(peak)
 
 
-def to_codes(frames_TCHW: Tensor, dtype: torch.dtype) -> Tensor:
-    """Round values in 0..1 (clamped) to uint8 or uint16 codes; the opposite of :func:`to_unit_range`."""
+def all_finite(values: Tensor) -> Tensor:
+    """Return one boolean where the values are: whether none is NaN or infinite. Waits for no device."""
     import torch
 
+    # NaN goes through a minimum and a maximum, and neither needs memory of the values' size.
+    lowest, highest = torch.aminmax(values)
+    return torch.isfinite(lowest) & torch.isfinite(highest)
+
+
+def to_codes(frames_TCHW: Tensor, dtype: torch.dtype) -> Tensor:
+    """Round values in 0..1 (clamped) to uint8 or uint16 codes; the opposite of :func:`to_unit_range`.
+
+    Raises:
+        ValueError: a value is NaN, which would become black without a word, or infinite. Whoever knows where
+            values come from looks for these before, and can say more.
+    """
+    import torch
+
+    if not bool(all_finite(frames_TCHW)):
+        raise ValueError("values that are NaN or infinite have no codes")
     peak = 255.0 if dtype == torch.uint8 else 65535.0
     scaled = frames_TCHW.to(torch.float32).clamp(0.0, 1.0).mul_(peak).round_()
     # No kernel casts float to uint16 on every device; int32 does, and holds all its values.

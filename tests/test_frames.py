@@ -71,3 +71,10 @@ def test_frames_that_contradict_themselves_are_refused(
 def test_a_span_counts_frames_and_ends_after_the_last() -> None:
     span = FrameSpan(start=7, pts=(10, 20, 40))
     assert (len(span), span.stop) == (3, 10)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16])
+def test_what_is_no_number_gets_no_code(bad: float, dtype: torch.dtype) -> None:
+    with pytest.raises(ValueError, match="NaN or infinite have no codes"):
+        to_codes(torch.tensor([0.5, bad, 0.5]), dtype)

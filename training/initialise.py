@@ -62,11 +62,7 @@ def haar_filters() -> Tensor:
 
 @torch.no_grad()
 def initialise_vae(vae: VideoVAE) -> None:
-    """Lay the Haar transform and its inverse into a VAE of the nano shape, and zeros where nothing is to be computed.
-
-    The encoder only transforms. At full resolution the decoder has one branch, and convolutions see one frame at a
-    time; at half resolution so do all but the decoder's first and those of the middle. What is
-    zero here stays zero in training, and :meth:`VideoVAE.leave_out_zeros` spares its computation.
+    """Lay the Haar transform and its inverse into a VAE of the nano shape.
 
     Raises:
         ValueError: the VAE has another shape.
@@ -78,9 +74,11 @@ def initialise_vae(vae: VideoVAE) -> None:
         or pixel_width < NUM_KEPT
         or low_width < 2 * NUM_KEPT + 2
         or config.norm_groups != 1
+        or not config.is_light
     ):
         raise ValueError(
-            f"this start needs {NUM_KEPT} latents, widths of {NUM_KEPT} and {2 * NUM_KEPT + 2}, and one norm group"
+            f"this start needs a light network of {NUM_KEPT} latents, widths of {NUM_KEPT} and {2 * NUM_KEPT + 2}, "
+            "and one norm group"
         )
     _initialise_encoder(vae.encoder)
     _initialise_decoder(vae.decoder)
@@ -88,26 +86,20 @@ def initialise_vae(vae: VideoVAE) -> None:
 
 def _initialise_encoder(encoder: Any) -> None:  # Lists of modules tell the type checker nothing about their members.
     encoder.conv_in.weight.zero_()
-    encoder.conv_in.weight[:3, :, 2, 1, 1] = OPPONENT
-    first, last = encoder.down_blocks
-    _leave_out(first.resnets[0])
-    down = first.downsamplers[0].conv
-    down.weight.mul_(NEARLY_ZERO)
-    down.weight[:NUM_KEPT, :3, 1:, :2, :2] = haar_filters()[:NUM_KEPT]
-    _leave_out(last.resnets[0])
-    shortcut = last.resnets[0].conv_shortcut
-    gains = torch.diag(LATENT_GAINS[:NUM_KEPT])[..., None, None, None]
+    encoder.conv_in.weight[:3, :, 0, 0, 0] = OPPONENT
+    down = encoder.down_blocks[0].downsamplers[0].conv
+    width = down.weight.shape[1]
+    transform = down.weight[:NUM_KEPT] * NEARLY_ZERO
+    transform[:, :3, 1:, :2, :2] = haar_filters()[:NUM_KEPT]
     # Every channel with the spread of its latent, so that the branches see them alike.
-    shortcut.weight[:NUM_KEPT] = gains
-    shortcut.weight[NUM_KEPT : 2 * NUM_KEPT] = -gains
-    shortcut.weight[2 * NUM_KEPT :, :, 0, 0, 0] *= LATENT_GAINS[:NUM_KEPT]
-    shortcut.weight[-2:] = 0
-    shortcut.bias[-2:] = torch.tensor([CONSTANT, -CONSTANT])
-    for block in encoder.mid_block.resnets:
-        _leave_out(block)
+    gains = torch.diag(LATENT_GAINS[:NUM_KEPT])
+    mixed = torch.empty(len(down.weight) - 2 * NUM_KEPT, NUM_KEPT).uniform_(-1, 1) * (3 / width) ** 0.5
+    mixed *= LATENT_GAINS[:NUM_KEPT]
+    mixed[-2:] = 0
+    down.weight.copy_(torch.einsum("oi,icthw->octhw", torch.cat([gains, -gains, mixed]), transform))
+    down.bias[-2:] = torch.tensor([CONSTANT, -CONSTANT])
     _steady_gain(encoder.conv_norm_out, CONSTANT)
     out = encoder.conv_out
-    _see_one_frame(out)
     out.weight.mul_(NEARLY_ZERO)
     out.weight[NUM_KEPT:] = 0
     out.weight[:, -2:] = 0
@@ -125,64 +117,40 @@ def _initialise_decoder(decoder: Any) -> None:
     low, pixels = decoder.up_blocks
     for block in [*decoder.mid_block.resnets, *low.resnets]:
         _start_branch(block, CONSTANT)
-    for block in low.resnets:
-        _see_one_frame(block.conv1)
     _initialise_upsampler(low.upsamplers[0])
-    _leave_out(pixels.resnets[0])
-    shortcut = pixels.resnets[0].conv_shortcut
-    shortcut.weight[:6] = 0
-    shortcut.weight[-2:] = 0
-    shortcut.weight[:, -2:] = 0
-    shortcut.weight[:3, :3, 0, 0, 0] = OPPONENT.T
-    shortcut.weight[3:6, :3, 0, 0, 0] = -OPPONENT.T
-    shortcut.bias[-2:] = torch.tensor([PIXEL_CONSTANT, -PIXEL_CONSTANT])
-    _start_branch(pixels.resnets[1], PIXEL_CONSTANT)
-    _see_one_frame(pixels.resnets[1].conv1)
+    _start_branch(pixels.resnets[0], PIXEL_CONSTANT)
     _steady_gain(decoder.conv_norm_out, PIXEL_CONSTANT)
     out = decoder.conv_out
-    _see_one_frame(out)
     out.weight.mul_(NEARLY_ZERO)
     out.weight[:, -2:] = 0
     _copy_pairs(out, 3)
 
 
 def _initialise_upsampler(upsampler: Any) -> None:
-    width = upsampler.conv.weight.shape[0]
-    # Output channel of the expansion is ((row * 2 + column) * 2 + time) * width + channel.
-    expand = upsampler.upscale_conv.weight.view(2, 2, 2, width, width)
-    expand[..., -2:] = 0
-    expand[..., :3, len(COEFFICIENTS) :] *= NEARLY_ZERO
+    width = upsampler.upscale_conv.weight.shape[1]
+    # Output channel of the expansion is ((row * 2 + column) * 2 + time) * channels + channel.
+    expand = upsampler.upscale_conv.weight.view(2, 2, 2, -1, width)
     synthesis = haar_filters() / LATENT_GAINS[:, None, None, None, None]
-    expand[..., :3, : len(COEFFICIENTS)] = synthesis.permute(3, 4, 2, 1, 0)
-    # Expanding to pixels is all there is: the convolution after it returns its input.
-    upsampler.conv.weight.zero_()
-    upsampler.conv.weight[:, :, 2, 1, 1] = torch.eye(width)
+    expand[..., :3, len(COEFFICIENTS) :] *= NEARLY_ZERO
+    expand[..., :3, : len(COEFFICIENTS)] = torch.einsum("cr,kcthw->hwtrk", OPPONENT, synthesis)
+    expand[..., 3:6, :] = -expand[..., :3, :]
+    expand[..., -2:, :] = 0
+    expand[..., -2:] = 0
+    upsampler.upscale_conv.bias.view(8, -1)[:, -2:] = torch.tensor([PIXEL_CONSTANT, -PIXEL_CONSTANT])
 
 
 def _start_branch(block: Any, constant: float) -> None:
-    """Make a residual block add little, see steadily scaled channels, and look back in time only once."""
+    """Make a residual block add little and see steadily scaled channels."""
     _steady_gain(block.norm1, constant)
-    _see_one_frame(block.conv2)
     block.conv2.weight.mul_(NEARLY_ZERO)
-
-
-def _leave_out(block: Any) -> None:
-    """Make a residual block pass its input on and no more."""
-    block.conv2.weight.zero_()
-
-
-def _see_one_frame(conv: Any) -> None:
-    """Clear the taps that reach back in time; the others take over their share of the variance."""
-    conv.weight.mul_(3**0.5)
-    conv.weight[:, :, :-1] = 0
 
 
 def _copy_pairs(out: Any, count: int) -> None:
     """Return the first channels, which stand there as plus and minus, through the SiLU before this convolution."""
     for channel in range(count):
         out.weight[channel, [channel, count + channel]] = 0
-        out.weight[channel, channel, 2, 1, 1] = 1
-        out.weight[channel, count + channel, 2, 1, 1] = -1
+        out.weight[channel, channel, 0, 1, 1] = 1
+        out.weight[channel, count + channel, 0, 1, 1] = -1
 
 
 def carries_signal(name: str) -> bool:
@@ -238,5 +206,5 @@ def initialise_transformer(transformer: SeedVR2Transformer, generator: torch.Gen
         for name, parameter in block.ada.named_parameters():
             parameter.fill_(1.0 if "scale" in name else 0.0)
         # The noise in the stream is nothing to learn from.
-        block.attn.proj_qkv.of("all").weight[:, :token] = 0
-        block.mlp.of("all").get_parameter("proj_in.weight")[:, :token] = 0
+        block.attn.proj_qkv.video.weight[:, :token] = 0
+        block.mlp.video.get_parameter("proj_in.weight")[:, :token] = 0

@@ -54,20 +54,12 @@ class Nano(nn.Module):
         return Restored(raw_BCTHW, match_colours(raw_BCTHW, inputs_BCTHW))
 
     def predict(self, noise_BTHWC: Tensor, condition_BTHWC: Tensor) -> Tensor:
-        """Return v = noise - latent of a packed batch at the last timestep."""
-        clips, t, h, w, _ = noise_BTHWC.shape
+        """Return v = noise - latent of every clip at the last timestep."""
         mask = torch.ones_like(noise_BTHWC[..., :1])
-        video_LC = torch.cat((noise_BTHWC, condition_BTHWC.float(), mask), dim=-1).flatten(0, 3)
+        inputs_BTHWC = torch.cat((noise_BTHWC, condition_BTHWC.float(), mask), dim=-1)
         # In full: half a unit of the noise's last place would be a visible error of the latent.
-        with torch.autocast(video_LC.device.type, enabled=False):
-            v_LC: Tensor = self.transformer(
-                video_LC,
-                ((t, h, w),) * clips,
-                self.text_LC.repeat(clips, 1),
-                (len(self.text_LC),) * clips,
-                torch.full((clips,), LAST_TIMESTEP, device=video_LC.device),
-            )
-        return v_LC.view_as(noise_BTHWC)
+        with torch.autocast(inputs_BTHWC.device.type, enabled=False):
+            return torch.stack([self.transformer(clip, self.text_LC, LAST_TIMESTEP) for clip in inputs_BTHWC])
 
 
 def latent_shape(clips: int, num_frames: int, height: int, width: int) -> tuple[int, int, int, int, int]:

@@ -75,7 +75,6 @@ class Trainer:
         for parameter in self.nano.vae.parameters():
             if parameter.ndim == 5:
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
-        self.nano.vae.leave_out_zeros()
         self.average = Nano(recipe.seed).to(device).requires_grad_(False)
         self.optimiser = build_optimiser(self.nano)
         self.step = 0
@@ -158,7 +157,6 @@ class Trainer:
             )
         self.step, self.seconds = state["step"], state["seconds"]
         self.nano.load_state_dict(state["nano"])
-        self.nano.vae.leave_out_zeros()
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
 

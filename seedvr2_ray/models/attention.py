@@ -1,10 +1,10 @@
-"""Attention of video windows that each see the whole text, behind one signature.
+"""Attention inside windows behind one signature per kind: with the whole text in every window, or without.
 
-Every window attends to its own video tokens and to all text tokens of its sample, both ways and
+With text, every window attends to its own video tokens and to all text tokens of its sample, both ways and
 without a mask. Text keys and values come in once and are shared by the windows; the text's own
 result is summed over them.
 
-Shapes: L packed tokens, W windows, G tokens of a window, N heads, E head width.
+Shapes: L packed tokens, W windows, G tokens of a window, K keys of a window, N heads, E head width.
 """
 
 import importlib
@@ -100,6 +100,27 @@ def attend_windows(
     return out_LNE, text_sum_LNE
 
 
+def attend_batch(q_WGNE: Tensor, k_WKNE: Tensor, v_WKNE: Tensor, *, backend: AttentionBackend) -> Tensor:
+    """Attend inside every window of a batch whose windows all have one shape and no text of their own.
+
+    Args:
+        q_WGNE: queries, G of each window.
+        k_WKNE, v_WKNE: as many windows, each with any one number of keys and values.
+
+    Returns:
+        The results [W, G, N, E], contiguous or not.
+    """
+    if backend == "sdpa":
+        return _dense_kernel(q_WGNE, k_WKNE, v_WKNE)
+    windows, queries, keys = len(q_WGNE), q_WGNE.shape[1], k_WKNE.shape[1]
+    q_ends_W, k_ends_W = (
+        torch.arange(windows + 1, device=q_WGNE.device, dtype=torch.int32) * length for length in (queries, keys)
+    )
+    packed = (heads.flatten(0, 1) for heads in (q_WGNE, k_WKNE, v_WKNE))
+    out_LNE = _packed_kernel(backend)(*packed, q_ends_W, k_ends_W, queries, keys)
+    return out_LNE.view(q_WGNE.shape)
+
+
 def require_backend(backend: AttentionBackend, device: torch.device, dtype: torch.dtype) -> None:
     """Check that a kernel exists for a device and dtype.
 
@@ -151,8 +172,12 @@ def _attend_dense(
             )
         )
         start += batch.video_tokens
-        out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
-        yield out.transpose(1, 2)
+        yield _dense_kernel(q, k, v)
+
+
+def _dense_kernel(q_WGNE: Tensor, k_WKNE: Tensor, v_WKNE: Tensor) -> Tensor:
+    q, k, v = (heads.transpose(1, 2) for heads in (q_WGNE, k_WKNE, v_WKNE))
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
 
 
 def _attend_packed(

@@ -19,6 +19,7 @@ from seedvr2_ray.restoration.device import default_dtype
 from seedvr2_ray.restoration.diffusion.load import identify_diffusion, load_diffusion
 from seedvr2_ray.restoration.lanczos import LANCZOS, LanczosRestorer
 from seedvr2_ray.restoration.restorer import Restorer, RestorerIdentity
+from seedvr2_ray.restoration.swiftvr.load import identify_swiftvr, load_swiftvr, require_swiftvr_settings
 from seedvr2_ray.settings import RestoreSettings
 
 
@@ -51,13 +52,17 @@ def identify(settings: RestoreSettings, options: LoadOptions) -> RestorerIdentit
     Weights that are not on this machine count as the published ones: that is what a download is held to.
 
     Raises:
-        SettingsError: there is no such model.
+        SettingsError: there is no such model, or it has no use for a setting.
         DeploymentError: its weights are damaged.
     """
     entry = find_model(settings)
     if not entry.components:
         return LANCZOS
+    if entry.swiftvr is not None:
+        require_swiftvr_settings(settings)
     hashes = {part.role: _known_hash(part, options) for part in entry.components}
+    if entry.swiftvr is not None:
+        return identify_swiftvr(entry, hashes, default_dtype(local_device()))
     return identify_diffusion(entry, hashes, default_dtype(local_device()))
 
 
@@ -74,7 +79,8 @@ def load_restorer(settings: RestoreSettings, options: LoadOptions) -> Restorer:
     if not entry.components:
         return LanczosRestorer()
     files = require_model(entry, options.weights, may_download=options.may_download)
-    return load_diffusion(
+    load = load_diffusion if entry.swiftvr is None else load_swiftvr
+    return load(
         entry,
         files,
         device=device,

@@ -21,6 +21,8 @@ class SegmentTask:
     settings: RestoreSettings
     output_depth: Literal[8, 16]
     """Bits of the codes to yield: uint8 or uint16."""
+    plain_path: bool = False
+    """Leave out every way of computing faster: asked for once more where those gave numbers that are no colours."""
     check_cancelled: Callable[[], None] = lambda: None
     """Called between steps of at most a few seconds; raises to stop."""
 
@@ -55,4 +57,5 @@ class Restorer(Protocol):
 
         Raises:
             CapacityError: the segment does not fit into this machine's memory.
+            NotFiniteError: what would have come out is NaN or infinite; none of those frames was yielded.
         """

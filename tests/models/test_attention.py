@@ -10,6 +10,7 @@ from seedvr2_ray.models.attention import (
     Heads,
     WindowBand,
     WindowBatch,
+    attend_batch,
     attend_windows,
     available_backends,
     missing_reason,
@@ -93,6 +94,28 @@ def test_text_that_does_not_ask_is_still_seen(backend: AttentionBackend) -> None
     torch.testing.assert_close(out, _by_hand(video, text)[0], atol=1e-5, rtol=1e-5)
 
 
+def _batch(keys: int, width: int = 16) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(keys)
+    q, k, v = (torch.randn(3, length, 2, width, generator=generator) for length in (7, keys, keys))
+    return q, k, v
+
+
+def _batch_by_hand(q_WGNE: Tensor, k_WKNE: Tensor, v_WKNE: Tensor) -> Tensor:
+    weights = torch.einsum("wqne,wkne->wnqk", q_WGNE, k_WKNE) / q_WGNE.shape[-1] ** 0.5
+    return torch.einsum("wnqk,wkne->wqne", weights.softmax(-1), v_WKNE)
+
+
+@pytest.mark.usefixtures("packed_kernel_on_cpu")
+@pytest.mark.parametrize("backend", ["sdpa", "varlen"])
+@pytest.mark.parametrize("keys", [7, 4])
+def test_windows_without_text_compute_the_written_out_softmax(backend: AttentionBackend, keys: int) -> None:
+    heads = _batch(keys)
+    torch.testing.assert_close(attend_batch(*heads, backend=backend), _batch_by_hand(*heads), atol=1e-5, rtol=1e-5)
+    q, k, v = heads
+    shared = (q, k[:1].expand(3, -1, -1, -1), v[:1].expand(3, -1, -1, -1))
+    torch.testing.assert_close(attend_batch(*shared, backend=backend), _batch_by_hand(*shared), atol=1e-5, rtol=1e-5)
+
+
 def test_the_dense_form_differentiates_like_the_written_out_one() -> None:
     grads = []
     for attend in (lambda v, t: attend_windows(v, t, _band(), backend="sdpa", text_queries=True), _by_hand):
@@ -133,3 +156,14 @@ def test_kernels_agree_on_a_gpu(backend: AttentionBackend, text_queries: bool) -
     torch.testing.assert_close(out.float(), expected_video, atol=2e-2, rtol=2e-2)
     if text_sum is not None:
         torch.testing.assert_close(text_sum, expected_text, atol=5e-2, rtol=2e-2)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", ["sdpa", "varlen", "flash"])
+@pytest.mark.parametrize("keys", [7, 4])
+def test_kernels_agree_on_windows_without_text_on_a_gpu(backend: AttentionBackend, keys: int) -> None:
+    if (reason := missing_reason(backend)) is not None:
+        pytest.skip(reason)
+    heads = tuple(x.to("cuda", torch.bfloat16) for x in _batch(keys, 128))
+    out = attend_batch(*heads, backend=backend)
+    torch.testing.assert_close(out.float(), _batch_by_hand(*(x.float() for x in heads)), atol=2e-2, rtol=2e-2)

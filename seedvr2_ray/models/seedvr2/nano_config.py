@@ -15,6 +15,7 @@ NANO_VAE = VAEConfig(
     # One group, because the constant channels that hold a norm's scale steady must lie in each group.
     norm_groups=1,
     mid_attention=False,
+    is_light=True,
     scaling_factor=1.0,
 )
 

@@ -18,10 +18,6 @@ from seedvr2_ray.models.seedvr2.transformer.dit import SeedVR2Transformer
 from seedvr2_ray.models.seedvr2.transformer.execution import DEFAULT_EXECUTION, Execution
 
 LAST_TIMESTEP = 1000.0
-_SHIFT_VIDEO_LOW = 256 * 256 * 37
-_SHIFT_VIDEO_HIGH = 1280 * 720 * 145
-_SHIFT_IMAGE_LOW = 256 * 256
-_SHIFT_IMAGE_HIGH = 1024 * 1024
 
 
 def sample(
@@ -34,7 +30,6 @@ def sample(
     steps: int = 1,
     cfg_scale: float = 1.0,
     cfg_rescale: float = 0.0,
-    cfg_partial: float = 1.0,
     execution: Execution = DEFAULT_EXECUTION,
     check_cancelled: Callable[[], None] = lambda: None,
 ) -> Tensor:
@@ -47,7 +42,6 @@ def sample(
         steps: network evaluations; the released models are distilled for one.
         cfg_scale: 1 evaluates the positive text only.
         cfg_rescale: share in 0..1 of the guided prediction's spread that is pulled back to the positive one's.
-        cfg_partial: share of the steps, from the first, in which guidance acts.
         check_cancelled: called before every network evaluation; raises to stop.
 
     Returns:
@@ -60,30 +54,20 @@ def sample(
     guided = cfg_scale != 1.0
     if guided and negative_text_LC is None:
         raise SettingsError(f"cfg_scale {cfg_scale} needs a negative text embedding; load one or use cfg_scale 1")
-    if not 0.0 <= cfg_rescale <= 1.0 or not 0.0 <= cfg_partial <= 1.0:
-        raise SettingsError(f"cfg_rescale and cfg_partial must lie in 0..1, got {cfg_rescale} and {cfg_partial}")
+    if not 0.0 <= cfg_rescale <= 1.0:
+        raise SettingsError(f"cfg_rescale must lie in 0..1, got {cfg_rescale}")
     if noise_THWC.shape != condition_THWC.shape:
         raise ValueError(f"noise is {tuple(noise_THWC.shape)} but the condition {tuple(condition_THWC.shape)}")
 
     def predict(x_THWC: Tensor, text_LC: Tensor, timestep: float) -> Tensor:
         check_cancelled()
-        size = (x_THWC.shape[0], x_THWC.shape[1], x_THWC.shape[2])
-        is_folded = timestep == transformer.folded_timestep
-        timestep_B = None if is_folded else torch.full((1,), timestep, device=x_THWC.device)
-        out_LC = transformer(
-            model_input(x_THWC, condition_THWC, transformer.dtype).flatten(0, 2),
-            (size,),
-            text_LC,
-            (len(text_LC),),
-            timestep_B,
-            execution=execution,
-        )
-        v_THWC: Tensor = out_LC.float().view(*size, -1)
-        return v_THWC
+        clip_THWC = model_input(x_THWC, condition_THWC, transformer.dtype)
+        v_THWC: Tensor = transformer(clip_THWC, text_LC, timestep, execution=execution)
+        return v_THWC.float()
 
-    def guide(x_THWC: Tensor, timestep: float, step: int) -> Tensor:
+    def guide(x_THWC: Tensor, timestep: float) -> Tensor:
         positive = predict(x_THWC, positive_text_LC, timestep)
-        if negative_text_LC is None or not guided or (step + 1) / steps > cfg_partial:
+        if negative_text_LC is None or not guided:
             return positive
         return apply_guidance(positive, predict(x_THWC, negative_text_LC, timestep), cfg_scale, cfg_rescale)
 
@@ -101,15 +85,15 @@ def timesteps(steps: int) -> tuple[float, ...]:
     return tuple(LAST_TIMESTEP * (1 - step / steps) for step in range(steps))
 
 
-def integrate(predict: Callable[[Tensor, float, int], Tensor], noise: Tensor, schedule: tuple[float, ...]) -> Tensor:
+def integrate(predict: Callable[[Tensor, float], Tensor], noise: Tensor, schedule: tuple[float, ...]) -> Tensor:
     """Follow the predicted v from noise at the first timestep to 0 in Euler steps, in float32.
 
     Args:
-        predict: maps (x, timestep, number of the step) to v.
+        predict: maps (x, timestep) to v.
     """
     x = noise.float()
-    for step, (now, then) in enumerate(pairwise((*schedule, 0.0))):
-        x = x - (now - then) / LAST_TIMESTEP * predict(x, now, step).float()
+    for now, then in pairwise((*schedule, 0.0)):
+        x = x - (now - then) / LAST_TIMESTEP * predict(x, now).float()
     return x
 
 
@@ -132,48 +116,3 @@ def model_input(x_THWC: Tensor, condition_THWC: Tensor, dtype: torch.dtype) -> T
     """Join the noisy latent, the condition and a mask of ones: every frame is conditioned."""
     mask = torch.ones_like(x_THWC[..., :1], dtype=dtype)
     return torch.cat((x_THWC.to(dtype), condition_THWC.to(dtype), mask), dim=-1)
-
-
-def interpolate(latent: Tensor, noise: Tensor, timestep: float) -> Tensor:
-    """Return the point of the path from a latent to noise at a timestep."""
-    share = timestep / LAST_TIMESTEP
-    return (1.0 - share) * latent + share * noise
-
-
-def add_condition_noise(
-    condition_THWC: Tensor, noise_THWC: Tensor, scale: float, *, shift_as_published: bool = False
-) -> Tensor:
-    """Blend noise into the condition, which lets the network change more. 0 leaves it untouched.
-
-    Args:
-        scale: in 0..1; more pixels mean more noise at the same scale.
-        shift_as_published: read the size as (H, W, C) instead of (T, H, W), as the published scripts do.
-
-    Raises:
-        SettingsError: the scale is out of range.
-    """
-    if not 0.0 <= scale <= 1.0:
-        raise SettingsError(f"the condition noise scale must lie in 0..1, got {scale}")
-    if scale == 0.0:
-        return condition_THWC
-    t, h, w, c = condition_THWC.shape
-    size = (h, w, c) if shift_as_published else (t, h, w)
-    return interpolate(condition_THWC, noise_THWC, shift_timestep(LAST_TIMESTEP * scale, size))
-
-
-def shift_timestep(timestep: float, size_THW: tuple[int, int, int]) -> float:
-    """Move a timestep towards noise for large clips, where the same noise hides less.
-
-    Linear in the number of pixels between two fixed sizes, for images and for videos; below the
-    smaller one it moves the other way.
-    """
-    t, h, w = size_THW
-    frames, pixels = (t - 1) * 4 + 1, 64 * h * w
-    if frames > 1:
-        slope = 4.0 / (_SHIFT_VIDEO_HIGH - _SHIFT_VIDEO_LOW)
-        factor = 1.0 + (pixels * frames - _SHIFT_VIDEO_LOW) * slope
-    else:
-        slope = 2.2 / (_SHIFT_IMAGE_HIGH - _SHIFT_IMAGE_LOW)
-        factor = 1.0 + (pixels - _SHIFT_IMAGE_LOW) * slope
-    share = timestep / LAST_TIMESTEP
-    return LAST_TIMESTEP * factor * share / (1.0 + (factor - 1.0) * share)

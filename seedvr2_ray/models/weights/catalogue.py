@@ -8,9 +8,10 @@ from seedvr2_ray.errors import SettingsError
 from seedvr2_ray.models.seedvr2.config import SEEDVR2_3B, SEEDVR2_7B, DiTConfig
 from seedvr2_ray.models.seedvr2.nano_config import NANO_DIT, NANO_VAE
 from seedvr2_ray.models.seedvr2.vae.config import SEEDVR2_VAE, VAEConfig
+from seedvr2_ray.models.swiftvr.config import SWIFTVR, SwiftVRConfig
 
-Role = Literal["transformer", "vae", "positive", "negative"]
-"""What a file holds; the last two are the embeddings of the fixed prompts."""
+Role = Literal["transformer", "vae", "positive", "negative", "autoencoder", "prompt"]
+"""What a file holds; ``positive``, ``negative`` and ``prompt`` are embeddings of texts that never change."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,8 +54,10 @@ class ModelEntry:
     """One line for a person."""
     licence: str
     transformer: DiTConfig | None = None
-    """None for a classical filter, which has no components either."""
+    """None for what is not of SeedVR2's kind; a classical filter has no components either."""
     vae: VAEConfig | None = None
+    swiftvr: SwiftVRConfig | None = None
+    """None for what is not of SwiftVR's kind."""
     components: tuple[Component, ...] = ()
     anchor_rows: int = 16
     """Black rows the model wants below the picture for a tone anchor; see :mod:`restoration.padding`."""
@@ -169,8 +172,45 @@ _NANO_TRANSFORMER = bundled(
 _NANO_VAE = bundled(
     "nano/vae.safetensors",
     licence=_APACHE,
-    size_bytes=2094158,
-    sha256="dc4cadf04af9ae143465ac6255c81aa49bf394be1e37407adcf94f94580c5102",
+    size_bytes=639766,
+    sha256="8563cf02b5fba34f3ae6ea1d5bace1175b7126c900ab1d0f35560fbb56124813",
+)
+
+_SWIFTVR = "H-oliday/SwiftVR"
+_SWIFTVR_COMPONENTS = (
+    Component(
+        role="transformer",
+        files=(
+            _hub(
+                _SWIFTVR,
+                "transformer/diffusion_pytorch_model.safetensors",
+                19_999_235_584,
+                "f7ade5b8f7f4ff8b4e26a581772ebe5bcfb6a619ece2dd3483c5395c2d7e1a31",
+            ),
+        ),
+    ),
+    Component(
+        role="autoencoder",
+        files=(
+            _hub(
+                _SWIFTVR,
+                "reae.safetensors",
+                163_797_568,
+                "c915205d1833677b6887e2fdf675499d3fc781af0c644c99330f7d22fd855514",
+            ),
+        ),
+    ),
+    Component(
+        role="prompt",
+        files=(
+            _hub(
+                _SWIFTVR,
+                "prompt_embedding.safetensors",
+                4_202_976,
+                "cc4cf7b9aa9def4026bb5952b8aaec846ffc83eee43cafff0d3796b7e9fdf922",
+            ),
+        ),
+    ),
 )
 
 _ENTRIES = (
@@ -237,6 +277,14 @@ _ENTRIES = (
             32_958_774_606,
             "ced5706c976d5879efcab9e108349d67abcbd8a9b36a1f48bf0f19c24164a264",
         ),
+    ),
+    ModelEntry(
+        name="swiftvr",
+        summary="SwiftVR: streams in chunks of 24 frames with one cheap step, less work per frame than SeedVR2",
+        licence=_APACHE,
+        swiftvr=SWIFTVR,
+        components=_SWIFTVR_COMPONENTS,
+        anchor_rows=0,
     ),
     ModelEntry(
         name="nano",

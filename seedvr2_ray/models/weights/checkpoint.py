@@ -47,6 +47,7 @@ def build_from_checkpoint(
     device: torch.device,
     dtype_of: Callable[[str], torch.dtype],
     computed: Callable[[], Tensor] | None = None,
+    unused: tuple[str, ...] = (),
 ) -> Module:
     """Build a network with the numbers of a checkpoint, ready for inference.
 
@@ -56,6 +57,7 @@ def build_from_checkpoint(
         device: where the network will live.
         dtype_of: from a parameter's name to the type it is kept in.
         computed: makes the rotary frequencies, for a network that has them.
+        unused: names, in part, of tensors that some files hold and the network has no use for.
 
     Raises:
         DeploymentError: the file cannot be read, or is not of this network.
@@ -64,7 +66,11 @@ def build_from_checkpoint(
         module = build()
     shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     wanted = {name: shape for name, shape in shapes.items() if not name.endswith(_COMPUTED_SUFFIX)}
-    stored = read_checkpoint(path)
+    stored = {
+        name: entry
+        for name, entry in read_checkpoint(path).items()
+        if name in wanted or not any(part in name for part in unused)
+    }
     _require_match(wanted, stored, path)
     # The file must not be needed afterwards, so even a tensor that needs no conversion is copied out of it.
     state = {name: _place(stored[name], name, path, device, dtype_of(name)) for name in wanted}
@@ -85,8 +91,9 @@ def read_embedding(path: Path, role: str, text_dim: int) -> Tensor:
     """Return the embedding of a fixed prompt, float32 [tokens, text_dim] on the CPU.
 
     Args:
-        path: a tensor as torch saves it, or safetensors with one tensor or one that is named as ``role``.
-        role: ``positive`` or ``negative``.
+        path: a tensor as torch saves it, or safetensors with one tensor or one that is named as ``role``. A batch
+            of one is taken out of its batch.
+        role: ``positive``, ``negative``, or what else a file calls it.
         text_dim: width that the transformer expects.
 
     Raises:
@@ -98,6 +105,8 @@ def read_embedding(path: Path, role: str, text_dim: int) -> Tensor:
         embedding: object = entry.read() if entry else None
     else:
         embedding = _load_pickle(path)
+    if isinstance(embedding, Tensor) and embedding.ndim == 3 and len(embedding) == 1:
+        embedding = embedding[0]
     if not isinstance(embedding, Tensor) or embedding.ndim != 2 or embedding.shape[1] != text_dim:
         shape = list(embedding.shape) if isinstance(embedding, Tensor) else type(embedding).__name__
         raise DeploymentError(

@@ -315,7 +315,7 @@ def _download_from_mirror(file: WeightFile, source: WeightsSource, mirror_url: s
     folder = source.own_dir
     target, partial = folder / file.name, folder / f"{file.name}.partial"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        partial.parent.mkdir(parents=True, exist_ok=True)
         _copy_resumable(url, partial, file.name, progress)
     # fsspec's stores raise errors of their own libraries, which have no common root.
     except Exception as error:

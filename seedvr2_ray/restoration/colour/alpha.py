@@ -31,7 +31,8 @@ def fill_transparent(colours_T3HW: Tensor, alpha_T1HW: Tensor) -> Tensor:
         The colours where alpha is above zero, the fill elsewhere.
     """
     hidden_T1HW = alpha_T1HW <= 0
-    if not hidden_T1HW.any():
+    # Asked only where the answer is at hand: a GPU would be waited for, and its fill goes nowhere then.
+    if alpha_T1HW.is_cpu and not hidden_T1HW.any():
         return colours_T3HW
     fill_T3HW = _fill(colours_T3HW * alpha_T1HW, alpha_T1HW)
     return torch.where(hidden_T1HW, fill_T3HW, colours_T3HW)
@@ -84,7 +85,7 @@ def _fill(premultiplied_T3HW: Tensor, alpha_T1HW: Tensor) -> Tensor:
     """Divide out alpha where there is some, and take the fill of the picture at half the size where there is none."""
     known_T3HW = premultiplied_T3HW / alpha_T1HW.clamp_min(1e-6)
     height, width = alpha_T1HW.shape[-2:]
-    if (alpha_T1HW > 0).all() or (height, width) == (1, 1):
+    if (height, width) == (1, 1) or (alpha_T1HW.is_cpu and (alpha_T1HW > 0).all()):
         return known_T3HW
     half_premultiplied = torch.nn.functional.avg_pool2d(premultiplied_T3HW, 2, ceil_mode=True)
     half_alpha = torch.nn.functional.avg_pool2d(alpha_T1HW, 2, ceil_mode=True)

@@ -29,6 +29,12 @@ def frames_for_latents(num_latents: int, temporal_stride: int) -> int:
     return (num_latents - 1) * temporal_stride + 1
 
 
+def frames_behind(start: int, stop: int, temporal_stride: int) -> range:
+    """Return the frames that latents ``start`` to ``stop`` of a segment stand for, the fill at its end included."""
+    first = 0 if start == 0 else frames_for_latents(start, temporal_stride)
+    return range(first, frames_for_latents(stop, temporal_stride))
+
+
 @lru_cache(maxsize=256)
 def plan_chunks(num_latents: int, chunk_latents: int, overlap: int) -> tuple[Chunk, ...]:
     """Cut a segment into chunks of one length.

@@ -14,13 +14,14 @@ from seedvr2_ray.models.backends import AttentionBackend
 from seedvr2_ray.models.seedvr2.transformer.dit import SeedVR2Transformer
 from seedvr2_ray.models.seedvr2.transformer.precision import parameter_dtype
 from seedvr2_ray.models.seedvr2.transformer.rope import rope_frequencies
-from seedvr2_ray.models.seedvr2.vae.config import VAEOptions, fastest_options
+from seedvr2_ray.models.seedvr2.vae.config import PLAIN, VAEOptions, fastest_options
 from seedvr2_ray.models.seedvr2.vae.video_vae import VideoVAE
 from seedvr2_ray.models.weights.catalogue import ModelEntry, Role
 from seedvr2_ray.models.weights.checkpoint import build_from_checkpoint, read_embedding, require_dtype
 from seedvr2_ray.models.weights.download import FoundFile
 from seedvr2_ray.restoration.device import free_bytes, is_out_of_memory
-from seedvr2_ray.restoration.diffusion.restorer import DiffusionModel, DiffusionRestorer
+from seedvr2_ray.restoration.diffusion.restorer import DiffusionRestorer
+from seedvr2_ray.restoration.diffusion.stages import DiffusionModel
 from seedvr2_ray.restoration.restorer import RestorerIdentity
 
 _log = logging.getLogger(__name__)
@@ -70,17 +71,22 @@ def load_diffusion(
         CapacityError: the weights do not fit into memory.
     """
     require_backend(attention, device, dtype)
-    model = load_networks(entry, files, device=device, dtype=dtype)
     vae_options = vae_options or fastest_options(device.type)
+    model = load_networks(entry, files, device=device, dtype=dtype, vae_options=vae_options)
     identity = identify_diffusion(entry, {role: found.sha256 for role, found in files.items()}, dtype)
-    restorer = DiffusionRestorer(model, identity, device=device, attention=attention, vae_options=vae_options)
+    restorer = DiffusionRestorer(model, identity, device=device, attention=attention)
     if compile_transformer:
         _log.info("compiled the transformer of %s in %.1f s", entry.name, restorer.compile())
     return restorer
 
 
 def load_networks(
-    entry: ModelEntry, files: Mapping[Role, FoundFile], *, device: torch.device, dtype: torch.dtype
+    entry: ModelEntry,
+    files: Mapping[Role, FoundFile],
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    vae_options: VAEOptions = PLAIN,
 ) -> DiffusionModel:
     """Load the networks and embeddings of a diffusion model; see :func:`load_diffusion`."""
     require_dtype(device, dtype)
@@ -98,7 +104,9 @@ def load_networks(
                 dtype_of=build_dtype,
                 computed=lambda: rope_frequencies(transformer_config),
             ),
-            vae=build_from_checkpoint(lambda: VideoVAE(vae_config), files["vae"].path, device=at, dtype_of=build_dtype),
+            vae=build_from_checkpoint(
+                lambda: VideoVAE(vae_config, vae_options), files["vae"].path, device=at, dtype_of=build_dtype
+            ),
             positive_LC=read_embedding(files["positive"].path, "positive", transformer_config.text_dim).to(device),
             negative_LC=read_embedding(files["negative"].path, "negative", transformer_config.text_dim).to(device),
             anchor_rows=entry.anchor_rows,

@@ -7,20 +7,26 @@ Units: bytes, and padded output pixels of one frame.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Self
 
-from seedvr2_ray.errors import CapacityError
+from seedvr2_ray.errors import DeviceMemoryError
 from seedvr2_ray.models.seedvr2.config import DiTConfig
+from seedvr2_ray.models.seedvr2.transformer.memory import transform_bytes
 from seedvr2_ray.models.seedvr2.vae.config import VAEConfig
+from seedvr2_ray.models.seedvr2.vae.memory import Work, decode_bytes, encode_bytes
 from seedvr2_ray.restoration.diffusion.chunks import frames_for_latents, latents_for_frames
 
 _SUGGESTED_TILES = (1536, 1024, 768, 512, 256)
 """Tried from large to small where nothing else fits: the smaller the tile, the more it changes the picture."""
 _TABLE = Path(__file__).parent / "memory_costs.json"
 _GIB = 2**30
+_WHOLE = 2**62
+"""More elements than any convolution has."""
+_PICTURES_OF_ONE_FRAME = 4
+"""Colours are matched a frame at a time, with so many frames' worth of intermediate pictures."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,14 +35,8 @@ class MemoryCosts:
 
     source: str
     """Where the numbers come from: a measurement with its date, or what they are estimated from."""
-    encode_tensors: float
-    """Activations in flight per frame while encoding, in tensors of the first level's width at full size."""
-    decode_tensors: float
-    """The same while decoding, in tensors of the second level's width at full size."""
-    token_tensors: float
-    """Transformer: what exists for every token at once, in vectors of the model's width."""
-    band_tensors: float
-    """Transformer: what exists for the tokens of a band, in vectors of the MLP's width."""
+    slack: float
+    """What is counted of the networks' activations is multiplied by it: for what a count leaves out."""
     frame_tensors: float
     """Beside the networks: float32 pictures per frame of a slice, for scaling, colour and rounding."""
     workspace_bytes: int
@@ -64,8 +64,8 @@ class ExactKnobs:
     """Groups of ``temporal_stride`` frames that go through the VAE at once."""
     frames_in_flight: int | None
     """Frames per step at the VAE's large levels; None takes the whole slice."""
-    bands: int
-    """Horizontal bands that each convolution of the VAE is cut into."""
+    conv_elements: int
+    """Most elements of a convolution's input or output in the VAE; larger ones are done in bands of rows."""
     band_tokens: int
     """Tokens per step inside the transformer's layers."""
     encode_first: bool
@@ -76,10 +76,15 @@ class ExactKnobs:
 
 
 _STREAMING = ExactKnobs(
-    slice_groups=4, frames_in_flight=None, bands=1, band_tokens=131_072, encode_first=False, offload=False
+    slice_groups=4,
+    frames_in_flight=None,
+    conv_elements=2**29,
+    band_tokens=131_072,
+    encode_first=False,
+    offload=False,
 )
 _ENCODE_FIRST = replace(_STREAMING, slice_groups=1, encode_first=True)
-_SMALL_STEPS = replace(_ENCODE_FIRST, frames_in_flight=1, band_tokens=32_768)
+_SMALL_STEPS = replace(_ENCODE_FIRST, frames_in_flight=1, conv_elements=2**28, band_tokens=32_768)
 LADDER = (
     _STREAMING,
     replace(_STREAMING, slice_groups=2),
@@ -89,7 +94,7 @@ LADDER = (
     replace(_ENCODE_FIRST, frames_in_flight=2),
     _SMALL_STEPS,
     replace(_SMALL_STEPS, offload=True),
-    replace(_SMALL_STEPS, offload=True, band_tokens=8_192, bands=4),
+    replace(_SMALL_STEPS, offload=True, band_tokens=8_192, conv_elements=2**26),
 )
 """From fast to small."""
 
@@ -108,6 +113,8 @@ class MemoryDemand:
     decode_cache_bytes: float
     item_bytes: int
     """Of one number while computing: 2 for bfloat16."""
+    cuts_convolutions: bool
+    """Whether the VAE honours :attr:`ExactKnobs.conv_elements`; a CPU's way does not."""
     padded_height: int
     padded_width: int
     num_frames: int
@@ -151,11 +158,12 @@ class StageBytes:
     encode: int
     transform: int
     decode: int
+    finish: int
 
     @property
     def peak(self) -> int:
         """Of the stage that needs most."""
-        return max(self.encode, self.transform, self.decode)
+        return max(self.encode, self.transform, self.decode, self.finish)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -171,6 +179,31 @@ class MemoryPlan:
     """Inexact knobs that were turned, in words; empty means the picture is the one that was asked for."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MemoryLesson:
+    """Memory that ran out although a plan fitted: kept for the process, so that nothing as large is planned again."""
+
+    knobs: ExactKnobs
+    stage: str | None
+    """At work then; None between stages, while networks moved."""
+    planned_bytes: int
+    """For that stage; for all of them between stages."""
+
+    def speaks_against(self, knobs: ExactKnobs, stages: StageBytes) -> bool:
+        """Whether a way is as large as the one that failed, and no smaller in its steps."""
+        needed = stages.peak if self.stage is None else int(getattr(stages, self.stage))
+        is_later = self.knobs not in LADDER or LADDER.index(knobs) > LADDER.index(self.knobs)
+        return needed >= self.planned_bytes and not is_later
+
+
+def _describe_lesson(lessons: Sequence[MemoryLesson]) -> str:
+    if not lessons:
+        return ""
+    last = lessons[-1]
+    where = "while networks were moved" if last.stage is None else f"in the stage {last.stage!r}"
+    return f", but memory ran out {where} with {last.planned_bytes / _GIB:.1f} GiB planned"
+
+
 def plan_memory(
     demand: MemoryDemand,
     costs: MemoryCosts,
@@ -178,7 +211,7 @@ def plan_memory(
     *,
     may_offload: bool,
     may_change_picture: bool = False,
-    skip: int = 0,
+    lessons: Sequence[MemoryLesson] = (),
 ) -> MemoryPlan:
     """Choose the fastest way to restore a segment that fits.
 
@@ -186,16 +219,20 @@ def plan_memory(
         available_bytes: what is free on the device, plus what the networks' weights occupy on it already.
         may_offload: whether there is another memory to move weights to.
         may_change_picture: also try shorter chunks; each differs slightly in its picture.
-        skip: leave out so many of the fastest exact settings that fit: used after one of them failed.
+        lessons: where memory ran out before although it should have been enough.
 
     Raises:
-        CapacityError: nothing fits; names what is needed, what there is, and what would fit.
+        DeviceMemoryError: nothing fits; names what is needed, what there is, and what would fit.
     """
-    usable = int(available_bytes * (1 - costs.reserve_share))
+    usable = int(available_bytes * (1 - costs.reserve_share)) - costs.workspace_bytes
     for candidate in _chunk_lengths(demand):
         if candidate.chunk_frames != demand.chunk_frames and not may_change_picture:
             break
-        fitting = list(_fitting(candidate, costs, usable, may_offload=may_offload))[skip:]
+        fitting = [
+            (knobs, stages)
+            for knobs, stages in _fitting(candidate, costs, usable, may_offload=may_offload)
+            if not any(lesson.speaks_against(knobs, stages) for lesson in lessons)
+        ]
         if fitting:
             knobs, stages = fitting[0]
             return MemoryPlan(
@@ -205,26 +242,29 @@ def plan_memory(
                 available_bytes=available_bytes,
                 changes=_describe_change(demand, candidate),
             )
-    raise CapacityError(_explain(demand, costs, usable, may_offload=may_offload))
+    raise DeviceMemoryError(_explain(demand, costs, usable, may_offload=may_offload, lessons=lessons))
 
 
 def predict(demand: MemoryDemand, costs: MemoryCosts, knobs: ExactKnobs) -> StageBytes:
-    """Return what each stage will need at its peak with given knobs."""
-    stride = demand.vae.temporal_stride
-    slice_frames = min(knobs.slice_groups * stride + 1, frames_for_latents(demand.num_latents, stride))
-    in_flight = min(slice_frames, knobs.frames_in_flight or slice_frames)
-    is_one_step = in_flight >= frames_for_latents(demand.num_latents, stride)
+    """Return what each stage will hold at its peak with given knobs, kernels' scratch space left out."""
+    stride, latents = demand.vae.temporal_stride, demand.num_latents
+    is_one_slice = latents <= 1 + knobs.slice_groups
+    first = min(latents, 1 + knobs.slice_groups)
+    slice_frames = frames_for_latents(first, stride)
+    slices = [(first, True)] if is_one_slice else [(first, True), (knobs.slice_groups, False)]
+    encode = decode = 0
+    for num_latents, starts_clip in slices:
+        work = _work(demand, knobs, starts_clip=starts_clip)
+        num_frames = frames_for_latents(num_latents, stride) if starts_clip else num_latents * stride
+        encode = max(encode, encode_bytes(demand.vae, work, num_frames, keeps=not is_one_slice))
+        decode = max(decode, decode_bytes(demand.vae, work, num_latents, keeps=not is_one_slice))
+    encode, decode = round(encode * costs.slack), round(decode * costs.slack)
     encode_cache, decode_cache = (
-        0 if is_one_step else per_pixel * demand.vae_pixels
+        0 if is_one_slice else per_pixel * demand.vae_pixels
         for per_pixel in (demand.encode_cache_bytes, demand.decode_cache_bytes)
     )
-    widths = demand.vae.block_out_channels
-    per_tensor = demand.vae_pixels * demand.item_bytes * in_flight / knobs.bands
-    encode = costs.encode_tensors * widths[0] * per_tensor
-    decode = costs.decode_tensors * widths[min(1, len(widths) - 1)] * per_tensor
-    pictures = costs.frame_tensors * demand.pixels * 3 * 4 * slice_frames
-    latents = 2 * 4 * demand.num_latents * demand.vae.latent_channels * demand.pixels / demand.vae.spatial_stride**2
-    held = latents + costs.workspace_bytes
+    pictures = costs.frame_tensors * demand.pixels * 3 * 4 * (slice_frames + _PICTURES_OF_ONE_FRAME)
+    held = 2 * 4 * latents * demand.vae.latent_channels * demand.pixels / demand.vae.spatial_stride**2
     vae_resident = demand.vae_bytes + (0 if knobs.offload else demand.transformer_bytes)
     transformer_resident = demand.transformer_bytes + (0 if knobs.offload else demand.vae_bytes)
     # Streaming alternates between the stages, so both caches exist at once. A tile runs through the whole segment
@@ -232,26 +272,36 @@ def predict(demand: MemoryDemand, costs: MemoryCosts, knobs: ExactKnobs) -> Stag
     alternates = not demand.is_tiled
     encoders_past = encode_cache if alternates and not knobs.encode_first else 0
     decoders_past = decode_cache if alternates and not knobs.offload else 0
-    decoder_waits = alternates and not knobs.encode_first
-    tile_frames = frames_for_latents(demand.num_latents, stride) if demand.is_tiled else 0
-    tile_clip = 2 * 3 * demand.item_bytes * demand.vae_pixels * tile_frames
+    decoder_waits = decode_cache if alternates and not knobs.encode_first else 0
+    tile_frames = frames_for_latents(latents, stride) if demand.is_tiled else 0
+    tile_clip = 2 * 3 * 4 * demand.vae_pixels * tile_frames
+    grid = (demand.padded_height // demand.vae.spatial_stride, demand.padded_width // demand.vae.spatial_stride)
+    activations = costs.slack * transform_bytes(
+        demand.transformer,
+        (demand.chunk_latents, *grid),
+        band_tokens=knobs.band_tokens,
+        item_bytes=demand.item_bytes,
+    )
     return StageBytes(
-        encode=round(
-            vae_resident + held + encode_cache + (decode_cache if decoder_waits else 0) + encode + pictures + tile_clip
-        ),
-        transform=round(
-            transformer_resident + held + encoders_past + decoders_past + _transformer_activations(demand, costs, knobs)
-        ),
-        decode=round(vae_resident + held + encoders_past + decode_cache + decode + pictures + tile_clip),
+        encode=round(vae_resident + held + decoder_waits + tile_clip + max(encode, encode_cache + pictures)),
+        transform=round(transformer_resident + held + encoders_past + decoders_past + activations),
+        decode=round(vae_resident + held + encoders_past + tile_clip + decode),
+        finish=round(vae_resident + held + encoders_past + decode_cache * alternates + pictures),
     )
 
 
-def _transformer_activations(demand: MemoryDemand, costs: MemoryCosts, knobs: ExactKnobs) -> float:
-    config = demand.transformer
-    tokens = demand.chunk_latents * demand.pixels / (demand.vae.spatial_stride * config.patch) ** 2
-    whole = costs.token_tensors * tokens * config.width
-    band = costs.band_tensors * min(tokens, knobs.band_tokens) * max(config.mlp_width, 3 * config.inner_width)
-    return (whole + band) * demand.item_bytes
+def _work(demand: MemoryDemand, knobs: ExactKnobs, *, starts_clip: bool) -> Work:
+    height, width = demand.padded_height, demand.padded_width
+    if demand.is_tiled:
+        height, width = min(demand.vae_tile, height), min(demand.vae_tile, width)
+    return Work(
+        height=height,
+        width=width,
+        item_bytes=demand.item_bytes,
+        conv_elements=knobs.conv_elements if demand.cuts_convolutions else _WHOLE,
+        frames_in_flight=knobs.frames_in_flight,
+        starts_clip=starts_clip,
+    )
 
 
 def _fitting(
@@ -279,13 +329,17 @@ def _describe_change(demand: MemoryDemand, chosen: MemoryDemand) -> tuple[str, .
     return (f"chunk_frames {demand.chunk_frames} -> {chosen.chunk_frames}, the longest that fits",)
 
 
-def _explain(demand: MemoryDemand, costs: MemoryCosts, usable: int, *, may_offload: bool) -> str:
+def _explain(
+    demand: MemoryDemand, costs: MemoryCosts, usable: int, *, may_offload: bool, lessons: Sequence[MemoryLesson]
+) -> str:
     smallest = [knobs for knobs in LADDER if may_offload or not knobs.offload][-1]
-    needed = predict(demand, costs, smallest).peak
+    stages = predict(demand, costs, smallest)
+    needed = stages.peak
+    stage = max(("encode", "transform", "decode", "finish"), key=lambda name: int(getattr(stages, name)))
     size = f"{demand.padded_width}x{demand.padded_height}"
     text = (
         f"{size} in chunks of {demand.chunk_frames} frames needs {needed / _GIB:.1f} GiB "
-        f"and {usable / _GIB:.1f} GiB can be used; "
+        f"(in the stage {stage!r}) and {usable / _GIB:.1f} GiB can be used{_describe_lesson(lessons)}; "
     )
     ways_out = []
     for candidate in _chunk_lengths(demand):

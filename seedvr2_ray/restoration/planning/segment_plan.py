@@ -30,6 +30,8 @@ class ModelFacts:
     """What the encoder remembers between slices, per pixel."""
     decode_cache_bytes: float
     item_bytes: int
+    cuts_convolutions: bool
+    """Whether the VAE does large convolutions in bands of rows."""
     anchor_rows: int
 
     @property
@@ -68,6 +70,7 @@ def describe_model(
             vae.config, dtype.itemsize, fused_upsampler=options.fused_upsampler
         ),
         item_bytes=dtype.itemsize,
+        cuts_convolutions=options.conv_elements is not None,
         anchor_rows=anchor_rows,
     )
 
@@ -84,6 +87,7 @@ def describe_segment(task: SegmentTask, facts: ModelFacts) -> MemoryDemand:
         encode_cache_bytes=facts.encode_cache_bytes,
         decode_cache_bytes=facts.decode_cache_bytes,
         item_bytes=facts.item_bytes,
+        cuts_convolutions=facts.cuts_convolutions,
         padded_height=padding.padded_height,
         padded_width=padding.padded_width,
         num_frames=task.num_frames,
@@ -117,8 +121,9 @@ def plan_segment(task: SegmentTask, facts: ModelFacts, memory: MemoryPlan) -> Se
 
 
 def weight_bytes(module: torch.nn.Module) -> int:
-    """Return what a network's weights occupy."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
+    """Return what a network occupies: its weights, and what was derived from them."""
+    tensors = (*module.parameters(), *module.buffers())
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def _plan_padding(task: SegmentTask, facts: ModelFacts) -> SpatialPadding:

@@ -11,8 +11,10 @@ import torch
 from seedvr2_ray.errors import (
     DamagedMediaError,
     DeploymentError,
+    DeviceMemoryError,
     InputError,
     MediaError,
+    NotFiniteError,
     RetryableError,
     SettingsError,
     TargetError,
@@ -26,10 +28,12 @@ Result = TypeVar("Result")
 
 _REMEDIES: tuple[tuple[type[Exception], str], ...] = (
     (DamagedMediaError, "run again with --salvage to restore what can be read, or replace the file"),
+    (NotFiniteError, "choose another model for this row, or exclude it, then run the same command again"),
     (MediaError, "repair, convert or replace the file, then run the same command again"),
     (SettingsError, "change the settings of this row, then run the same command again"),
     (TargetError, "choose another target or allow overwriting, then run the same command again"),
     (InputError, "change the file or its settings, then run the same command again"),
+    (DeviceMemoryError, "choose a smaller resolution for this row or a machine with more memory, then run again"),
     (RetryableError, "run the same command again when the machine or store has room and answers"),
 )
 _OURS = "run the same command again; if it fails again, report it with this line"
@@ -73,7 +77,9 @@ def describe_failure(stage: Stage, error: BaseException) -> Failure:
 def is_transient(error: BaseException) -> bool:
     """Say whether the same call may succeed later or elsewhere."""
     # TimeoutError and ConnectionError are OSErrors.
-    return isinstance(error, (RetryableError, OSError, torch.OutOfMemoryError))
+    return isinstance(error, (RetryableError, OSError, torch.OutOfMemoryError)) and not isinstance(
+        error, DeviceMemoryError
+    )
 
 
 def leaves_device_unusable(error: BaseException) -> bool:

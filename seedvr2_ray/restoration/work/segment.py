@@ -4,15 +4,17 @@ Both steps commit atomically under the segment's addresses and do nothing when t
 that any number of workers may try, in any order, as often as they like.
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import av
 from torch import Tensor
 
-from seedvr2_ray.errors import DeploymentError, StorageError
+from seedvr2_ray.errors import DeploymentError, NotFiniteError, StorageError
 from seedvr2_ray.frames import Frames, FrameSpan
 from seedvr2_ray.media.container.proof import SpanProof, proved_codes
 from seedvr2_ray.media.decode import decode_span
@@ -32,6 +34,8 @@ RESTORED = "restored"
 PARTS = "parts"
 """Kind of the commits that hold a segment's finished, encoded part."""
 
+_log = logging.getLogger(__name__)
+
 _BATCH_BYTES = 24 << 20
 _LONGEST_BATCH = 8
 
@@ -49,7 +53,8 @@ def restore_segment(
 ) -> dict[str, Any]:
     """Decode, restore, and commit one segment as a lossless intermediate.
 
-    Memory is bounded by a few batches of frames and by what the restorer itself keeps.
+    Memory is bounded by a few batches of frames and by what the restorer itself keeps. A segment that a model turns
+    into NaN or infinity is tried once more without any way of computing faster, and then refused.
 
     Args:
         source_path: where the source's bytes lie on this machine.
@@ -59,6 +64,9 @@ def restore_segment(
 
     Returns:
         The commit's record: what was done, how long each stage took, quality figures, missing frames.
+
+    Raises:
+        NotFiniteError: the plain path fails as well.
     """
     committed = store.find(RESTORED, segment.address)
     if committed is not None:
@@ -69,6 +77,56 @@ def restore_segment(
             f"worker holds {restorer.identity.name} ({restorer.identity.digest[:12]}); plan again, or "
             "start workers of the same version"
         )
+
+    attempt = partial(
+        _restore_and_commit,
+        recipe,
+        segment,
+        restorer,
+        store,
+        source_path=source_path,
+        workspace=workspace,
+        check_cancelled=check_cancelled,
+    )
+    progress = _FurthestFrame(on_frames)
+    try:
+        return attempt(on_frames=progress.begin(), plain_path=False)
+    except NotFiniteError as error:
+        _log.warning("segment %d once more on the plain path: %s", segment.index, error)
+    return attempt(on_frames=progress.begin(), plain_path=True)
+
+
+class _FurthestFrame:
+    """Tells of frames that no try before had reached, so that a second try is not counted twice."""
+
+    def __init__(self, on_frames: Callable[[int], None]) -> None:
+        self._on_frames = on_frames
+        self._furthest = self._now = 0
+
+    def begin(self) -> Callable[[int], None]:
+        """Return what a new try, which begins at the first frame, tells of its frames."""
+        self._now = 0
+        return self._tell
+
+    def _tell(self, num_frames: int) -> None:
+        self._now += num_frames
+        if self._now > self._furthest:
+            self._on_frames(self._now - self._furthest)
+            self._furthest = self._now
+
+
+def _restore_and_commit(
+    recipe: Recipe,
+    segment: Segment,
+    restorer: Restorer,
+    store: CommitStore,
+    *,
+    source_path: str,
+    workspace: Path,
+    on_frames: Callable[[int], None],
+    check_cancelled: Callable[[], None],
+    plain_path: bool,
+) -> dict[str, Any]:
     began = time.perf_counter()
     missing: list[int] = []
     sampler, source_step = QualitySampler(segment.span), SourceStep(segment)
@@ -79,6 +137,7 @@ def restore_segment(
         geometry=geometry,
         settings=recipe.settings,
         output_depth=recipe.master.working_depth,
+        plain_path=plain_path,
         check_cancelled=check_cancelled,
     )
     decoded = decode_span(
@@ -125,6 +184,7 @@ def restore_segment(
         # Every other frame had the check value of the pass that decoded the source from its beginning.
         "source_proved": segment.proof is not None,
         "concealed_frames": [] if segment.proof is None else _concealed(segment.proof, segment.span),
+        "plain_path": plain_path,
         "quality": sampler.measure(),
         "source_step": source_step.measure(),
     }
@@ -187,11 +247,6 @@ def finish_segment(
     store.commit(PARTS, segment.part_address, record, path)
     path.unlink(missing_ok=True)
     return store.find(PARTS, segment.part_address) or record
-
-
-def predecessor_of(segments: Sequence[Segment], segment: Segment) -> Segment | None:
-    """Return the segment that ``segment`` is blended with, if there is one."""
-    return segments[segment.index - 1] if segment.overlap else None
 
 
 def _finished_frames(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from seedvr2_ray.models.seedvr2.config import SEEDVR2_3B, SEEDVR2_7B, DiTConfig, WindowGrid
 from seedvr2_ray.models.seedvr2.transformer.dit import SeedVR2Transformer
+from seedvr2_ray.models.seedvr2.transformer.precision import parameter_dtype
 
 GOLDEN = Path(__file__).parents[2] / "data" / "golden"
 Golden = Callable[[str], dict[str, Tensor]]
@@ -53,6 +54,12 @@ def golden() -> Golden:
         return found
 
     return below
+
+
+def cast_weights(transformer: SeedVR2Transformer, dtype: torch.dtype) -> None:
+    """Keep the weights in the types in which they are loaded for computing in ``dtype``."""
+    for name, parameter in transformer.named_parameters():
+        parameter.data = parameter.data.to(parameter_dtype(dtype, name))
 
 
 @pytest.fixture(params=["3b", "7b"])

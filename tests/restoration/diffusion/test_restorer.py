@@ -5,7 +5,7 @@ from itertools import groupby
 import pytest
 import torch
 
-from seedvr2_ray.errors import CapacityError, DeploymentError, SettingsError
+from seedvr2_ray.errors import CapacityError, DeploymentError, DeviceMemoryError, SettingsError
 from seedvr2_ray.frames import Frames, to_unit_range
 from seedvr2_ray.models.seedvr2.config import DiTConfig
 from seedvr2_ray.models.seedvr2.transformer.dit import SeedVR2Transformer
@@ -14,13 +14,16 @@ from seedvr2_ray.models.seedvr2.vae.config import FAST, FAST_ON_CPU, VAEConfig
 from seedvr2_ray.models.seedvr2.vae.video_vae import VideoVAE
 from seedvr2_ray.restoration.colour.colour_match import wavelet_original
 from seedvr2_ray.restoration.diffusion import restorer as diffusion
+from seedvr2_ray.restoration.diffusion import stages as diffusion_stages
 from seedvr2_ray.restoration.diffusion.placement import Placement
 from seedvr2_ray.restoration.diffusion.preprocess import preprocess_reference
-from seedvr2_ray.restoration.diffusion.restorer import DiffusionModel, DiffusionRestorer
+from seedvr2_ray.restoration.diffusion.restorer import DiffusionRestorer
+from seedvr2_ray.restoration.diffusion.stages import DiffusionModel, EncodeStage
 from seedvr2_ray.restoration.planning.geometry import Geometry
 from seedvr2_ray.restoration.planning.memory import LADDER, MemoryCosts
 from seedvr2_ray.restoration.planning.reference_size import plan_reference_size, reference_geometry
 from seedvr2_ray.restoration.restorer import RestorerIdentity, SegmentTask
+from seedvr2_ray.restoration.work.failures import is_transient
 from seedvr2_ray.settings import RestoreSettings
 
 CPU = torch.device("cpu")
@@ -145,12 +148,15 @@ def test_batches_of_source_frames_of_any_length_give_the_same_picture():
     assert torch.equal(whole, _restore(_restorer(), task, _clip(13, batches=1)))
 
 
-@pytest.mark.parametrize("knobs", [LADDER[2], LADDER[4], replace(LADDER[6], bands=2)])
-def test_exact_knobs_do_not_change_the_picture(knobs, monkeypatch):
+@pytest.mark.parametrize(
+    ("knobs", "options"),
+    [(LADDER[2], FAST_ON_CPU), (LADDER[4], FAST_ON_CPU), (replace(LADDER[6], conv_elements=1500), FAST)],
+)
+def test_exact_knobs_do_not_change_the_picture(knobs, options, monkeypatch):
     task = _task(13, depth=16, chunk_frames=5)
     expected = to_unit_range(_restore(_restorer(), task))
     monkeypatch.setattr("seedvr2_ray.restoration.planning.memory.LADDER", (knobs,))
-    actual = to_unit_range(_restore(_restorer(), task))
+    actual = to_unit_range(_restore(_restorer(vae_options=options), task))
     torch.testing.assert_close(actual, expected, atol=2e-4, rtol=0)
 
 
@@ -192,7 +198,7 @@ def test_one_step_uses_the_folded_timestep_and_several_steps_the_network(monkeyp
     model = _model()
     restorer, asked = _restorer(model), []
     embed = model.transformer.embed_timestep
-    monkeypatch.setattr(model.transformer, "embed_timestep", lambda time: asked.append(time.item()) or embed(time))
+    monkeypatch.setattr(model.transformer, "embed_timestep", lambda time: asked.append(time) or embed(time))
     _restore(restorer, _task(1))
     assert asked == []
     _restore(restorer, _task(1, sample_steps=4))
@@ -216,37 +222,6 @@ def test_under_offload_each_network_comes_once_and_the_vae_again_to_decode(monke
     assert [name for name, _ in groupby(name for name, _ in brought)] == ["vae", "transformer", "vae"]
 
 
-class TestTiles:
-    """Frames encoded and decoded in tiles: another picture, but one that depends on the settings alone."""
-
-    def _task(self, **settings):
-        return _task(6, (72, 40), (18, 10), depth=16, **settings)
-
-    def test_a_tile_that_holds_the_frame_changes_nothing(self):
-        assert torch.equal(_restore(_restorer(), self._task(vae_tile=128)), _restore(_restorer(), self._task()))
-
-    def test_exact_knobs_do_not_change_what_tiles_make(self, monkeypatch):
-        task = self._task(vae_tile=64)
-        outs = []
-        for knobs in (LADDER[0], replace(LADDER[6], bands=2)):
-            monkeypatch.setattr("seedvr2_ray.restoration.planning.memory.LADDER", (knobs,))
-            outs.append(to_unit_range(_restore(_restorer(), task)))
-        torch.testing.assert_close(outs[0], outs[1], atol=2e-4, rtol=0)
-        assert not torch.equal(outs[0], to_unit_range(_restore(_restorer(), self._task())))
-
-    def test_a_tiled_segment_can_be_cancelled_between_slices(self):
-        calls = []
-
-        def check():
-            calls.append(1)
-            if len(calls) == 3:
-                raise KeyboardInterrupt
-
-        task = replace(self._task(vae_tile=64), check_cancelled=check)
-        with pytest.raises(KeyboardInterrupt):
-            _restore(_restorer(), task)
-
-
 def test_noise_does_not_depend_on_chunks_or_segments():
     drawn = {}
 
@@ -266,7 +241,7 @@ def test_chunks_joined_are_the_whole_where_the_transformer_treats_latents_by_the
     def by_itself(transformer, noise_THWC, condition_THWC, *_, **__):
         return 0.9 * condition_THWC + 0.1 * noise_THWC
 
-    monkeypatch.setattr(diffusion, "sample", by_itself)
+    monkeypatch.setattr(diffusion_stages, "sample", by_itself)
     one = _restore(_restorer(), _task(21, depth=16, chunk_frames=21, chunk_overlap=0))
     for chunk_frames, overlap in ((9, 1), (13, 3)):
         many = _restore(_restorer(), _task(21, depth=16, chunk_frames=chunk_frames, chunk_overlap=overlap))
@@ -312,7 +287,7 @@ def test_guidance_and_several_steps_are_followed():
 
 
 def _failing_sample(monkeypatch, times):
-    real = diffusion.sample
+    real = diffusion_stages.sample
     calls = []
 
     def sample(*args, **options):
@@ -321,7 +296,7 @@ def _failing_sample(monkeypatch, times):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(*args, **options)
 
-    monkeypatch.setattr(diffusion, "sample", sample)
+    monkeypatch.setattr(diffusion_stages, "sample", sample)
     return calls
 
 
@@ -332,11 +307,34 @@ def test_running_out_of_memory_is_planned_anew_once_and_gives_the_same_picture(m
     torch.testing.assert_close(to_unit_range(_restore(_restorer(), task)), expected, atol=2e-4, rtol=0)
 
 
-def test_running_out_of_memory_twice_is_a_capacity_error(monkeypatch):
-    calls = _failing_sample(monkeypatch, 2)
-    with pytest.raises(CapacityError, match="memory ran out at 16x16"):
-        list(_restorer().restore(_clip(9), _task(9)))
-    assert len(calls) == 2
+def test_running_out_of_memory_in_every_way_is_refused_once_with_what_was_tried(monkeypatch):
+    calls = _failing_sample(monkeypatch, 99)
+    restorer = _restorer()
+    with pytest.raises(DeviceMemoryError, match=r"16x16 .*but memory ran out in the stage 'transform'"):
+        list(restorer.restore(_clip(9), _task(9)))
+    assert 1 < len(calls) <= len(LADDER)
+    assert not is_transient(DeviceMemoryError(""))
+    calls.clear()
+    with pytest.raises(DeviceMemoryError):
+        list(restorer.restore(_clip(9), _task(9)))
+    assert calls == []
+
+
+def test_a_finished_stage_is_not_done_again_and_the_next_segment_begins_where_this_one_ended(monkeypatch):
+    encoded, real = [], EncodeStage._encode_slice
+    monkeypatch.setattr(EncodeStage, "_encode_slice", lambda self, batch: encoded.append(1) or real(self, batch))
+    monkeypatch.setattr("seedvr2_ray.restoration.planning.memory.LADDER", LADDER[4:7])
+    calls, restorer = _failing_sample(monkeypatch, 1), _restorer()
+    expected = to_unit_range(_restore(_restorer(), _task(9, depth=16)))
+    encoded.clear()
+    calls.clear()
+    _failing_sample(monkeypatch, 1)
+    task = _task(9, depth=16)
+    torch.testing.assert_close(to_unit_range(_restore(restorer, task)), expected, atol=2e-4, rtol=0)
+    once = len(encoded)
+    assert once == 2
+    knobs = restorer.plan(task).memory.knobs
+    assert LADDER.index(knobs) > 4
 
 
 def test_running_out_of_memory_later_is_a_capacity_error_because_frames_are_out_already(monkeypatch):
@@ -412,7 +410,7 @@ class TestReference:
         latents = MODEL.vae.encode(padded.transpose(0, 1)[None]).mode * VAE.scaling_factor
         condition = latents[0].permute(1, 2, 3, 0)
         noise = diffusion.draw_noise(666, [0, 4, 8], tuple(condition.shape[1:]))
-        x0 = diffusion.sample(MODEL.transformer, noise, condition, MODEL.positive_LC)
+        x0 = diffusion_stages.sample(MODEL.transformer, noise, condition, MODEL.positive_LC)
         decoded = MODEL.vae.decode(x0.permute(3, 0, 1, 2)[None] / VAE.scaling_factor)[0].transpose(0, 1)[:6]
         fixed = wavelet_original(decoded, style).clamp(-1, 1)
         expected = ((fixed * 0.5 + 0.5) * 255).round()

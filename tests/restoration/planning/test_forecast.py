@@ -42,6 +42,17 @@ def test_what_fits_is_told_from_what_does_not_without_any_weights():
     assert "GiB" in refused.refusal
 
 
+def test_what_swiftvr_needs_is_told_without_any_weights():
+    entry = find_entry("swiftvr")
+    small, large = (forecast_memory(a_plan(size), entry, a_device(10**12)) for size in ("x2", "720p"))
+    # Less than the five thousand million weights of four bytes, a ninth of which is folded away.
+    assert 17e9 < small.peak_bytes < large.peak_bytes < 40e9
+    assert "not measured" in small.costs
+    refused = forecast_memory(a_plan("x2"), entry, a_device(10**9))
+    assert refused.peak_bytes is None
+    assert str(refused).startswith("does not fit: ")
+
+
 def test_a_device_is_described_by_what_decides_over_memory():
     here = look_at_device(torch.device("cpu"))
     assert (here.name, here.kind, here.dtype) == ("cpu", "cpu", torch.float32)

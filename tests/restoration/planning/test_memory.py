@@ -2,13 +2,14 @@ from dataclasses import replace
 
 import pytest
 
-from seedvr2_ray.errors import CapacityError
+from seedvr2_ray.errors import CapacityError, DeviceMemoryError
 from seedvr2_ray.models.seedvr2.config import SEEDVR2_3B, SEEDVR2_7B
 from seedvr2_ray.models.seedvr2.vae.config import SEEDVR2_VAE
 from seedvr2_ray.restoration.planning.memory import (
     LADDER,
     MemoryCosts,
     MemoryDemand,
+    MemoryLesson,
     costs_as_json,
     plan_memory,
     predict,
@@ -24,6 +25,7 @@ DEMAND = MemoryDemand(
     encode_cache_bytes=3885,
     decode_cache_bytes=7313,
     item_bytes=2,
+    cuts_convolutions=True,
     padded_height=1104,
     padded_width=1920,
     num_frames=240,
@@ -69,8 +71,10 @@ def test_a_picture_is_only_changed_where_that_was_allowed_and_it_is_said_so():
 
 
 def test_what_cannot_fit_at_all_is_refused_with_numbers_and_the_way_out():
-    with pytest.raises(CapacityError, match=r"1920x1104 .*needs \d+\.\d GiB and 1\.\d GiB.*smaller resolution"):
-        _plan(2)
+    with pytest.raises(
+        CapacityError, match=r"1920x1104 .*needs \d+\.\d GiB \(in.*'decode'\) and 0\.9 GiB.*smaller res"
+    ):
+        _plan(3)
 
 
 def test_offloading_needs_another_memory():
@@ -88,9 +92,40 @@ def _fits(available):
     return True
 
 
-def test_after_a_failure_the_next_smaller_setting_is_taken():
-    first, second = _plan(200), _plan(200, skip=1)
-    assert LADDER.index(second.knobs) == LADDER.index(first.knobs) + 1
+def test_what_once_ran_out_is_not_planned_again_nor_anything_as_large():
+    first = _plan(200)
+    lesson = MemoryLesson(knobs=first.knobs, stage="decode", planned_bytes=first.stages.decode)
+    second = _plan(200, lessons=[lesson])
+    assert LADDER.index(second.knobs) > LADDER.index(first.knobs)
+    larger = replace(DEMAND, padded_height=1472, padded_width=2560)
+    assert _plan(500, larger, lessons=[lesson]).knobs != first.knobs
+    smaller = replace(DEMAND, padded_height=752, padded_width=1280)
+    assert _plan(200, smaller, lessons=[lesson]).knobs == first.knobs
+    last = MemoryLesson(knobs=LADDER[-1], stage="decode", planned_bytes=0)
+    with pytest.raises(DeviceMemoryError, match="memory ran out in the stage 'decode' with 0.0 GiB planned"):
+        _plan(200, lessons=[last])
+
+
+@pytest.mark.parametrize("model", [(SEEDVR2_3B, 6.8e9), (SEEDVR2_7B, 16.5e9)])
+def test_2160p_fits_an_80_gb_card_whole_and_exactly(model):
+    demand = replace(
+        DEMAND, transformer=model[0], transformer_bytes=int(model[1]), padded_height=2192, padded_width=3840
+    )
+    plan = _plan(78.5, demand)
+    assert plan.changes == ()
+    assert plan.stages.peak < 75 * GIB
+
+
+@pytest.mark.parametrize("size", [(736, 1280), (1088, 1920), (2176, 3840), (4352, 7680)])
+@pytest.mark.parametrize("knobs", LADDER)
+def test_fewer_rows_or_smaller_bands_never_need_more(size, knobs):
+    demand = replace(DEMAND, padded_height=size[0], padded_width=size[1])
+    whole = predict(demand, COSTS, knobs)
+    halves = predict(replace(demand, padded_height=size[0] // 2), COSTS, knobs)
+    banded = predict(demand, COSTS, replace(knobs, conv_elements=knobs.conv_elements // 4))
+    assert halves.decode < whole.decode
+    assert banded.decode <= whole.decode
+    assert banded.encode <= whole.encode
 
 
 def test_tiles_that_the_refusal_names_do_fit_and_larger_ones_do_not():

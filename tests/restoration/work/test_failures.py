@@ -16,7 +16,8 @@ def test_every_error_of_ours_has_a_consequence_and_a_way_out(kind):
     failure = describe_failure("plan", kind("what is wrong"))
     assert failure.remedy
     assert "what is wrong" in failure.error
-    assert (failure.consequence == "later") == issubclass(kind, errors.RetryableError)
+    may_pass = issubclass(kind, errors.RetryableError) and kind is not errors.DeviceMemoryError
+    assert (failure.consequence == "later") == may_pass
     assert (failure.consequence == "stop") == issubclass(kind, errors.DeploymentError)
 
 

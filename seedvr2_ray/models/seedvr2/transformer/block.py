@@ -1,48 +1,40 @@
 """One layer of the SeedVR2 transformer: windowed joint attention of video and text, then an MLP.
 
-Shapes: L packed tokens, D model width, N heads, E head width, P rotated pairs, B samples.
+Shapes: L tokens, D model width, N heads, E head width.
 """
 
-from collections.abc import Sequence
-from typing import Generic, Literal, NamedTuple, TypeVar, cast
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seedvr2_ray.models.attention import Heads, attend_windows
+from seedvr2_ray.models.attention import attend_windows
 from seedvr2_ray.models.seedvr2.config import DiTConfig
 from seedvr2_ray.models.seedvr2.transformer.execution import Execution
+from seedvr2_ray.models.seedvr2.transformer.layer_steps import Branch, Slot, TimeSlots, rms_norm
 from seedvr2_ray.models.seedvr2.transformer.packing import PackingPlan
-from seedvr2_ray.models.seedvr2.transformer.rope import rope_frequencies, rotate
+from seedvr2_ray.models.seedvr2.transformer.rope import rope_frequencies
 
-Branch = Literal["vid", "txt", "all"]
-
-
-_Part = TypeVar("_Part", bound=nn.Module)
+Part = TypeVar("Part", bound=nn.Module)
 
 
-class PerBranch(nn.ModuleDict, Generic[_Part]):
-    """One module each for video and text, or one for both."""
+class PerBranch(nn.ModuleDict, Generic[Part]):
+    """One module each for video and text, or one for both; the names of the entries are the checkpoints'."""
 
-    def of(self, branch: Branch) -> _Part:
-        """Return the module of a branch."""
-        return cast(_Part, self[branch])
+    def __init__(self, build: Callable[[], Part], *, dual: bool) -> None:
+        super().__init__({name: build() for name in (("vid", "txt") if dual else ("all",))})
 
+    @property
+    def video(self) -> Part:
+        """What video passes through."""
+        return cast(Part, self["vid" if "vid" in self else "all"])
 
-class Slot(NamedTuple):
-    """Modulation of one half of a layer: x * scale + shift before it, times gate after it."""
-
-    shift_BD: Tensor
-    scale_BD: Tensor
-    gate_BD: Tensor
-
-
-class TimeSlots(NamedTuple):
-    """What the timestep adds to the modulation of every layer."""
-
-    attn: Slot
-    mlp: Slot
+    @property
+    def text(self) -> Part:
+        """What text passes through."""
+        return cast(Part, self["txt" if "txt" in self else "all"])
 
 
 class AdaLN(nn.Module):
@@ -64,18 +56,21 @@ class AdaLN(nn.Module):
         # Derived by fold(), never part of the checkpoint.
         self.register_buffer("folded_6D", None, persistent=False)
 
-    def slot(self, layer: Literal["attn", "mlp"], time: TimeSlots | None) -> Slot:
+    def slots(self, time: TimeSlots | None) -> TimeSlots:
         """Add up what was learned and what the timestep brings; ``None`` stands for the folded one."""
         if time is None:
             assert self.folded_6D is not None, "fold comes first"
-            rows_3D = self.folded_6D[:3] if layer == "attn" else self.folded_6D[3:]
-            return Slot(*rows_3D[:, None])
+            return TimeSlots(Slot(*self.folded_6D[:3]), Slot(*self.folded_6D[3:]))
+        return TimeSlots(self._sum("attn", time.attn), self._sum("mlp", time.mlp))
+
+    def _sum(self, layer: str, time: Slot) -> Slot:
         learned = (self.get_parameter(f"{layer}_{name}") for name in ("shift", "scale", "gate"))
-        return Slot(*(a + b for a, b in zip(getattr(time, layer), learned, strict=True)))
+        return Slot(*(a + b for a, b in zip(time, learned, strict=True)))
 
     def fold(self, time: TimeSlots) -> None:
-        """Keep the sums for one timestep, so that calls without one need not make them."""
-        self.folded_6D = torch.cat([*self.slot("attn", time), *self.slot("mlp", time)])
+        """Keep the sums for one timestep, so that calls at it need not make them."""
+        attn, mlp = self.slots(time)
+        self.folded_6D = torch.stack([*attn, *mlp])
 
 
 class SwiGLU(nn.Module):
@@ -132,26 +127,14 @@ class _StoredFrequencies(nn.Module):
 class Attention(nn.Module):
     """Projections of joint attention; windows and kernels are applied from outside."""
 
-    def __init__(self, config: DiTConfig, branches: tuple[Branch, ...]) -> None:
+    def __init__(self, config: DiTConfig, *, dual: bool) -> None:
         super().__init__()
-        inner, width, head = config.inner_width, config.width, config.head_dim
-        self.num_heads = config.num_heads
-        eps = config.norm_eps
-        self.proj_qkv: PerBranch[nn.Linear] = PerBranch({b: nn.Linear(width, 3 * inner, bias=False) for b in branches})
-        self.proj_out: PerBranch[nn.Linear] = PerBranch({b: nn.Linear(inner, width) for b in branches})
-        self.norm_q: PerBranch[Scale] = PerBranch({b: Scale(head, eps) for b in branches})
-        self.norm_k: PerBranch[Scale] = PerBranch({b: Scale(head, eps) for b in branches})
+        inner, width, head, eps = config.inner_width, config.width, config.head_dim, config.norm_eps
+        self.proj_qkv = PerBranch(lambda: nn.Linear(width, 3 * inner, bias=False), dual=dual)
+        self.proj_out = PerBranch(lambda: nn.Linear(inner, width), dual=dual)
+        self.norm_q = PerBranch(lambda: Scale(head, eps), dual=dual)
+        self.norm_k = PerBranch(lambda: Scale(head, eps), dual=dual)
         self.rope = nn.ModuleDict({"rope": _StoredFrequencies(config)})
-
-    def project(self, x_LD: Tensor, branch: Branch, rotations_LP2: Tensor | None) -> Heads:
-        """Return normalised and rotated queries and keys, and values."""
-        # Three products instead of one: the norm and the kernels want each of them contiguous.
-        weights = self.proj_qkv.of(branch).weight.chunk(3)
-        q_LNE, k_LNE, v_LNE = (F.linear(x_LD, weight).view(len(x_LD), self.num_heads, -1) for weight in weights)
-        q_LNE, k_LNE = self.norm_q.of(branch)(q_LNE), self.norm_k.of(branch)(k_LNE)
-        if rotations_LP2 is not None:
-            q_LNE, k_LNE = rotate(q_LNE, rotations_LP2), rotate(k_LNE, rotations_LP2)
-        return Heads(q_LNE, k_LNE, v_LNE)
 
 
 class Block(nn.Module):
@@ -160,16 +143,13 @@ class Block(nn.Module):
     def __init__(self, config: DiTConfig, layer: int) -> None:
         super().__init__()
         dual = config.has_dual_weights(layer)
-        branches: tuple[Branch, ...] = ("vid", "txt") if dual else ("all",)
-        self.video: Branch = branches[0]
-        self.text: Branch = branches[-1]
         self.is_last = layer == config.num_layers - 1
         self.has_plain_text = self.is_last and not config.modulates_last_text
-        self.eps = config.norm_eps
-        mlp: type[nn.Module] = SwiGLU if config.mlp == "swiglu" else GeluMLP
-        self.attn = Attention(config, branches)
-        self.mlp: PerBranch[nn.Module] = PerBranch({b: mlp(config.width, config.mlp_width) for b in branches})
-        self.ada: PerBranch[AdaLN] = PerBranch({b: AdaLN(config.width) for b in branches})
+        self.head_dim, self.eps = config.head_dim, config.norm_eps
+        build_mlp = SwiGLU if config.mlp == "swiglu" else GeluMLP
+        self.attn = Attention(config, dual=dual)
+        self.mlp: PerBranch[nn.Module] = PerBranch(lambda: build_mlp(config.width, config.mlp_width), dual=dual)
+        self.ada = PerBranch(lambda: AdaLN(config.width), dual=dual)
 
     def forward(
         self, video_LD: Tensor, text_LD: Tensor, time: TimeSlots | None, plan: PackingPlan, execution: Execution
@@ -178,119 +158,48 @@ class Block(nn.Module):
 
         Args:
             time: the timestep's share of the modulation, or ``None`` for the folded timestep.
+            execution: how the steps are carried out, and what exchanges heads around attention.
         """
-        asks = not (self.is_last and execution.skip_unused_text)
-        change_LD, text_mean_LNE = self._attend(video_LD, text_LD, time, plan, execution, text_queries=asks)
-        video_LD = self._apply_mlp(video_LD + change_LD, self.video, time, plan.video_samples_L, execution.band_tokens)
-        if text_mean_LNE is None:
-            return video_LD, text_LD
-        change_LD = self.leave_attention(text_mean_LNE, self.text, time, plan.text_samples_L, plain=self.has_plain_text)
-        text_LD = text_LD + change_LD
-        if self.has_plain_text:
-            return video_LD, text_LD
-        return video_LD, self._apply_mlp(text_LD, self.text, time, plan.text_samples_L, execution.band_tokens)
-
-    def enter_attention(
-        self,
-        x_LD: Tensor,
-        branch: Branch,
-        time: TimeSlots | None,
-        samples_L: Tensor | None,
-        rotations_LP2: Tensor | None,
-        *,
-        plain: bool = False,
-    ) -> Heads:
-        """Return queries, keys and values of tokens; ``plain`` leaves the modulation out."""
-        x_LD = rms_norm(x_LD, self.eps)
-        if not plain:
-            x_LD = modulate(x_LD, self.ada.of(branch).slot("attn", time), samples_L)
-        return self.attn.project(x_LD, branch, rotations_LP2)
-
-    def leave_attention(
-        self,
-        heads_LNE: Tensor,
-        branch: Branch,
-        time: TimeSlots | None,
-        samples_L: Tensor | None,
-        *,
-        plain: bool = False,
-    ) -> Tensor:
-        """Return what attention adds to the residual stream; ``plain`` leaves the gate out."""
-        change_LD: Tensor = self.attn.proj_out.of(branch)(heads_LNE.flatten(1))
-        if plain:
-            return change_LD
-        return gate(change_LD, self.ada.of(branch).slot("attn", time), samples_L)
-
-    def mlp_change(self, x_LD: Tensor, branch: Branch, time: TimeSlots | None, samples_L: Tensor | None) -> Tensor:
-        """Return what the MLP adds to the residual stream."""
-        slot = self.ada.of(branch).slot("mlp", time)
-        inner_LD = self.mlp.of(branch)(modulate(rms_norm(x_LD, self.eps), slot, samples_L))
-        return gate(inner_LD, slot, samples_L)
-
-    def _attend(
-        self,
-        video_LD: Tensor,
-        text_LD: Tensor,
-        time: TimeSlots | None,
-        plan: PackingPlan,
-        execution: Execution,
-        *,
-        text_queries: bool,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return the change of the video, and the text's heads averaged over the windows of its sample."""
-        text = self.enter_attention(
-            text_LD, self.text, time, plan.text_samples_L, plan.text_rotations_LP2, plain=self.has_plain_text
-        )
+        video, text = self._video(time), self._text(time)
+        steps, exchange = execution.steps, execution.exchange
+        text_asks = not (self.is_last and execution.skip_unused_text)
+        text_heads = exchange.before(steps.project(text_LD, text, plan.text_rotations_LP2))
         changes: list[Tensor] = []
         text_sums: list[Tensor] = []
         for band in plan.bands:
             rotations_LP2 = plan.video_rotations_LP2.index_select(0, band.rotation_rows_L)
-            rows_LD = video_LD.index_select(0, band.rows_L)
-            video = self.enter_attention(rows_LD, self.video, time, band.samples_L, rotations_LP2)
+            heads = exchange.before(steps.project(video_LD.index_select(0, band.rows_L), video, rotations_LP2))
             out_LNE, text_sum_LNE = attend_windows(
-                video, text, band.windows, backend=execution.attention, text_queries=text_queries
+                heads, text_heads, band.windows, backend=execution.attention, text_queries=text_asks
             )
-            changes.append(self.leave_attention(out_LNE, self.video, time, band.samples_L))
+            changes.append(steps.project_back(exchange.after(out_LNE), video))
             if text_sum_LNE is not None:
                 text_sums.append(text_sum_LNE)
-        change_LD = _joined(changes).index_select(0, plan.inverse_L)
-        if not text_queries:
-            return change_LD, None
+        video_LD = video_LD + _joined(changes).index_select(0, plan.inverse_L)
+        video_LD = self._add_mlp(video_LD, video, execution)
+        if not text_asks:
+            return video_LD, text_LD
         mean_LNE = sum(text_sums[1:], start=text_sums[0]) / plan.text_windows_L[:, None, None]
-        return change_LD, mean_LNE.to(text.v_LNE.dtype)
+        text_LD = text_LD + steps.project_back(exchange.after(mean_LNE.to(text_heads.v_LNE.dtype)), text)
+        if self.has_plain_text:
+            return video_LD, text_LD
+        return video_LD, self._add_mlp(text_LD, text, execution)
 
-    def _apply_mlp(
-        self, x_LD: Tensor, branch: Branch, time: TimeSlots | None, samples_L: Tensor | None, band_tokens: int
-    ) -> Tensor:
-        pieces: list[Tensor] = []
-        for start in range(0, len(x_LD), band_tokens):
-            rows = slice(start, start + band_tokens)
-            samples = None if samples_L is None else samples_L[rows]
-            pieces.append(x_LD[rows] + self.mlp_change(x_LD[rows], branch, time, samples))
-        return _joined(pieces)
+    def _video(self, time: TimeSlots | None) -> Branch:
+        attn = self.attn
+        parts = (attn.proj_qkv.video, attn.norm_q.video, attn.norm_k.video, attn.proj_out.video)
+        return Branch(*parts, self.mlp.video, self.ada.video.slots(time), self.head_dim, self.eps)
 
+    def _text(self, time: TimeSlots | None) -> Branch:
+        attn = self.attn
+        parts = (attn.proj_qkv.text, attn.norm_q.text, attn.norm_k.text, attn.proj_out.text)
+        slots = None if self.has_plain_text else self.ada.text.slots(time)
+        return Branch(*parts, self.mlp.text, slots, self.head_dim, self.eps)
 
-def rms_norm(x: Tensor, eps: float) -> Tensor:
-    """Divide by the root mean square of the last dimension; statistics in float32, result as ``x``."""
-    return F.rms_norm(x, x.shape[-1:], eps=eps).to(x.dtype)
-
-
-def modulate(x_LD: Tensor, slot: Slot, samples_L: Tensor | None) -> Tensor:
-    """Scale and shift in place, rounding to the dtype of ``x`` after each; ``x`` must be a fresh tensor."""
-    return x_LD.mul_(_per_token(slot.scale_BD, samples_L)).add_(_per_token(slot.shift_BD, samples_L))
-
-
-def gate(x_LD: Tensor, slot: Slot, samples_L: Tensor | None) -> Tensor:
-    """Multiply a layer's output by its gate, in place."""
-    return x_LD.mul_(_per_token(slot.gate_BD, samples_L))
+    def _add_mlp(self, x_LD: Tensor, branch: Branch, execution: Execution) -> Tensor:
+        bands_LD = torch.split(x_LD, execution.band_tokens)
+        return _joined([band_LD + execution.steps.mlp_change(band_LD, branch) for band_LD in bands_LD])
 
 
 def _joined(pieces: Sequence[Tensor]) -> Tensor:
     return pieces[0] if len(pieces) == 1 else torch.cat(list(pieces))
-
-
-def _per_token(vectors_BD: Tensor, samples_L: Tensor | None) -> Tensor:
-    """One sample, or vectors without a timestep, broadcast; otherwise every token gets its sample's."""
-    if samples_L is None or len(vectors_BD) == 1:
-        return vectors_BD
-    return vectors_BD.index_select(0, samples_L)

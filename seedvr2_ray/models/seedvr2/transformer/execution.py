@@ -1,8 +1,69 @@
-"""How a forward pass of the transformer is carried out, apart from what it computes."""
+"""How a forward pass of the transformer is carried out, apart from what it computes.
 
-from dataclasses import dataclass
+Shapes: L tokens, D model width, N heads, E head width.
+"""
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from seedvr2_ray.models.attention import Heads
 from seedvr2_ray.models.backends import AttentionBackend
+from seedvr2_ray.models.seedvr2.transformer import layer_steps
+from seedvr2_ray.models.seedvr2.transformer.layer_steps import Branch
+
+_MOST_GRAPHS = 32
+"""Of one step: video and text, with weights of their own or shared, at the folded timestep or another."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LayerSteps:
+    """What every layer does around attention: functions of tensors and one branch's parts."""
+
+    project: Callable[[Tensor, Branch, Tensor | None], Heads] = layer_steps.project
+    project_back: Callable[[Tensor, Branch], Tensor] = layer_steps.project_back
+    mlp_change: Callable[[Tensor, Branch], Tensor] = layer_steps.mlp_change
+
+
+def compiled_steps() -> LayerSteps:
+    """Return steps whose norms, modulation, rotation and activations are fused with ``torch.compile``.
+
+    Attention itself stays as it is: its kernels are called once per window shape, and a graph of all of them would be
+    compiled anew for every picture size. All layers and timesteps share what is compiled. Where it
+    cannot be one graph, or would be compiled too often, the call fails: nothing falls back in silence.
+    """
+    fuse = partial(torch.compile, dynamic=True, fullgraph=True, isolate_recompiles=True, recompile_limit=_MOST_GRAPHS)
+    return LayerSteps(
+        project=fuse(layer_steps.project),
+        project_back=fuse(layer_steps.project_back),
+        mlp_change=fuse(layer_steps.mlp_change),
+    )
+
+
+class Exchange(Protocol):
+    """What moves heads between devices around window attention, when each of them holds some of the tokens."""
+
+    def before(self, heads: Heads) -> Heads:
+        """From some tokens with all heads to what this device attends to."""
+
+    def after(self, out_LNE: Tensor) -> Tensor:
+        """The opposite of :meth:`before`, for what attention returns."""
+
+
+class OneDevice:
+    """All tokens and heads are here already."""
+
+    def before(self, heads: Heads) -> Heads:
+        """Return the heads themselves."""
+        return heads
+
+    def after(self, out_LNE: Tensor) -> Tensor:
+        """Return the result itself."""
+        return out_LNE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -15,6 +76,9 @@ class Execution:
     residual stream is whole; this bounds what comes on top of it."""
     skip_unused_text: bool = True
     """Leave out what the last layer computes for text, which nothing reads."""
+    steps: LayerSteps = LayerSteps()
+    """As they are, or compiled."""
+    exchange: Exchange = field(default_factory=OneDevice)
 
     def __post_init__(self) -> None:
         if self.band_tokens < 1:

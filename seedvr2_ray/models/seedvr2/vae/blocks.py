@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from seedvr2_ray.models.seedvr2.vae.bands import banded_step
 from seedvr2_ray.models.seedvr2.vae.layers import CausalConv3d, FrameNorm
 from seedvr2_ray.models.seedvr2.vae.state import SlicePass
 from seedvr2_ray.models.seedvr2.vae.steps import causal_step
@@ -15,32 +16,37 @@ from seedvr2_ray.models.seedvr2.vae.steps import causal_step
 class ResnetBlock(nn.Module):
     """Two convolutions, each behind norm and SiLU, added to the input."""
 
-    def __init__(self, channels_in: int, channels_out: int, groups: int, eps: float) -> None:
+    def __init__(
+        self, channels_in: int, channels_out: int, groups: int, eps: float, *, taps: tuple[int, int] = (3, 3)
+    ) -> None:
+        """Build a block whose convolutions see so many frames each."""
         super().__init__()
         self.norm1 = FrameNorm(channels_in, groups, eps)
-        self.conv1 = CausalConv3d(channels_in, channels_out)
+        self.conv1 = CausalConv3d(channels_in, channels_out, (taps[0], 3, 3))
         self.norm2 = FrameNorm(channels_out, groups, eps)
-        self.conv2 = CausalConv3d(channels_out, channels_out)
+        self.conv2 = CausalConv3d(channels_out, channels_out, (taps[1], 3, 3))
         self.has_shortcut = channels_in != channels_out
         if self.has_shortcut:
             self.conv_shortcut = CausalConv3d(channels_in, channels_out, (1, 1, 1), padding="none")
-        self.is_idle = False
-        """Whether the convolutions are known to add nothing and are not computed."""
-        self.has_merged_shortcut = False
-        """Whether an upsampler before this block does the shortcut's work."""
-
-    def leave_out_zeros(self) -> None:
-        """Pass over both convolutions from now on if the second one's weights are all zero now."""
-        self.is_idle = not (self.conv2.weight.any() or self.conv2.bias.any())
 
     def forward(self, x_BCTHW: Tensor, run: SlicePass) -> Tensor:
-        if self.is_idle:
-            has_own_shortcut = self.has_shortcut and not self.has_merged_shortcut
-            return self.conv_shortcut.convolve(x_BCTHW) if has_own_shortcut else x_BCTHW
+        if run.options.conv_elements is not None:
+            return self._forward_in_bands(x_BCTHW, run)
         hidden_BCTHW = causal_step(self.conv1, x_BCTHW, run, self.norm1)
         hidden_BCTHW = causal_step(self.conv2, hidden_BCTHW, run, self.norm2)
         # In place: a convolution's output is its own, and its gradient does not need it.
         return hidden_BCTHW.add_(self.conv_shortcut.convolve(x_BCTHW) if self.has_shortcut else x_BCTHW)
+
+    def _forward_in_bands(self, x_BCTHW: Tensor, run: SlicePass) -> Tensor:
+        """Write over the input where it has as many channels as the output: it is the layer's before, read no more."""
+
+        def shortcut(rows: slice) -> Tensor:
+            band_BCTHW = x_BCTHW[:, :, :, rows]
+            return self.conv_shortcut.convolve(band_BCTHW) if self.has_shortcut else band_BCTHW
+
+        hidden_BCTHW = banded_step(self.conv1, x_BCTHW, run, self.norm1)
+        out_BCTHW = hidden_BCTHW if self.has_shortcut else x_BCTHW
+        return banded_step(self.conv2, hidden_BCTHW, run, self.norm2, out=out_BCTHW, residual=shortcut)
 
 
 class FrameAttention(nn.Module):
@@ -86,29 +92,40 @@ def attend(q_BTNC: Tensor, k_BTNC: Tensor, v_BTNC: Tensor, most_scores: int | No
 
 
 class MidBlock(nn.Module):
-    """The lowest level: a residual block before and after the attention, where there is one."""
+    """The lowest level: a residual block before and after the attention, where there are any."""
 
-    def __init__(self, channels: int, groups: int, eps: float, *, attention: bool) -> None:
+    def __init__(
+        self,
+        channels: int,
+        groups: int,
+        eps: float,
+        *,
+        attention: bool,
+        num_resnets: int = 2,
+        taps: tuple[int, int] = (3, 3),
+    ) -> None:
         super().__init__()
-        self.resnets = nn.ModuleList([ResnetBlock(channels, channels, groups, eps) for _ in range(2)])
+        resnets = [ResnetBlock(channels, channels, groups, eps, taps=taps) for _ in range(num_resnets)]
+        self.resnets = nn.ModuleList(resnets)
         self.attentions = nn.ModuleList([FrameAttention(channels, groups, eps)] if attention else [])
 
     def forward(self, x_BCTHW: Tensor, run: SlicePass) -> Tensor:
-        before, after = self.resnets
-        x_BCTHW = before(x_BCTHW, run)
-        for attention in self.attentions:
-            x_BCTHW = attention(x_BCTHW, run)
-        out_BCTHW: Tensor = after(x_BCTHW, run)
-        return out_BCTHW
+        for layer in self.layers():
+            x_BCTHW = layer(x_BCTHW, run)
+        return x_BCTHW
+
+    def layers(self) -> list[nn.Module]:
+        """The parts in order."""
+        return [*self.resnets[:1], *self.attentions, *self.resnets[1:]]
 
 
 class Downsampler(nn.Module):
     """Halves height and width, and time where asked."""
 
-    def __init__(self, channels: int, *, time: bool) -> None:
+    def __init__(self, channels: int, channels_out: int | None = None, *, time: bool) -> None:
         super().__init__()
         kernel, stride = ((3, 3, 3), (2, 2, 2)) if time else ((1, 3, 3), (1, 2, 2))
-        self.conv = CausalConv3d(channels, channels, kernel, stride, padding="end")
+        self.conv = CausalConv3d(channels, channels_out or channels, kernel, stride, padding="end")
 
     def forward(self, x_BCTHW: Tensor, run: SlicePass) -> Tensor:
         return causal_step(self.conv, x_BCTHW, run)

@@ -18,6 +18,11 @@ class VAEConfig:
     norm_eps: float = 1e-6
     mid_attention: bool = True
     """Whether the lowest level lets every position of a frame attend to all others."""
+    is_light: bool = False
+    """Whether work is only done where it costs little. The encoder has no residual blocks and looks at single
+    pixels before it halves. Frames see earlier ones where time is halved, in the decoder's first convolution
+    and in the first ones of its middle. What halves or doubles changes the width at once, and doubling does not
+    smooth; so a decoder level at which the width changes has one residual block less."""
     scaling_factor: float = 0.9152
     """The transformer sees ``(latent - shift) * scaling_factor``."""
     shift: float = 0.0
@@ -33,6 +38,29 @@ class VAEConfig:
         unfit = [width for width in self.block_out_channels if width % self.norm_groups]
         if unfit:
             raise ValueError(f"widths {unfit} cannot be divided into {self.norm_groups} norm groups")
+
+    @property
+    def taps(self) -> int:
+        """Frames that a convolution sees, apart from those that see earlier ones in a light network."""
+        return 1 if self.is_light else 3
+
+    def encoder_inputs(self, level: int) -> list[int]:
+        """Return the width that comes into each residual block of an encoder level."""
+        if self.is_light:
+            return []
+        widths = self.block_out_channels
+        return [widths[max(level - 1, 0)], *[widths[level]] * (self.encoder_layers_per_block - 1)]
+
+    def decoder_inputs(self, level: int) -> list[int]:
+        """Return the width that comes into each residual block of a decoder level, counted from the latents up."""
+        widths = self.block_out_channels[::-1]
+        before, own = widths[max(level - 1, 0)], widths[level]
+        first = [own] * (level == 0) if self.is_light else [before]
+        return [*first, *[own] * self.encoder_layers_per_block]
+
+    def width_after(self, widths: tuple[int, ...], level: int) -> int:
+        """Return the width on leaving a level, of those given in the order in which they come."""
+        return widths[level + 1] if self.is_light else widths[level]
 
     @property
     def num_levels(self) -> int:
@@ -73,7 +101,7 @@ class VAEOptions:
     """Ways of computing the same numbers. The defaults follow the equations literally.
 
     Each switch gives the plain path's result up to rounding; the tests compare them one by one.
-    They hold for evaluation: a model in training mode always takes the plain path.
+    All but the plain ones are for inference: a pass that would record gradients is refused.
     """
 
     channels_last: bool = False
@@ -86,17 +114,16 @@ class VAEOptions:
     """Fold the three equal frames that a single image is convolved with into one 2-D convolution."""
     fp32_output: bool = False
     """Compute the last convolution in fp32; bf16 steps are half an 8-bit code near white."""
-    leave_out_zeros: bool = False
-    """Do not compute what the weights make add nothing; see ``VideoVAE.leave_out_zeros``."""
     attention_scores: int | None = None
     """Most query-key products at once per frame; None leaves it to the attention kernel."""
     frames_in_flight: int | None = None
     """Frames per step at the levels of full temporal resolution; None takes the whole slice."""
-    bands: int = 1
-    """Horizontal bands that each convolution is cut into, with the rows beyond the cut; 1 does not cut."""
+    conv_elements: int | None = None
+    """Most elements of a convolution's input or output. What is larger is done in bands of rows, whole blocks at a
+    time (:mod:`~seedvr2_ray.models.seedvr2.vae.bands`); None does not cut."""
 
     def __post_init__(self) -> None:
-        for name in ("attention_scores", "frames_in_flight", "bands"):
+        for name in ("attention_scores", "frames_in_flight", "conv_elements"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
@@ -110,11 +137,10 @@ FAST = VAEOptions(
     image_conv2d=True,
     fp32_output=True,
     attention_scores=2**27,
+    conv_elements=2**29,
 )
-"""What to run on a GPU when memory is no concern; add ``frames_in_flight`` and ``bands`` when it is."""
-FAST_ON_CPU = VAEOptions(
-    channels_last=True, direct_norm=True, image_conv2d=True, leave_out_zeros=True, frames_in_flight=4
-)
+"""What to run on a GPU when memory is no concern; fewer ``frames_in_flight`` and ``conv_elements`` when it is."""
+FAST_ON_CPU = VAEOptions(channels_last=True, direct_norm=True, image_conv2d=True, frames_in_flight=4)
 """What to run on a CPU. Its transposed convolutions are slower than the two that a fused upsampler saves."""
 
 

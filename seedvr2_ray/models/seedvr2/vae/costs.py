@@ -1,6 +1,6 @@
 """What encoding and decoding cost, counted from a config: arithmetic and remembered bytes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from seedvr2_ray.models.seedvr2.vae.config import VAEConfig
@@ -75,58 +75,66 @@ def _attention_macs(config: VAEConfig, height: int, width: int) -> float:
     return 4 * positions * channels**2 + 2 * positions**2 * channels
 
 
-def _conv(before: int, after: int, shrink: int, frame_stride: int) -> ConvCost:
-    """A 3 x 3 x 3 convolution at a level ``shrink`` times smaller along height and width."""
+def _conv(before: int, after: int, shrink: int, frame_stride: int, taps: int = 3) -> ConvCost:
+    """A convolution of so many frames and 3 x 3 pixels at a level ``shrink`` times smaller along height and width."""
     return ConvCost(
-        macs=before * after * 27,
+        macs=before * after * 9 * taps,
         outputs_per_pixel=1 / shrink**2,
         frame_stride=frame_stride,
-        remembered_values=2 * before / shrink**2,
+        remembered_values=(taps - 1) * before / shrink**2,
     )
 
 
-def _resnets(before: int, width: int, count: int, shrink: int, frame_stride: int) -> Iterator[ConvCost]:
-    for number in range(count):
-        channels_in = before if number == 0 else width
-        yield _conv(channels_in, width, shrink, frame_stride)
-        yield _conv(width, width, shrink, frame_stride)
+def _resnets(
+    inputs: Sequence[int], width: int, shrink: int, frame_stride: int, taps: tuple[int, int]
+) -> Iterator[ConvCost]:
+    for channels_in in inputs:
+        yield _conv(channels_in, width, shrink, frame_stride, taps[0])
+        yield _conv(width, width, shrink, frame_stride, taps[1])
         if channels_in != width:
             yield ConvCost(macs=channels_in * width, outputs_per_pixel=1 / shrink**2, frame_stride=frame_stride)
 
 
 def encoder_convs(config: VAEConfig) -> Iterator[ConvCost]:
     """The encoder's convolutions in the order in which they run."""
-    widths, shrink, frame_stride = config.block_out_channels, 1, 1
-    yield _conv(config.image_channels, widths[0], shrink, frame_stride)
+    widths, shrink, frame_stride, taps = config.block_out_channels, 1, 1, (config.taps, config.taps)
+    if config.is_light:
+        yield ConvCost(macs=config.image_channels * widths[0], outputs_per_pixel=1.0, frame_stride=1)
+    else:
+        yield _conv(config.image_channels, widths[0], shrink, frame_stride)
     for level, width in enumerate(widths):
-        yield from _resnets(widths[max(level - 1, 0)], width, config.encoder_layers_per_block, shrink, frame_stride)
+        yield from _resnets(config.encoder_inputs(level), width, shrink, frame_stride, taps)
         if level < config.num_levels - 1:
             time = config.downsamples_time(level)
             remembered = width / shrink**2 if time else 0.0
             shrink, frame_stride = shrink * 2, frame_stride * (2 if time else 1)
             yield ConvCost(
-                macs=width * width * (27 if time else 9),
+                macs=width * config.width_after(widths, level) * (27 if time else 9),
                 outputs_per_pixel=1 / shrink**2,
                 frame_stride=frame_stride,
                 remembered_values=remembered,
             )
-    yield from _resnets(widths[-1], widths[-1], 2, shrink, frame_stride)
-    yield _conv(widths[-1], 2 * config.latent_channels, shrink, frame_stride)
+    if not config.is_light:
+        yield from _resnets([widths[-1]] * 2, widths[-1], shrink, frame_stride, taps)
+    yield _conv(widths[-1], 2 * config.latent_channels, shrink, frame_stride, config.taps)
 
 
 def decoder_convs(config: VAEConfig, *, fused_upsampler: bool = False) -> Iterator[ConvCost]:
     """The decoder's convolutions in the order in which they run."""
     widths, shrink, frame_stride = config.block_out_channels[::-1], config.spatial_stride, config.temporal_stride
     yield _conv(config.latent_channels, widths[0], shrink, frame_stride)
-    yield from _resnets(widths[0], widths[0], 2, shrink, frame_stride)
+    yield from _resnets([widths[0]] * 2, widths[0], shrink, frame_stride, (3, config.taps))
     for level, width in enumerate(widths):
-        count = config.encoder_layers_per_block + 1
-        yield from _resnets(widths[max(level - 1, 0)], width, count, shrink, frame_stride)
+        yield from _resnets(config.decoder_inputs(level), width, shrink, frame_stride, (config.taps, config.taps))
         if level < config.num_levels - 1:
             time_factor = 2 if config.upsamples_time(level) else 1
-            yield from _upsampler(width, time_factor, shrink, frame_stride, fused=fused_upsampler)
+            if config.is_light:
+                macs = 4 * time_factor * width * config.width_after(widths, level)
+                yield ConvCost(macs=macs, outputs_per_pixel=1 / shrink**2, frame_stride=frame_stride)
+            else:
+                yield from _upsampler(width, time_factor, shrink, frame_stride, fused=fused_upsampler)
             shrink, frame_stride = shrink // 2, frame_stride // time_factor
-    yield _conv(widths[-1], config.image_channels, shrink, frame_stride)
+    yield _conv(widths[-1], config.image_channels, shrink, frame_stride, config.taps)
 
 
 def _upsampler(width: int, time_factor: int, shrink: int, frame_stride: int, *, fused: bool) -> Iterator[ConvCost]:

@@ -14,14 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seedvr2_ray.models.seedvr2.vae.layout import layout_of
-from seedvr2_ray.models.seedvr2.vae.state import SlicePass
 
 FP32_ROWS = 256
 """Rows per step where the last convolution runs in fp32: its input is twice as large there."""
 
 
 class CausalConv3d(nn.Module):
-    """A 3-D convolution whose last temporal tap meets the current frame.
+    """A 3-D convolution whose last temporal tap meets the current frame; applied by ``causal_step``.
 
     Time is padded with the frames before the slice, or with copies of the clip's first frame,
     never with zeros. Height and width are padded with zeros on ``both`` sides, at the ``end`` only
@@ -44,12 +43,6 @@ class CausalConv3d(nn.Module):
         self.padding = padding
         self.num_remembered = kernel[0] - stride[0] if kernel[0] > 1 else 0
         """Input frames that the next slice must be given."""
-        self.fp32_output = False
-        """Compute and return fp32 whatever the input's type; set by ``VideoVAE.prepare``."""
-        self.num_idle_taps = 0
-        """First taps in time that are known to be zero and not computed; see :meth:`leave_out_zeros`."""
-        self.is_pointwise = False
-        """Whether only the tap at the position itself is computed."""
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -58,65 +51,45 @@ class CausalConv3d(nn.Module):
         nn.init.uniform_(self.weight, -bound, bound)
         nn.init.zeros_(self.bias)
 
-    def leave_out_zeros(self) -> None:
-        """Compute from now on without the taps that are zero now. Exact, and training leaves them zero."""
-        # Channels and positions do not matter here, only which of the taps have any weight.
-        used_THW = (self.weight.detach() != 0).flatten(0, 1).any(dim=0)
-        used_T, taps = used_THW.flatten(1).any(dim=1), len(used_THW)
-        strided = self.stride != (1, 1, 1)
-        self.num_idle_taps = 0 if strided else int(used_T.int().argmax()) if used_T.any() else taps - 1
-        used_THW[-1, used_THW.shape[1] // 2, used_THW.shape[2] // 2] = False
-        self.is_pointwise = self.padding == "both" and not strided and not used_THW.any()
-
-    def compute_zeros(self) -> None:
-        """Compute every tap again, whatever its weights."""
-        self.num_idle_taps, self.is_pointwise = 0, False
-
-    @property
-    def is_framewise(self) -> bool:
-        """Whether only the current frame is read, although the kernel has taps for others."""
-        return 0 < self.num_idle_taps == self.weight.shape[2] - 1
-
     def extra_repr(self) -> str:
         channels_out, channels_in, *kernel = self.weight.shape
         return f"{channels_in}, {channels_out}, kernel={tuple(kernel)}, stride={self.stride}, padding={self.padding}"
 
-    def forward(self, x_BCTHW: Tensor, run: SlicePass) -> Tensor:
-        if self.num_remembered == 0:
-            return self.convolve(x_BCTHW)
-        cache = run.load()
-        extended_BCTHW = torch.cat([self.repeat_first(x_BCTHW) if cache is None else cache, x_BCTHW], dim=2)
-        run.store(extended_BCTHW[:, :, -self.num_remembered :])
-        return self.convolve(extended_BCTHW)
+    def head(self, cache_BCTHW: Tensor | None, own_BCTHW: Tensor) -> Tensor:
+        """The frames that stand before a slice's own: what was remembered, or copies where the clip begins."""
+        return self.repeat_first(own_BCTHW) if cache_BCTHW is None else cache_BCTHW
+
+    def head_length(self, cache_BCTHW: Tensor | None) -> int:
+        """How many frames :meth:`head` has."""
+        return self.weight.shape[2] - 1 if cache_BCTHW is None else self.num_remembered
 
     def repeat_first(self, x_BCTHW: Tensor) -> Tensor:
         """What stands before the first frame of a clip: copies of it, one less than temporal taps."""
         copies_BCTHW = x_BCTHW[:, :, :1].expand(-1, -1, self.weight.shape[2] - 1, -1, -1)
         return copies_BCTHW.contiguous(memory_format=layout_of(x_BCTHW))
 
-    def convolve(self, extended_BCTHW: Tensor, *, rows_given: bool = False) -> Tensor:
+    def convolve(self, extended_BCTHW: Tensor, *, rows_given: bool = False, fp32: bool = False) -> Tensor:
         """Convolve frames that already begin with those the kernel reaches back to.
 
-        ``rows_given`` says that the rows beyond the upper and lower edge are there, too.
+        Args:
+            rows_given: the rows beyond the upper and lower edge are there, too.
+            fp32: compute and return fp32 whatever the input's type.
         """
         pad_rows, pad_columns = 0 if rows_given or self.padding != "both" else 1, int(self.padding == "both")
         if self.padding == "end":
             extended_BCTHW = F.pad(extended_BCTHW, (0, 1, 0, 0 if rows_given else 1))
-        if self.fp32_output and extended_BCTHW.dtype in (torch.bfloat16, torch.float16):
+        if fp32 and extended_BCTHW.dtype in (torch.bfloat16, torch.float16):
             return self._convolve_in_fp32(F.pad(extended_BCTHW, (0, 0, pad_rows, pad_rows)), pad_columns)
-        if self.is_pointwise and rows_given:
-            extended_BCTHW = extended_BCTHW[:, :, :, 1:-1]
-        extended_BCTHW = extended_BCTHW[:, :, self.num_idle_taps :]
-        if self.is_pointwise:
-            weight, pad_rows, pad_columns = self.weight[:, :, -1:, 1:2, 1:2], 0, 0
-        else:
-            weight = self.weight[:, :, self.num_idle_taps :]
-        return F.conv3d(extended_BCTHW, weight, self.bias, self.stride, (0, pad_rows, pad_columns))
+        if self.is_framewise:
+            # Frames that do not see each other are a batch of pictures, for which kernels are faster.
+            frames_NCHW = F.conv2d(as_frames(extended_BCTHW), self.weight[:, :, 0], self.bias, padding=(pad_rows, 1))
+            return from_frames(frames_NCHW, extended_BCTHW.shape[2])
+        return F.conv3d(extended_BCTHW, self.weight, self.bias, self.stride, (0, pad_rows, pad_columns))
 
-    def convolve_frames(self, frames_NCHW: Tensor) -> Tensor:
-        """Convolve frames that do not see each other, where :attr:`is_framewise` holds."""
-        weight, padding = (self.weight[:, :, -1, 1:2, 1:2], 0) if self.is_pointwise else (self.weight[:, :, -1], 1)
-        return F.conv2d(frames_NCHW, weight, self.bias, padding=padding)
+    @property
+    def is_framewise(self) -> bool:
+        """Whether frames are convolved by themselves, and keep their size."""
+        return self.weight.shape[2] == 1 and self.padding == "both" and self.stride == (1, 1, 1)
 
     def _convolve_in_fp32(self, extended_BCTHW: Tensor, pad_columns: int) -> Tensor:
         # A frame and some rows at a time, so that the fp32 copies stay small.
@@ -135,16 +108,20 @@ class CausalConv3d(nn.Module):
             frames.append(torch.cat(bands, dim=3))
         return torch.cat(frames, dim=2)
 
-    def convolve_image(self, frame_BCHW: Tensor) -> Tensor:
-        """Convolve a clip's first frame: all temporal taps meet copies of it, so their sum does the same."""
+    def convolve_image(self, frame_BCHW: Tensor, *, rows_given: bool = False, fp32: bool = False) -> Tensor:
+        """Convolve a clip's first frame: all temporal taps meet copies of it, so their sum does the same.
+
+        ``rows_given`` says that the rows beyond the upper and lower edge are there, too.
+        """
         weight = self.weight.sum(2, dtype=torch.promote_types(self.weight.dtype, torch.float32))
-        dtype = torch.float32 if self.fp32_output and frame_BCHW.dtype != torch.float64 else frame_BCHW.dtype
+        dtype = torch.float32 if fp32 and frame_BCHW.dtype != torch.float64 else frame_BCHW.dtype
         pad_both = int(self.padding == "both")
         if self.padding == "end":
-            frame_BCHW = F.pad(frame_BCHW, (0, 1, 0, 1))
+            frame_BCHW = F.pad(frame_BCHW, (0, 1, 0, 0 if rows_given else 1))
         if frame_BCHW.is_contiguous(memory_format=torch.channels_last):
             weight = weight.contiguous(memory_format=torch.channels_last)
-        return F.conv2d(frame_BCHW.to(dtype), weight.to(dtype), self.bias.to(dtype), self.stride[1:], pad_both)
+        padding = (0 if rows_given else pad_both, pad_both)
+        return F.conv2d(frame_BCHW.to(dtype), weight.to(dtype), self.bias.to(dtype), self.stride[1:], padding)
 
 
 class FrameNorm(nn.Module):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from seedvr2_ray.models.seedvr2.vae.config import VAEOptions
-from seedvr2_ray.models.seedvr2.vae.layout import layout_of
+from seedvr2_ray.models.seedvr2.vae.layout import empty_frames, layout_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,21 @@ class SlicePass:
             self._writable.add(self.place)
         self.place += 1
 
+    def remember(self, new_BCTHW: Tensor, past_BCTHW: Tensor | None, num_frames: int) -> None:
+        """Save the last frames of what the asking layer remembered and what is new, and move on to the next layer."""
+        num_new = new_BCTHW.shape[2]
+        if past_BCTHW is None or num_new >= num_frames:
+            self.store(new_BCTHW[:, :, -num_frames:])
+            return
+        target = self.claim(new_BCTHW, num_frames)
+        if target is None:
+            return
+        past = past_BCTHW.shape[2]
+        for frame in range(num_frames - num_new):
+            # From front to back: the past may lie in the same memory.
+            target[:, :, frame] = past_BCTHW[:, :, past + num_new - num_frames + frame]
+        target[:, :, -num_new:] = new_BCTHW
+
     def claim(self, like_BCTHW: Tensor, num_frames: int) -> Tensor | None:
         """Memory for the asking layer's cache, to be filled before the next layer runs; None if nothing is kept.
 
@@ -79,17 +94,36 @@ class SlicePass:
             self._writable.add(place)
         return self._caches[place]
 
-    def in_steps(self, x_BCTHW: Tensor, num_frames: int | None, stage: Callable[[Tensor], Tensor]) -> Tensor:
-        """Run a stage that keeps the number of frames on a few frames after another, each step after the last."""
+    def in_steps(
+        self, x_BCTHW: Tensor, num_frames: int | None, stage: Callable[[Tensor], Tensor], *, num_out: int | None = None
+    ) -> Tensor:
+        """Run a stage on a few frames after another, each step after the last.
+
+        Args:
+            num_frames: frames per step; None takes all at once.
+            stage: what is run.
+            num_out: frames that all steps make together; as many as there are by default.
+        """
         if num_frames is None or x_BCTHW.shape[2] <= num_frames:
-            return stage(x_BCTHW)
-        start, keep, self._keep = self.place, self._keep, True
-        pieces = []
+            # Handed over: a name here would keep alive what the stage is done with.
+            whole = [x_BCTHW]
+            del x_BCTHW
+            return stage(whole.pop())
+        start, keep, seen, self._keep = self.place, self._keep, self.num_seen, True
+        out_BCTHW: Tensor | None = None
+        done = 0
         for first in range(0, x_BCTHW.shape[2], num_frames):
-            self.place = start
-            pieces.append(stage(x_BCTHW[:, :, first : first + num_frames]))
-        self._keep = keep
-        return torch.cat(pieces, dim=2)
+            # What matters to a layer is whether it has seen no frame, one, or more.
+            self.place, self.num_seen = start, seen + first
+            piece_BCTHW = stage(x_BCTHW[:, :, first : first + num_frames])
+            if out_BCTHW is None:
+                out_BCTHW = empty_frames(piece_BCTHW, frames=num_out or x_BCTHW.shape[2])
+            out_BCTHW[:, :, done : done + piece_BCTHW.shape[2]] = piece_BCTHW
+            done += piece_BCTHW.shape[2]
+            del piece_BCTHW
+        self._keep, self.num_seen = keep, seen
+        assert out_BCTHW is not None
+        return out_BCTHW
 
     def finish(self, num_new: int) -> VAEState:
         """The state after this slice of ``num_new`` frames or latents."""

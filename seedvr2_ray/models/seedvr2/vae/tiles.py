@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from seedvr2_ray.errors import SettingsError
+from seedvr2_ray.models.seedvr2.vae.config import VAEOptions
 from seedvr2_ray.models.seedvr2.vae.video_vae import Posterior, VideoVAE
 
 
@@ -85,6 +86,7 @@ def encode_tiled(
     tiling: Tiling,
     *,
     slice_frames: int | None = None,
+    options: VAEOptions | None = None,
     check_cancelled: Callable[[], None] = lambda: None,
 ) -> Posterior:
     """Encode a clip tile by tile; what is blended are the moments.
@@ -94,6 +96,7 @@ def encode_tiled(
         frames_BCTHW: as :meth:`VideoVAE.encode` takes them, on its device or in host memory.
         tiling: sizes in pixels; frames that fit into one tile are encoded whole.
         slice_frames: see :meth:`VideoVAE.encode`.
+        options: how to compute; None takes the network's own.
         check_cancelled: called before every slice of every tile; raises to stop.
 
     Returns:
@@ -105,7 +108,9 @@ def encode_tiled(
 
     def encode(clip_BCTHW: Tensor) -> Tensor:
         # The raw log variance is needed to blend; the posterior clamps it after.
-        return vae.encode_moments(clip_BCTHW.to(device), slice_frames=slice_frames, check_cancelled=check_cancelled)
+        return vae.encode_moments(
+            clip_BCTHW.to(device), slice_frames=slice_frames, options=options, check_cancelled=check_cancelled
+        )
 
     if height <= tiling.height and width <= tiling.width:
         return Posterior.from_moments(encode(frames_BCTHW))
@@ -129,6 +134,7 @@ def decode_tiled(
     *,
     slice_latents: int | None = None,
     keep_on: torch.device | None = None,
+    options: VAEOptions | None = None,
     check_cancelled: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """Decode a clip of unscaled latents tile by tile.
@@ -145,7 +151,9 @@ def decode_tiled(
     height, width = latents_BCTHW.shape[3:]
 
     def decode(clip_BCTHW: Tensor) -> Tensor:
-        frames_BCTHW = vae.decode(clip_BCTHW, slice_latents=slice_latents, check_cancelled=check_cancelled)
+        frames_BCTHW = vae.decode(
+            clip_BCTHW, slice_latents=slice_latents, options=options, check_cancelled=check_cancelled
+        )
         return frames_BCTHW if keep_on is None else frames_BCTHW.to(keep_on)
 
     if height <= max(1, tiling.height // stride) and width <= max(1, tiling.width // stride):

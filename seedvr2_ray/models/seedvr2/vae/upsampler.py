@@ -4,14 +4,19 @@ Shapes: B clips, C channels (I in, M between, O out), T frames, H height, W widt
 offsets in time, rows and columns of the samples that one sample becomes.
 """
 
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Protocol
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from seedvr2_ray.models.seedvr2.vae.bands import ConvSize, band_edges, rows_at_once
 from seedvr2_ray.models.seedvr2.vae.layers import CausalConv3d
-from seedvr2_ray.models.seedvr2.vae.layout import layout_of
+from seedvr2_ray.models.seedvr2.vae.layout import empty_frames, layout_of
 from seedvr2_ray.models.seedvr2.vae.state import SlicePass
-from seedvr2_ray.models.seedvr2.vae.steps import band_edges, causal_step
+from seedvr2_ray.models.seedvr2.vae.steps import causal_step
 
 
 class Upsampler(nn.Module):
@@ -30,56 +35,24 @@ class Upsampler(nn.Module):
         self.time_factor = 2 if time else 1
         self.upscale_conv = CausalConv3d(channels, 4 * self.time_factor * channels, (1, 1, 1), padding="none")
         self.conv = CausalConv3d(channels, channels)
-        self.has_idle_conv = False
-        """Whether the smoothing convolution is known to change nothing and is not computed."""
-        self.merged: tuple[CausalConv3d, ...] = ()
-        """At most one convolution of single positions, which follows and which the expansion does as well."""
         # Derived by fuse(), never part of the checkpoint.
         for name in ("fused_kernel", "fused_bias", "image_kernel", "image_bias"):
             self.register_buffer(name, None, persistent=False)
 
     def forward(self, x_BCTHW: Tensor, run: SlicePass) -> Tensor:
-        if self.has_idle_conv:
-            # Nothing is remembered here.
-            return self._expand_merged(x_BCTHW, starts_clip=run.num_seen == 0)
-        if run.options.fused_upsampler and self.fused_kernel is not None:
+        if run.options.fused_upsampler:
             return self._forward_fused(x_BCTHW, run)
         starts_clip = run.load() is None
-        return causal_step(self.conv, self.expand(x_BCTHW, run, starts_clip=starts_clip), run)
+
+        def expand(rows: slice, *, at_top: bool, at_bottom: bool) -> Tensor:
+            return self.expand(x_BCTHW[:, :, :, rows], run, starts_clip=starts_clip)
+
+        expanded_BCTHW = self._join_bands(x_BCTHW, opening_size(x_BCTHW), run, expand)
+        return causal_step(self.conv, expanded_BCTHW, run)
 
     def expand(self, x_BCTHW: Tensor, run: SlicePass, *, starts_clip: bool) -> Tensor:
         """The upsampled frames before the smoothing convolution."""
-        drops_copy = starts_clip and self.time_factor == 2
-        if drops_copy and x_BCTHW.shape[2] == 1 and run.options.image_conv2d:
-            # Do not compute what would be dropped.
-            weight, bias = (_without_second_copy(p) for p in (self.upscale_conv.weight, self.upscale_conv.bias))
-            return shuffle_pixels(F.conv3d(x_BCTHW, weight, bias), 1)
-        upsampled_BCTHW = shuffle_pixels(self.upscale_conv.convolve(x_BCTHW), self.time_factor)
-        if drops_copy:
-            return torch.cat([upsampled_BCTHW[:, :, :1], upsampled_BCTHW[:, :, 2:]], dim=2)
-        return upsampled_BCTHW
-
-    def _expand_merged(self, x_BCTHW: Tensor, *, starts_clip: bool) -> Tensor:
-        """The upsampled frames where nothing smooths them, and at once what ``merged`` makes of them."""
-        weight: Tensor = self.upscale_conv.weight[..., 0, 0, 0]
-        bias: Tensor = self.upscale_conv.bias
-        for conv in self.merged:
-            kernel_OI = conv.weight[..., 0, 0, 0]
-            parts_ZMI = torch.unflatten(weight, 0, (4 * self.time_factor, -1))
-            weight = (kernel_OI @ parts_ZMI).flatten(0, 1)
-            bias = (torch.unflatten(bias, 0, (4 * self.time_factor, -1)) @ kernel_OI.T + conv.bias).flatten()
-        expanded_BCTHW = F.conv3d(x_BCTHW, weight[..., None, None, None], bias)
-        upsampled_BCTHW = shuffle_pixels(expanded_BCTHW, self.time_factor)
-        if starts_clip and self.time_factor == 2:
-            return torch.cat([upsampled_BCTHW[:, :, :1], upsampled_BCTHW[:, :, 2:]], dim=2)
-        return upsampled_BCTHW
-
-    def leave_out_zeros(self) -> None:
-        """Pass over the smoothing convolution from now on if it returns its input."""
-        self.conv.leave_out_zeros()
-        kernel_OI = self.conv.weight[:, :, -1, 1, 1]
-        returns_input = torch.equal(kernel_OI, torch.eye(len(kernel_OI)).to(kernel_OI)) and not self.conv.bias.any()
-        self.has_idle_conv = self.conv.is_pointwise and returns_input
+        return _expanded(self.upscale_conv, x_BCTHW, run, time_factor=self.time_factor, starts_clip=starts_clip)
 
     def fuse(self) -> None:
         """Multiply both convolutions into one, in fp32; to be repeated when the weights change."""
@@ -100,47 +73,67 @@ class Upsampler(nn.Module):
         weight, bias = self.upscale_conv.weight, self.upscale_conv.bias
         return torch.cat([weight[..., 0, 0, 0], bias[:, None]], dim=1).to(dtype)
 
-    def unfuse(self) -> None:
-        """Forget what :meth:`fuse` derived."""
-        self.fused_kernel = self.fused_bias = self.image_kernel = self.image_bias = None
-
     def _forward_fused(self, x_BCTHW: Tensor, run: SlicePass) -> Tensor:
         """The fused convolution remembers low-resolution frames: one if it doubles time, else two."""
         remembered = 3 - self.time_factor
         cache = run.load()
         if cache is None and x_BCTHW.shape[2] == 1 and run.options.image_conv2d:
             run.store(x_BCTHW.expand(-1, -1, remembered, -1, -1))
-            return self._transpose_image(x_BCTHW)
+            return self._join_bands(
+                x_BCTHW, upsampling_size(x_BCTHW, 1, 1), run, partial(self._transpose_image, x_BCTHW)
+            )
         if cache is None and self.time_factor == 1:
             cache = self.conv.repeat_first(x_BCTHW)
-        known_BCTHW = x_BCTHW if cache is None else torch.cat([cache, x_BCTHW], dim=2)
-        run.store(known_BCTHW[:, :, -remembered:])
-        if self.time_factor == 1 or (cache is not None and run.num_seen > 1):
-            return self._upsample_regular(known_BCTHW, run)
+        known = _KnownFrames(cache, x_BCTHW)
+        out_BCTHW = self._upsample(known, run)
+        # Last: the new memory may take the place of the old one.
+        run.remember(x_BCTHW, cache, remembered)
+        return out_BCTHW
+
+    def _upsample(self, known: "_KnownFrames", run: SlicePass) -> Tensor:
+        has_past = known.past_BCTHW is not None
+        if self.time_factor == 1 or (has_past and run.num_seen > 1):
+            return self._upsample_regular(known, slice(None), run)
         # The frames that read across the clip's beginning, where one copy was dropped, are those
         # of the first two low-resolution frames: they take the plain way.
-        opening_BCTHW = self._upsample_opening(known_BCTHW[:, :, :2], run)
-        if cache is not None:
-            opening_BCTHW = opening_BCTHW[:, :, 1:]
-        if known_BCTHW.shape[2] <= 2:
+        opening_BCTHW = self._upsample_opening(known.rows(slice(None), slice(2)), run, num_done=int(has_past))
+        if known.num_frames <= 2:
             return opening_BCTHW
-        return torch.cat([opening_BCTHW, self._upsample_regular(known_BCTHW[:, :, 1:], run)], dim=2)
+        return torch.cat([opening_BCTHW, self._upsample_regular(known, slice(1, None), run)], dim=2)
 
-    def _upsample_opening(self, x_BCTHW: Tensor, run: SlicePass) -> Tensor:
-        opening = SlicePass.whole_clip(run.options)
-        return causal_step(self.conv, self.expand(x_BCTHW, opening, starts_clip=True), opening)
+    def _upsample_opening(self, x_BCTHW: Tensor, run: SlicePass, *, num_done: int) -> Tensor:
+        opening = replace(run.options, conv_elements=None)
 
-    def _upsample_regular(self, known_BCTHW: Tensor, run: SlicePass) -> Tensor:
-        height = known_BCTHW.shape[3]
-        edges = band_edges(height, run.options.bands)
+        def upsample(rows: slice, *, at_top: bool, at_bottom: bool) -> Tensor:
+            expanded_BCTHW = self.expand(x_BCTHW[:, :, :, rows], SlicePass.whole_clip(opening), starts_clip=True)
+            return causal_step(self.conv, expanded_BCTHW, SlicePass.whole_clip(opening))[:, :, num_done:]
+
+        return self._join_bands(x_BCTHW, opening_size(x_BCTHW), run, upsample)
+
+    def _upsample_regular(self, known: "_KnownFrames", frames: slice, run: SlicePass) -> Tensor:
+        def upsample(rows: slice, *, at_top: bool, at_bottom: bool) -> Tensor:
+            return self._transpose(known.rows(rows, frames), at_top=at_top, at_bottom=at_bottom)
+
+        num_frames = len(range(known.num_frames)[frames])
+        size = upsampling_size(known.new_BCTHW, num_frames, self.time_factor)
+        return self._join_bands(known.new_BCTHW, size, run, upsample)
+
+    def _join_bands(self, x_BCTHW: Tensor, size: ConvSize, run: SlicePass, upsample: "_UpsampleRows") -> Tensor:
+        """Upsample rows with one more above and below, and cut off what those become."""
+        height, most = x_BCTHW.shape[3], run.options.conv_elements
+        edges = band_edges(height, height if most is None else rows_at_once(size, most))
         if len(edges) == 1:
-            return self._transpose(known_BCTHW, at_top=True, at_bottom=True)
-        bands = []
+            return upsample(slice(0, height), at_top=True, at_bottom=True)
+        out_BCTHW: Tensor | None = None
         for start, stop in edges:
             first, last = max(start - 1, 0), min(stop + 1, height)
-            band_BCTHW = self._transpose(known_BCTHW[:, :, :, first:last], at_top=first == 0, at_bottom=last == height)
-            bands.append(band_BCTHW[:, :, :, 2 * (start - first) : 2 * (stop - first)])
-        return torch.cat(bands, dim=3)
+            band_BCTHW = upsample(slice(first, last), at_top=first == 0, at_bottom=last == height)
+            if out_BCTHW is None:
+                out_BCTHW = empty_frames(band_BCTHW, height=2 * height)
+            out_BCTHW[:, :, :, 2 * start : 2 * stop] = band_BCTHW[:, :, :, 2 * (start - first) : 2 * (stop - first)]
+            del band_BCTHW
+        assert out_BCTHW is not None
+        return out_BCTHW
 
     def _transpose(self, known_BCTHW: Tensor, *, at_top: bool, at_bottom: bool) -> Tensor:
         assert self.fused_kernel is not None and self.fused_bias is not None
@@ -149,12 +142,81 @@ class Upsampler(nn.Module):
         add_bias_with_edges(out_BOTHW, self.fused_bias, at_top=at_top, at_bottom=at_bottom)
         return out_BOTHW
 
-    def _transpose_image(self, x_BCTHW: Tensor) -> Tensor:
+    def _transpose_image(self, x_BCTHW: Tensor, rows: slice, *, at_top: bool, at_bottom: bool) -> Tensor:
         assert self.image_kernel is not None and self.image_bias is not None
         kernel_IOHW = self.image_kernel[:, :, 0]
-        out_BOTHW = F.conv_transpose2d(x_BCTHW[:, :, 0], kernel_IOHW, stride=2, padding=1).unsqueeze(2)
-        add_bias_with_edges(out_BOTHW, self.image_bias, at_top=True, at_bottom=True)
+        out_BOTHW = F.conv_transpose2d(x_BCTHW[:, :, 0, rows], kernel_IOHW, stride=2, padding=1).unsqueeze(2)
+        add_bias_with_edges(out_BOTHW, self.image_bias, at_top=at_top, at_bottom=at_bottom)
         return out_BOTHW
+
+
+class _UpsampleRows(Protocol):
+    """Upsamples some rows of a tensor it knows, of which the outermost may be those of the frame."""
+
+    def __call__(self, rows: slice, *, at_top: bool, at_bottom: bool) -> Tensor: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _KnownFrames:
+    """Remembered and new frames, joined only as far as they are asked for."""
+
+    past_BCTHW: Tensor | None
+    new_BCTHW: Tensor
+
+    @property
+    def num_frames(self) -> int:
+        return self.new_BCTHW.shape[2] + (0 if self.past_BCTHW is None else self.past_BCTHW.shape[2])
+
+    def rows(self, rows: slice, frames: slice) -> Tensor:
+        """Some rows of some frames."""
+        new_BCTHW = self.new_BCTHW[:, :, :, rows]
+        if self.past_BCTHW is None:
+            return new_BCTHW[:, :, frames]
+        past = self.past_BCTHW.shape[2]
+        wanted = range(self.num_frames)[frames]
+        if wanted.start >= past:
+            return new_BCTHW[:, :, wanted.start - past : wanted.stop - past]
+        past_BCTHW = self.past_BCTHW[:, :, wanted.start :, rows]
+        return torch.cat([past_BCTHW, new_BCTHW[:, :, : wanted.stop - past]], dim=2)
+
+
+def upsampling_size(x_BCTHW: Tensor, num_frames: int, time_factor: int) -> ConvSize:
+    """Describe the fused convolution of so many frames, remembered ones included."""
+    row = x_BCTHW.shape[1] * num_frames * x_BCTHW.shape[4]
+    return ConvSize(row_in=row, row_out=2 * time_factor * row, above=1, below=1, stride=1, growth=2)
+
+
+def opening_size(x_BCTHW: Tensor) -> ConvSize:
+    """Describe the plain way of upsampling a clip's first frames; the smoothing reads the most."""
+    row = x_BCTHW.shape[1] * x_BCTHW.shape[4]
+    expanded = 4 * row * (2 * x_BCTHW.shape[2] + 1)
+    return ConvSize(row_in=expanded, row_out=expanded, above=1, below=1, stride=1)
+
+
+class LightUpsampler(nn.Module):
+    """Doubles height and width, and time where asked, by expanding channels and no more; remembers nothing."""
+
+    def __init__(self, channels: int, channels_out: int, *, time: bool) -> None:
+        super().__init__()
+        self.time_factor = 2 if time else 1
+        self.upscale_conv = CausalConv3d(channels, 4 * self.time_factor * channels_out, (1, 1, 1), padding="none")
+
+    def forward(self, x_BCTHW: Tensor, run: SlicePass) -> Tensor:
+        starts_clip = run.num_seen == 0
+        return _expanded(self.upscale_conv, x_BCTHW, run, time_factor=self.time_factor, starts_clip=starts_clip)
+
+
+def _expanded(conv: CausalConv3d, x_BCTHW: Tensor, run: SlicePass, *, time_factor: int, starts_clip: bool) -> Tensor:
+    """The upsampled frames; of a clip's first one the second copy in time is dropped."""
+    drops_copy = starts_clip and time_factor == 2
+    if drops_copy and x_BCTHW.shape[2] == 1 and run.options.image_conv2d:
+        # Do not compute what would be dropped.
+        weight, bias = (_without_second_copy(p) for p in (conv.weight, conv.bias))
+        return shuffle_pixels(F.conv3d(x_BCTHW, weight, bias), 1)
+    upsampled_BCTHW = shuffle_pixels(conv.convolve(x_BCTHW), time_factor)
+    if drops_copy:
+        return torch.cat([upsampled_BCTHW[:, :, :1], upsampled_BCTHW[:, :, 2:]], dim=2)
+    return upsampled_BCTHW
 
 
 def _without_second_copy(expanded: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ latent per group. Encoding or decoding a clip in slices gives the numbers of the
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Self
 
 import torch
@@ -20,7 +19,7 @@ from seedvr2_ray.models.seedvr2.vae.config import PLAIN, VAEConfig, VAEOptions
 from seedvr2_ray.models.seedvr2.vae.layers import CausalConv3d, FrameNorm
 from seedvr2_ray.models.seedvr2.vae.state import SlicePass, VAEState
 from seedvr2_ray.models.seedvr2.vae.steps import causal_step
-from seedvr2_ray.models.seedvr2.vae.upsampler import Upsampler
+from seedvr2_ray.models.seedvr2.vae.upsampler import LightUpsampler, Upsampler
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +40,6 @@ class Posterior:
         """The most likely latents: the default, because it does not depend on who drew random numbers."""
         return self.mean_BCTHW
 
-    @property
-    def std(self) -> Tensor:
-        return torch.exp(0.5 * self.logvar_BCTHW)
-
-    def sample(self, generator: torch.Generator) -> Tensor:
-        """Latents drawn from the distribution, as the published script uses them."""
-        mean = self.mean_BCTHW
-        noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
-        return mean + self.std * noise
-
 
 class DownBlock(nn.Module):
     """One encoder level: residual blocks, then the halving to the next level."""
@@ -58,26 +47,15 @@ class DownBlock(nn.Module):
     def __init__(self, config: VAEConfig, level: int) -> None:
         super().__init__()
         widths = config.block_out_channels
-        inputs = [widths[max(level - 1, 0)]] + [widths[level]] * (config.encoder_layers_per_block - 1)
-        self.resnets = _build_resnets(inputs, widths[level], config)
-        has_next = level < config.num_levels - 1
-        self.downsamplers = nn.ModuleList(
-            [Downsampler(widths[level], time=config.downsamples_time(level))] if has_next else []
-        )
+        self.resnets = _build_resnets(config.encoder_inputs(level), widths[level], config)
+        self.downsamplers = nn.ModuleList()
+        if level < config.num_levels - 1:
+            after, time = config.width_after(widths, level), config.downsamples_time(level)
+            self.downsamplers.append(Downsampler(widths[level], after, time=time))
 
     def forward(self, x_BCTHW: Tensor, run: SlicePass) -> Tensor:
-        return self.shrink(self.refine(x_BCTHW, run), run)
-
-    def refine(self, x_BCTHW: Tensor, run: SlicePass) -> Tensor:
-        """The residual blocks, which keep every size."""
-        for resnet in self.resnets:
-            x_BCTHW = resnet(x_BCTHW, run)
-        return x_BCTHW
-
-    def shrink(self, x_BCTHW: Tensor, run: SlicePass) -> Tensor:
-        """The halving, which the last level lacks."""
-        for downsampler in self.downsamplers:
-            x_BCTHW = downsampler(x_BCTHW, run)
+        for layer in _layers(self):
+            x_BCTHW = layer(x_BCTHW, run)
         return x_BCTHW
 
 
@@ -87,23 +65,30 @@ class UpBlock(nn.Module):
     def __init__(self, config: VAEConfig, level: int) -> None:
         super().__init__()
         widths = config.block_out_channels[::-1]
-        inputs = [widths[max(level - 1, 0)]] + [widths[level]] * config.encoder_layers_per_block
-        self.resnets = _build_resnets(inputs, widths[level], config)
-        has_next = level < config.num_levels - 1
-        self.upsamplers = nn.ModuleList(
-            [Upsampler(widths[level], time=config.upsamples_time(level))] if has_next else []
-        )
+        self.resnets = _build_resnets(config.decoder_inputs(level), widths[level], config)
+        self.upsamplers = nn.ModuleList()
+        if level < config.num_levels - 1:
+            time = config.upsamples_time(level)
+            if config.is_light:
+                self.upsamplers.append(LightUpsampler(widths[level], config.width_after(widths, level), time=time))
+            else:
+                self.upsamplers.append(Upsampler(widths[level], time=time))
 
     def forward(self, x_BCTHW: Tensor, run: SlicePass) -> Tensor:
-        for resnet in self.resnets:
-            x_BCTHW = resnet(x_BCTHW, run)
-        for upsampler in self.upsamplers:
-            x_BCTHW = upsampler(x_BCTHW, run)
+        for layer in _layers(self):
+            x_BCTHW = layer(x_BCTHW, run)
         return x_BCTHW
 
 
+def _layers(block: nn.Module) -> list[nn.Module]:
+    """The parts of a level in order: called one by one, so that nothing keeps a level's input alive."""
+    assert isinstance(block, DownBlock | UpBlock)
+    return [*block.resnets, *(block.downsamplers if isinstance(block, DownBlock) else block.upsamplers)]
+
+
 def _build_resnets(inputs: Sequence[int], width: int, config: VAEConfig) -> nn.ModuleList:
-    return nn.ModuleList([ResnetBlock(before, width, config.norm_groups, config.norm_eps) for before in inputs])
+    groups, eps, taps = config.norm_groups, config.norm_eps, (config.taps, config.taps)
+    return nn.ModuleList([ResnetBlock(before, width, groups, eps, taps=taps) for before in inputs])
 
 
 class Encoder(nn.Module):
@@ -112,29 +97,35 @@ class Encoder(nn.Module):
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
         widths, groups, eps = config.block_out_channels, config.norm_groups, config.norm_eps
-        self.conv_in = CausalConv3d(config.image_channels, widths[0])
+        if config.is_light:
+            self.conv_in = CausalConv3d(config.image_channels, widths[0], (1, 1, 1), padding="none")
+        else:
+            self.conv_in = CausalConv3d(config.image_channels, widths[0])
         self.down_blocks = nn.ModuleList([DownBlock(config, level) for level in range(config.num_levels)])
-        self.mid_block = MidBlock(widths[-1], groups, eps, attention=config.mid_attention)
+        num_resnets = 0 if config.is_light else 2
+        self.mid_block = MidBlock(widths[-1], groups, eps, attention=config.mid_attention, num_resnets=num_resnets)
         self.conv_norm_out = FrameNorm(widths[-1], groups, eps)
-        self.conv_out = CausalConv3d(widths[-1], 2 * config.latent_channels)
+        self.conv_out = CausalConv3d(widths[-1], 2 * config.latent_channels, (config.taps, 3, 3))
         self.first_slow_level = config.num_levels - 1 - config.num_temporal_stages
 
     def forward(self, frames_BCTHW: Tensor, run: SlicePass) -> Tensor:
         """Return the moments; ``run`` says what came before and how to compute."""
+        fast = [layer for block in self.down_blocks[: self.first_slow_level] for layer in _layers(block)]
         slow_block = self.down_blocks[self.first_slow_level]
         assert isinstance(slow_block, DownBlock)
+        fast += slow_block.resnets
+        slow = [*slow_block.downsamplers]
+        slow += [layer for block in self.down_blocks[self.first_slow_level + 1 :] for layer in _layers(block)]
 
         def at_full_rate(x_BCTHW: Tensor) -> Tensor:
             x_BCTHW = causal_step(self.conv_in, x_BCTHW, run)
-            for block in self.down_blocks[: self.first_slow_level]:
-                x_BCTHW = block(x_BCTHW, run)
-            return slow_block.refine(x_BCTHW, run)
+            for layer in fast:
+                x_BCTHW = layer(x_BCTHW, run)
+            return x_BCTHW
 
         x_BCTHW = run.in_steps(frames_BCTHW, run.options.frames_in_flight, at_full_rate)
-        x_BCTHW = slow_block.shrink(x_BCTHW, run)
-        for block in self.down_blocks[self.first_slow_level + 1 :]:
-            x_BCTHW = block(x_BCTHW, run)
-        x_BCTHW = self.mid_block(x_BCTHW, run)
+        for layer in (*slow, *self.mid_block.layers()):
+            x_BCTHW = layer(x_BCTHW, run)
         return causal_step(self.conv_out, x_BCTHW, run, self.conv_norm_out)
 
 
@@ -145,113 +136,87 @@ class Decoder(nn.Module):
         super().__init__()
         widths, groups, eps = config.block_out_channels, config.norm_groups, config.norm_eps
         self.conv_in = CausalConv3d(config.latent_channels, widths[-1])
-        self.mid_block = MidBlock(widths[-1], groups, eps, attention=config.mid_attention)
+        self.mid_block = MidBlock(widths[-1], groups, eps, attention=config.mid_attention, taps=(3, config.taps))
         self.up_blocks = nn.ModuleList([UpBlock(config, level) for level in range(config.num_levels)])
         self.conv_norm_out = FrameNorm(widths[0], groups, eps)
-        self.conv_out = CausalConv3d(widths[0], config.image_channels)
+        self.conv_out = CausalConv3d(widths[0], config.image_channels, (config.taps, 3, 3))
         self.first_fast_level = config.num_temporal_stages
 
     def forward(self, latents_BCTHW: Tensor, run: SlicePass) -> Tensor:
         """Return the frames; ``run`` says what came before and how to compute."""
 
+        slow = [layer for block in self.up_blocks[: self.first_fast_level] for layer in _layers(block)]
+        fast = [layer for block in self.up_blocks[self.first_fast_level :] for layer in _layers(block)]
+        in_flight = run.options.frames_in_flight
+
         def at_full_rate(x_BCTHW: Tensor) -> Tensor:
-            for block in self.up_blocks[self.first_fast_level :]:
-                x_BCTHW = block(x_BCTHW, run)
-            return causal_step(self.conv_out, x_BCTHW, run, self.conv_norm_out)
+            for layer in fast:
+                x_BCTHW = layer(x_BCTHW, run)
+            return causal_step(self.conv_out, x_BCTHW, run, self.conv_norm_out, fp32=run.options.fp32_output)
 
-        x_BCTHW = self.mid_block(causal_step(self.conv_in, latents_BCTHW, run), run)
-        for block in self.up_blocks[: self.first_fast_level]:
-            x_BCTHW = block(x_BCTHW, run)
-        return run.in_steps(x_BCTHW, run.options.frames_in_flight, at_full_rate)
+        def from_half_rate(x_BCTHW: Tensor) -> Tensor:
+            return run.in_steps(slow[-1](x_BCTHW, run), in_flight, at_full_rate)
 
-    def merge_shortcuts(self) -> None:
-        """Let upsamplers that smooth nothing do the next block's shortcut, where that is all the block does."""
-        for block, next_block in pairwise(self.up_blocks):
-            assert isinstance(block, UpBlock) and isinstance(next_block, UpBlock)
-            upsampler, resnet = block.upsamplers[0], next_block.resnets[0]
-            assert isinstance(upsampler, Upsampler) and isinstance(resnet, ResnetBlock)
-            if upsampler.has_idle_conv and resnet.is_idle and resnet.has_shortcut:
-                upsampler.merged, resnet.has_merged_shortcut = (resnet.conv_shortcut,), True
+        x_BCTHW = causal_step(self.conv_in, latents_BCTHW, run)
+        for layer in (*self.mid_block.layers(), *slow[:-1]):
+            x_BCTHW = layer(x_BCTHW, run)
+        if not slow:
+            return run.in_steps(x_BCTHW, in_flight, at_full_rate)
+        # The last doubling of time is part of the steps: its frames are among the largest.
+        num_out = 2 * x_BCTHW.shape[2] - int(run.num_seen == 0)
+        return run.in_steps(x_BCTHW, in_flight and max(in_flight // 2, 1), from_half_rate, num_out=num_out)
 
 
 class VideoVAE(nn.Module):
     """Encoder and decoder of one checkpoint; names and shapes of its state dict are the checkpoint's."""
 
-    def __init__(self, config: VAEConfig) -> None:
+    def __init__(self, config: VAEConfig, options: VAEOptions = PLAIN) -> None:
+        """Build a network.
+
+        Args:
+            options: how it computes unless a call says otherwise. What they derive from weights is derived here, and
+                again whenever weights are loaded. Others than the plain ones are for inference.
+        """
         super().__init__()
         self.config = config
-        self.options: VAEOptions = PLAIN
+        self.options = options
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
-        # A plain function, so that copies and pickles of the model forget their own options.
-        self.register_load_state_dict_post_hook(_forget_options)  # type: ignore[no-untyped-call]
+        # A plain function, so that copies and pickles of the model derive from their own weights.
+        self.register_load_state_dict_post_hook(_derive)  # type: ignore[no-untyped-call]
+        _derive(self)
 
-    def prepare(self, options: VAEOptions) -> Self:
-        """Make this model ready for evaluation in the given way, and return it.
+    def with_options(self, options: VAEOptions) -> "VideoVAE":
+        """Return a network for inference that computes in another way, from these weights; it shares what it can."""
+        if options == self.options:
+            return self
+        with torch.device("meta"):
+            vae = VideoVAE(self.config, options)
+        vae.load_state_dict(self.state_dict(), assign=True)
+        return vae.requires_grad_(False).eval()
 
-        Weights that the options derive are computed from those loaded now. Loading others,
-        ``train()``, or a pass that records gradients goes back to the plain way until the next call.
-        A state made before belongs to the old options: start a new clip.
-        """
-        self.eval()
-        self.forget_options()
+    def _start_pass(
+        self,
+        x_BCTHW: Tensor,
+        state: VAEState | None,
+        options: VAEOptions | None,
+        *,
+        keep: bool = True,
+        overwrite: bool = False,
+    ) -> tuple[Tensor, SlicePass]:
+        """Return the input in the layout of the pass, and the pass."""
+        options = options or self.options
+        if options.fused_upsampler and not self.options.fused_upsampler:
+            raise ValueError("this network was built without fused_upsampler; build it with_options that have it")
+        learns = x_BCTHW.requires_grad or any(parameter.requires_grad for parameter in self.parameters())
+        if options != PLAIN and learns and torch.is_grad_enabled():
+            # Derived weights get no gradient, and activations are written over: it would be wrong, or slow in silence.
+            raise RuntimeError(
+                f"{options} is for inference and this pass would record gradients; "
+                "call it under torch.no_grad(), or train with the plain options"
+            )
         layout = torch.channels_last_3d if options.channels_last else torch.contiguous_format
-        for module in self.modules():
-            if isinstance(module, CausalConv3d):
-                module.weight.data = module.weight.data.contiguous(memory_format=layout)
-        for module in self.modules():
-            if isinstance(module, Upsampler) and options.fused_upsampler:
-                with torch.no_grad():
-                    module.fuse()
-        self.decoder.conv_out.fp32_output = options.fp32_output
-        if options.leave_out_zeros:
-            self.leave_out_zeros()
-        self.options = options
-        return self
-
-    def leave_out_zeros(self) -> Self:
-        """Compute from now on without the parts whose weights are such that they add nothing, and return the model.
-
-        Those are taps in time, the convolutions of residual blocks, and the smoothing after an upsampler. The numbers
-        stay the same up to rounding. What is left out gets no gradient, so it stays as it is in training.
-        Loading other weights, or forgetting the options, ends it.
-        """
-        for module in self.modules():
-            if isinstance(module, CausalConv3d | ResnetBlock | Upsampler):
-                module.leave_out_zeros()
-        self.decoder.merge_shortcuts()
-        return self
-
-    def forget_options(self) -> None:
-        """Compute by the equations again, from the weights alone."""
-        self.options = PLAIN
-        for module in self.modules():
-            if isinstance(module, CausalConv3d):
-                module.compute_zeros()
-            elif isinstance(module, ResnetBlock):
-                module.is_idle = module.has_merged_shortcut = False
-            elif isinstance(module, Upsampler):
-                module.has_idle_conv, module.merged = False, ()
-        self.decoder.conv_out.fp32_output = False
-        for module in self.modules():
-            if isinstance(module, Upsampler):
-                module.unfuse()
-
-    def train(self, mode: bool = True) -> Self:
-        """Switch between training, which forgets what :meth:`prepare` derived, and evaluation."""
-        if mode:
-            self.forget_options()
-        return super().train(mode)
-
-    def _start_pass(self, state: VAEState | None, *, keep: bool = True, overwrite: bool = False) -> SlicePass:
-        if torch.is_grad_enabled() and self.options != PLAIN:
-            # The weights are about to change, or gradients of the derived ones would be lost.
-            self.forget_options()
-        return SlicePass(self.options, state, keep=keep, overwrite=overwrite)
-
-    def _arrange(self, x_BCTHW: Tensor) -> Tensor:
-        layout = torch.channels_last_3d if self.options.channels_last else torch.contiguous_format
-        return x_BCTHW.contiguous(memory_format=layout)
+        return x_BCTHW.contiguous(memory_format=layout), SlicePass(options, state, keep=keep, overwrite=overwrite)
 
     def scale(self, latents: Tensor) -> Tensor:
         """Latents as the transformer takes them."""
@@ -262,7 +227,12 @@ class VideoVAE(nn.Module):
         return latents / self.config.scaling_factor + self.config.shift
 
     def encode_slice(
-        self, frames_BCTHW: Tensor, state: VAEState | None, *, overwrite: bool = False
+        self,
+        frames_BCTHW: Tensor,
+        state: VAEState | None,
+        *,
+        overwrite: bool = False,
+        options: VAEOptions | None = None,
     ) -> tuple[Tensor, VAEState]:
         """Encode the next frames of a clip.
 
@@ -271,6 +241,7 @@ class VideoVAE(nn.Module):
                 ``n * temporal_stride + 1`` frames, every further one a multiple of the stride.
             state: what the slice before returned, or None for the first.
             overwrite: write the new state into the old one's memory, which must not be used again.
+            options: how to compute this slice; None takes the network's own. The state belongs to them.
 
         Returns:
             The moments (see :class:`Posterior`), one latent per stride of frames, and the new state.
@@ -279,12 +250,17 @@ class VideoVAE(nn.Module):
             InputError: the size or the number of frames does not fit the strides.
         """
         self._require_frames(frames_BCTHW, starts_clip=state is None)
-        run = self._start_pass(state, overwrite=overwrite)
-        moments_BCTHW: Tensor = self.encoder(self._arrange(frames_BCTHW), run)
+        arranged_BCTHW, run = self._start_pass(frames_BCTHW, state, options, overwrite=overwrite)
+        moments_BCTHW: Tensor = self.encoder(arranged_BCTHW, run)
         return moments_BCTHW, run.finish(frames_BCTHW.shape[2])
 
     def decode_slice(
-        self, latents_BCTHW: Tensor, state: VAEState | None, *, overwrite: bool = False
+        self,
+        latents_BCTHW: Tensor,
+        state: VAEState | None,
+        *,
+        overwrite: bool = False,
+        options: VAEOptions | None = None,
     ) -> tuple[Tensor, VAEState]:
         """Decode the next latents of a clip, any number of them.
 
@@ -292,17 +268,20 @@ class VideoVAE(nn.Module):
             latents_BCTHW: unscaled, as the encoder made them.
             state: what the slice before returned, or None for the first.
             overwrite: write the new state into the old one's memory, which must not be used again.
+            options: how to compute this slice; None takes the network's own. The state belongs to them.
 
         Returns:
             ``temporal_stride`` frames per latent, one for the clip's first latent; not clamped.
             And the new state.
         """
         self._require_latents(latents_BCTHW)
-        run = self._start_pass(state, overwrite=overwrite)
-        frames_BCTHW: Tensor = self.decoder(self._arrange(latents_BCTHW), run)
+        arranged_BCTHW, run = self._start_pass(latents_BCTHW, state, options, overwrite=overwrite)
+        frames_BCTHW: Tensor = self.decoder(arranged_BCTHW, run)
         return frames_BCTHW, run.finish(latents_BCTHW.shape[2])
 
-    def encode(self, frames_BCTHW: Tensor, *, slice_frames: int | None = None) -> Posterior:
+    def encode(
+        self, frames_BCTHW: Tensor, *, slice_frames: int | None = None, options: VAEOptions | None = None
+    ) -> Posterior:
         """Encode a whole clip.
 
         Args:
@@ -310,19 +289,21 @@ class VideoVAE(nn.Module):
             slice_frames: frames to hold activations for at once, a multiple of the temporal stride;
                 None takes the clip in one piece. The numbers do not depend on it.
         """
-        return Posterior.from_moments(self.encode_moments(frames_BCTHW, slice_frames=slice_frames))
+        return Posterior.from_moments(self.encode_moments(frames_BCTHW, slice_frames=slice_frames, options=options))
 
     def encode_moments(
         self,
         frames_BCTHW: Tensor,
         *,
         slice_frames: int | None = None,
+        options: VAEOptions | None = None,
         check_cancelled: Callable[[], None] = lambda: None,
     ) -> Tensor:
         """Encode a whole clip to what :meth:`Posterior.from_moments` reads; see :meth:`encode`.
 
         Args:
             check_cancelled: called before every slice; raises to stop.
+            options: how to compute; None takes the network's own.
         """
         self._require_frames(frames_BCTHW, starts_clip=True)
         if slice_frames is not None and (slice_frames < 1 or slice_frames % self.config.temporal_stride):
@@ -331,13 +312,15 @@ class VideoVAE(nn.Module):
             )
         if slice_frames is None or frames_BCTHW.shape[2] <= slice_frames + 1:
             check_cancelled()
-            run = self._start_pass(None, keep=False)
-            moments_BCTHW: Tensor = self.encoder(self._arrange(frames_BCTHW), run)
+            arranged_BCTHW, run = self._start_pass(frames_BCTHW, None, options, keep=False)
+            moments_BCTHW: Tensor = self.encoder(arranged_BCTHW, run)
             return moments_BCTHW
         moments, state = [], None
         for piece_BCTHW in _split_after_first(frames_BCTHW, slice_frames):
             check_cancelled()
-            piece_moments, state = self.encode_slice(piece_BCTHW, state, overwrite=not torch.is_grad_enabled())
+            piece_moments, state = self.encode_slice(
+                piece_BCTHW, state, overwrite=not torch.is_grad_enabled(), options=options
+            )
             moments.append(piece_moments)
         return torch.cat(moments, dim=2)
 
@@ -346,6 +329,7 @@ class VideoVAE(nn.Module):
         latents_BCTHW: Tensor,
         *,
         slice_latents: int | None = None,
+        options: VAEOptions | None = None,
         check_cancelled: Callable[[], None] = lambda: None,
     ) -> Tensor:
         """Decode a whole clip of unscaled latents.
@@ -361,13 +345,15 @@ class VideoVAE(nn.Module):
             raise InputError(f"slice_latents must be at least 1, got {slice_latents}")
         if slice_latents is None or latents_BCTHW.shape[2] <= slice_latents + 1:
             check_cancelled()
-            run = self._start_pass(None, keep=False)
-            frames_BCTHW: Tensor = self.decoder(self._arrange(latents_BCTHW), run)
+            arranged_BCTHW, run = self._start_pass(latents_BCTHW, None, options, keep=False)
+            frames_BCTHW: Tensor = self.decoder(arranged_BCTHW, run)
             return frames_BCTHW
         frames, state = [], None
         for piece_BCTHW in _split_after_first(latents_BCTHW, slice_latents):
             check_cancelled()
-            piece_frames, state = self.decode_slice(piece_BCTHW, state, overwrite=not torch.is_grad_enabled())
+            piece_frames, state = self.decode_slice(
+                piece_BCTHW, state, overwrite=not torch.is_grad_enabled(), options=options
+            )
             frames.append(piece_frames)
         return torch.cat(frames, dim=2)
 
@@ -391,8 +377,18 @@ class VideoVAE(nn.Module):
             )
 
 
-def _forget_options(vae: VideoVAE, _: object) -> None:
-    vae.forget_options()
+@torch.no_grad()
+def _derive(vae: VideoVAE, _: object = None) -> None:
+    """Lay weights out and derive others as the options ask for it."""
+    for module in vae.modules():
+        # Otherwise they stay as whoever trains the network has laid them out.
+        if isinstance(module, CausalConv3d) and vae.options.channels_last:
+            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last_3d)
+    if vae.encoder.conv_in.weight.is_meta:
+        return
+    for module in vae.modules():
+        if isinstance(module, Upsampler) and vae.options.fused_upsampler:
+            module.fuse()
 
 
 def _split_after_first(clip_BCTHW: Tensor, length: int) -> list[Tensor]:

@@ -1,5 +1,7 @@
 """Counted costs against the numbers measured on the reference."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -53,17 +55,23 @@ def test_the_released_states_are_as_large_as_the_reference_memory_bank() -> None
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_a_state_has_the_bytes_that_were_counted(fused: bool) -> None:
-    vae = VideoVAE(NANO).prepare(VAEOptions(fused_upsampler=fused))
+@pytest.mark.parametrize("is_light", [False, True])
+def test_a_state_has_the_bytes_that_were_counted(fused: bool, is_light: bool) -> None:
+    config = replace(NANO, is_light=is_light)
+    vae = VideoVAE(config, VAEOptions(fused_upsampler=fused))
     with torch.no_grad():
         moments, encoded = vae.encode_slice(torch.zeros(1, 3, 3, 4, 6), None)
         _, decoded = vae.decode_slice(moments[:, :3], None)
-    assert encoded.num_bytes == encoder_cache_bytes_per_pixel(NANO, 4) * 24
-    assert decoded.num_bytes == decoder_cache_bytes_per_pixel(NANO, 4, fused_upsampler=fused) * 24
+    assert encoded.num_bytes == encoder_cache_bytes_per_pixel(config, 4) * 24
+    assert decoded.num_bytes == decoder_cache_bytes_per_pixel(config, 4, fused_upsampler=fused) * 24
 
 
-def test_counted_flops_are_those_that_run() -> None:
-    vae = VideoVAE(VAEConfig(block_out_channels=(2, 4), num_temporal_stages=1, norm_groups=2)).eval()
+@pytest.mark.parametrize("is_light", [False, True])
+def test_counted_flops_are_those_that_run(is_light: bool) -> None:
+    config = VAEConfig(
+        block_out_channels=(2, 4), num_temporal_stages=1, norm_groups=2, is_light=is_light, mid_attention=not is_light
+    )
+    vae = VideoVAE(config).eval()
     flops = vae_flops(vae.config, 5, 4, 6)
     for stage, x, expected in (
         (vae.encode_moments, torch.zeros(1, 3, 5, 4, 6), flops.encode),

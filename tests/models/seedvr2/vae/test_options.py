@@ -12,10 +12,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from seedvr2_ray.models.seedvr2.vae.bands import band_edges, write_affine_silu
 from seedvr2_ray.models.seedvr2.vae.config import FAST, FAST_ON_CPU, PLAIN, VAEConfig, VAEOptions
 from seedvr2_ray.models.seedvr2.vae.layers import CausalConv3d
 from seedvr2_ray.models.seedvr2.vae.state import SlicePass, VAEState
-from seedvr2_ray.models.seedvr2.vae.steps import band_edges, write_affine_silu
+from seedvr2_ray.models.seedvr2.vae.steps import causal_step
 from seedvr2_ray.models.seedvr2.vae.upsampler import Upsampler
 from seedvr2_ray.models.seedvr2.vae.video_vae import VideoVAE
 
@@ -27,6 +28,15 @@ CONFIG = VAEConfig(
 DEEP = VAEConfig(
     block_out_channels=(2, 2, 4, 4), encoder_layers_per_block=1, latent_channels=3, num_temporal_stages=2, norm_groups=2
 )
+LIGHT = VAEConfig(
+    block_out_channels=(4, 4, 8),
+    encoder_layers_per_block=1,
+    latent_channels=3,
+    num_temporal_stages=1,
+    norm_groups=2,
+    mid_attention=False,
+    is_light=True,
+)
 SWITCHES = {
     "channels_last": VAEOptions(channels_last=True),
     "direct_norm": VAEOptions(direct_norm=True),
@@ -34,10 +44,10 @@ SWITCHES = {
     "image_conv2d": VAEOptions(image_conv2d=True),
     "attention_scores": VAEOptions(attention_scores=7),
     "frames_in_flight": VAEOptions(frames_in_flight=1),
-    "bands": VAEOptions(bands=3),
+    "bands": VAEOptions(conv_elements=130),
     "fast": FAST,
     "fast_on_cpu": FAST_ON_CPU,
-    "fast_and_small": replace(FAST, frames_in_flight=2, bands=2, attention_scores=11),
+    "fast_and_small": replace(FAST, frames_in_flight=2, conv_elements=300, attention_scores=11),
 }
 ALL = pytest.mark.parametrize("options", SWITCHES.values(), ids=SWITCHES.keys())
 
@@ -89,7 +99,7 @@ def test_an_option_gives_the_plain_numbers_in_fp64(
     plain: tuple[Tensor, Tensor, tuple[Tensor, Tensor]], options: VAEOptions, lengths: list[int]
 ) -> None:
     frames, latents, expected = plain
-    actual = run_in_slices(random_vae().prepare(options), frames, latents, lengths)
+    actual = run_in_slices(random_vae().with_options(options), frames, latents, lengths)
     torch.testing.assert_close(actual, expected, atol=1e-12, rtol=1e-11)
 
 
@@ -97,15 +107,32 @@ def test_all_options_together_give_the_plain_numbers_where_time_is_halved_twice(
     vae = random_vae(DEEP)
     frames, latents = torch.randn(1, 3, 9, 16, 8).double(), torch.randn(1, 3, 3, 2, 1).double()
     expected = run_in_slices(vae, frames, latents, [3])
-    actual = run_in_slices(vae.prepare(SWITCHES["fast_and_small"]), frames, latents, [1, 2])
+    actual = run_in_slices(vae.with_options(SWITCHES["fast_and_small"]), frames, latents, [1, 2])
     torch.testing.assert_close(actual, expected, atol=1e-12, rtol=1e-11)
+
+
+@ALL
+@pytest.mark.parametrize("lengths", [[4], [1, 1, 2]], ids=str)
+def test_an_option_gives_a_light_networks_plain_numbers(options: VAEOptions, lengths: list[int]) -> None:
+    vae = random_vae(LIGHT)
+    frames, latents = torch.randn(1, 3, 7, 12, 8).double(), torch.randn(1, 3, 4, 3, 2).double()
+    expected = run_in_slices(vae, frames, latents, [4])
+    actual = run_in_slices(vae.with_options(options), frames, latents, lengths)
+    torch.testing.assert_close(actual, expected, atol=1e-12, rtol=1e-11)
+
+
+def test_a_light_network_is_smaller_and_remembers_less() -> None:
+    light, full = random_vae(LIGHT), random_vae(replace(LIGHT, is_light=False))
+    assert sum(p.numel() for p in light.parameters()) < sum(p.numel() for p in full.parameters()) / 2
+    latents = torch.randn(1, 3, 3, 3, 2).double()
+    states = [vae.decode_slice(latents, None)[1] for vae in (light, full)]
+    assert states[0].num_bytes < states[1].num_bytes / 2
 
 
 @pytest.mark.parametrize("name", ["fast", "fast_and_small"])
 def test_all_options_together_give_the_reference_numbers_in_fp32(name: str) -> None:
-    vae = VideoVAE(VAEConfig(block_out_channels=(8, 12, 16, 16), norm_groups=4))
+    vae = VideoVAE(VAEConfig(block_out_channels=(8, 12, 16, 16), norm_groups=4), SWITCHES[name])
     vae.load_state_dict(load_file(DATA / "vae_tiny_weights.safetensors"), strict=True)
-    vae.prepare(SWITCHES[name])
     decoded = vae.decode(FULL["z_rand"][:, :, :2])
     torch.testing.assert_close(decoded, FULL["z_rand.decoded"][:, :, :5], atol=1e-4, rtol=1e-4)
     image = vae.encode(FULL["video_T17"][:, :, :1]).mode
@@ -116,32 +143,68 @@ def test_all_options_together_give_the_reference_numbers_in_fp32(name: str) -> N
 def test_an_option_leaves_the_state_dict_alone(options: VAEOptions) -> None:
     vae = random_vae()
     before = {name: value.clone() for name, value in vae.state_dict().items()}
-    after = vae.prepare(options).state_dict()
+    after = vae.with_options(options).state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[name], before[name]) for name in before)
 
 
-def test_new_weights_training_and_gradients_go_back_to_the_equations() -> None:
+def test_new_weights_are_derived_from_again() -> None:
     latents = torch.randn(1, 3, 2, 2, 2, dtype=torch.float64)
-    vae, other = random_vae().prepare(FAST), random_vae()
+    vae, other = random_vae().with_options(FAST), random_vae()
     for parameter in other.parameters():
         parameter.mul_(1.1)
     vae.load_state_dict(other.state_dict())
-    torch.testing.assert_close(vae.decode(latents), other.decode(latents))
-    assert vae.options == PLAIN
-    assert vae.prepare(FAST).train().options == PLAIN
-    vae.prepare(FAST)
+    torch.testing.assert_close(vae.decode(latents), other.decode(latents), atol=1e-12, rtol=1e-11)
+
+
+def test_other_options_leave_the_network_they_were_made_from_alone_and_share_its_weights() -> None:
+    vae = random_vae()
+    fast = vae.with_options(replace(FAST, channels_last=False))
+    assert (vae.options, fast.options.fused_upsampler) == (PLAIN, True)
+    assert vae.with_options(PLAIN) is vae
+    for one, other in zip(vae.parameters(), fast.parameters(), strict=True):
+        assert one.data_ptr() == other.data_ptr()
+        assert (one.requires_grad, other.requires_grad) == (True, False)
+
+
+def test_a_pass_that_would_record_gradients_is_refused_and_changes_nothing() -> None:
+    latents = torch.randn(1, 3, 2, 2, 2, dtype=torch.float64)
+    vae = VideoVAE(CONFIG, FAST).double()
+    expected = vae.decode(latents)
     with torch.enable_grad():
-        vae.decode(latents).sum().backward()  # type: ignore[no-untyped-call]
-    assert vae.options == PLAIN
+        with pytest.raises(RuntimeError, match="would record gradients.*no_grad"):
+            vae.decode(latents)
+        vae.requires_grad_(False)
+        torch.testing.assert_close(vae.decode(latents), expected, atol=1e-12, rtol=1e-12)
+        with pytest.raises(RuntimeError, match="would record gradients"):
+            vae.decode(latents.clone().requires_grad_())
+    torch.testing.assert_close(vae.decode(latents), expected, atol=1e-12, rtol=1e-12)
+
+
+def test_plain_options_train() -> None:
+    vae = VideoVAE(CONFIG).double()
+    with torch.enable_grad():
+        vae.decode(torch.randn(1, 3, 2, 2, 2, dtype=torch.float64)).sum().backward()  # type: ignore[no-untyped-call]
     assert all(parameter.grad is not None for parameter in vae.decoder.parameters())
 
 
-def test_a_copy_forgets_its_own_options_only() -> None:
-    vae = random_vae().prepare(FAST)
+def test_a_call_may_take_the_plain_way_but_no_weights_that_were_not_derived() -> None:
+    latents = torch.randn(1, 3, 2, 2, 2, dtype=torch.float64)
+    plain, fast = random_vae(), random_vae().with_options(FAST)
+    torch.testing.assert_close(fast.decode(latents, options=PLAIN), plain.decode(latents), atol=1e-12, rtol=1e-12)
+    with pytest.raises(ValueError, match="built without fused_upsampler"):
+        plain.decode(latents, options=FAST)
+
+
+def test_a_copy_derives_from_its_own_weights() -> None:
+    vae, other = random_vae().with_options(FAST), random_vae()
     copy = deepcopy(vae)
-    copy.load_state_dict(vae.state_dict())
-    assert (vae.options, copy.options) == (FAST, PLAIN)
+    for parameter in other.parameters():
+        parameter.mul_(1.1)
+    copy.load_state_dict(other.state_dict())
+    latents = torch.randn(1, 3, 2, 2, 2, dtype=torch.float64)
+    torch.testing.assert_close(copy.decode(latents), other.decode(latents), atol=1e-12, rtol=1e-11)
+    torch.testing.assert_close(vae.decode(latents), random_vae().decode(latents), atol=1e-12, rtol=1e-11)
 
 
 def test_the_fused_upsampler_remembers_one_or_two_small_frames() -> None:
@@ -185,11 +248,11 @@ class ConvolutionsOfCuda(TorchDispatchMode):
 
 @pytest.mark.parametrize(
     "small",
-    [{}, pytest.param({"frames_in_flight": 1, "bands": 2}, marks=pytest.mark.slow)],
+    [{}, pytest.param({"frames_in_flight": 1, "conv_elements": 300}, marks=pytest.mark.slow)],
     ids=["fast", "small"],
 )
 def test_activations_stay_channels_last_from_end_to_end(small: dict[str, int]) -> None:
-    vae = random_vae().prepare(replace(FAST, **small))
+    vae = random_vae().with_options(replace(FAST, **small))
     frames = torch.randn(1, 3, 5, 8, 4, dtype=torch.float64)
     with ConvolutionsOfCuda() as seen:
         moments, state = vae.encode_slice(frames[:, :, :1], None)
@@ -205,7 +268,7 @@ def test_bf16_stays_near_fp32_and_is_returned_in_fp32() -> None:
     vae = random_vae(dtype=torch.float32)
     latents = torch.randn(1, 3, 3, 2, 2).bfloat16()
     exact = vae.decode(latents.float())
-    half = vae.bfloat16().prepare(FAST).decode(latents)
+    half = vae.bfloat16().with_options(FAST).decode(latents)
     assert half.dtype == torch.float32
     error = (half - exact).square().mean().sqrt() / exact.square().mean().sqrt()
     assert error < 0.05
@@ -213,10 +276,10 @@ def test_bf16_stays_near_fp32_and_is_returned_in_fp32() -> None:
 
 def test_the_last_convolution_in_fp32_is_not_rounded_in_between() -> None:
     conv, x = CausalConv3d(8, 3).bfloat16(), torch.randn(1, 8, 5, 6, 7).bfloat16()
-    exact = conv.float()(x.float(), SlicePass.whole_clip(PLAIN))
-    conv.bfloat16().fp32_output = True
-    torch.testing.assert_close(conv(x, SlicePass.whole_clip(PLAIN)), exact, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(conv.convolve_image(x[:, :, 0]), exact[:, :, 0], atol=1e-5, rtol=1e-5)
+    exact = causal_step(conv.float(), x.float(), SlicePass.whole_clip(PLAIN))
+    half = causal_step(conv.bfloat16(), x, SlicePass.whole_clip(PLAIN), fp32=True)
+    torch.testing.assert_close(half, exact, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(conv.convolve_image(x[:, :, 0], fp32=True), exact[:, :, 0], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
@@ -231,23 +294,23 @@ def test_norm_and_activation_are_written_where_they_belong(dtype: torch.dtype) -
 
 
 def test_frames_in_flight_bound_what_the_last_levels_see() -> None:
-    vae = random_vae().prepare(VAEOptions(frames_in_flight=2))
+    vae = random_vae().with_options(VAEOptions(frames_in_flight=2))
     seen: list[int] = []
-    vae.decoder.up_blocks[-1].register_forward_hook(lambda _, __, out: seen.append(out.shape[2]))
+    vae.decoder.up_blocks[-1].resnets[0].register_forward_hook(lambda _, __, out: seen.append(out.shape[2]))
     vae.decode(torch.randn(1, 3, 4, 2, 2, dtype=torch.float64))
-    assert seen == [2, 2, 2, 1]
+    assert seen == [1, 2, 2, 2]
 
 
-@pytest.mark.parametrize(("height", "bands", "multiple"), [(12, 3, 1), (13, 5, 1), (14, 3, 2), (2, 8, 1), (6, 4, 2)])
-def test_bands_cover_every_row_once_and_differ_by_one_unit(height: int, bands: int, multiple: int) -> None:
-    edges = band_edges(height, bands, multiple)
+@pytest.mark.parametrize(("height", "rows", "multiple"), [(12, 4, 1), (13, 3, 1), (14, 6, 2), (2, 8, 1), (6, 1, 2)])
+def test_bands_cover_every_row_once_and_differ_by_one_unit(height: int, rows: int, multiple: int) -> None:
+    edges = band_edges(height, rows, multiple)
     assert [row for start, stop in edges for row in range(start, stop)] == list(range(height))
     heights = [stop - start for start, stop in edges]
-    assert len(edges) <= bands
+    assert max(heights) <= max(rows, multiple)
     assert max(heights) - min(heights) <= multiple
-    assert all(rows % multiple == 0 for rows in heights)
+    assert all(height % multiple == 0 for height in heights)
 
 
 def test_options_below_one_are_refused() -> None:
-    with pytest.raises(ValueError, match="bands must be at least 1"):
-        VAEOptions(bands=0)
+    with pytest.raises(ValueError, match="conv_elements must be at least 1"):
+        VAEOptions(conv_elements=0)

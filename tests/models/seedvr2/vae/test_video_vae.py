@@ -108,21 +108,10 @@ def test_the_bare_encoder_floors_odd_sizes_as_the_reference_does(tiny: VideoVAE)
 def test_posterior_gives_the_reference_numbers() -> None:
     extreme = Posterior.from_moments(FULL["posterior.params"])
     torch.testing.assert_close(extreme.logvar_BCTHW, FULL["posterior.logvar"])
-    torch.testing.assert_close(extreme.std, FULL["posterior.std"])
+    torch.testing.assert_close(torch.exp(0.5 * extreme.logvar_BCTHW), FULL["posterior.std"])
     posterior = Posterior.from_moments(FULL["T17.moments"][:, :, :2])
-    sample = posterior.mode + posterior.std * FULL["T5.posterior_noise"]
+    sample = posterior.mode + torch.exp(0.5 * posterior.logvar_BCTHW) * FULL["T5.posterior_noise"]
     torch.testing.assert_close(sample, FULL["T5.sample"], **LATENT_CLOSE)
-
-
-def test_samples_follow_their_generator_and_spread_by_the_deviation() -> None:
-    posterior = Posterior(
-        torch.full((1, 4, 1, 50, 50), 3.0), torch.full((1, 4, 1, 50, 50), 2 * torch.tensor(0.5).log())
-    )
-    first, again, other = (posterior.sample(torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
-    assert abs(first.mean().item() - 3) < 0.03
-    assert abs(first.std().item() - 0.5) < 0.02
 
 
 def test_scaling_gives_the_reference_numbers_and_unscaling_undoes_it(tiny: VideoVAE) -> None:

@@ -1,0 +1,45 @@
+"""What the transformer holds at its fullest, walked as :mod:`block` walks over tensors.
+
+Units: tokens, and bytes beyond the weights. L tokens of the chunk, b of a band.
+"""
+
+from seedvr2_ray.models.seedvr2.config import DiTConfig
+from seedvr2_ray.models.seedvr2.transformer.windows import window_size
+
+_FLOAT = 4
+_INDEX = 8
+_TEXT_TOKENS = 64
+
+
+def transform_bytes(
+    config: DiTConfig, size_THW: tuple[int, int, int], *, band_tokens: int, item_bytes: int, num_ranks: int = 1
+) -> int:
+    """Return what one evaluation takes at its fullest.
+
+    Args:
+        size_THW: of the latent chunk.
+        band_tokens: as :class:`~seedvr2_ray.models.seedvr2.transformer.execution.Execution` has them.
+        num_ranks: processes that share the tokens evenly.
+    """
+    grid = config.patched(size_THW)
+    tokens = -(-grid[0] * grid[1] * grid[2] // num_ranks)
+    window = window_size(grid, config.windows)
+    window_tokens = min(tokens, window[0] * window[1] * window[2])
+    band = min(tokens, max(band_tokens, window_tokens))
+    stream, band_stream = tokens * config.width, band * config.width
+    heads = band * config.inner_width
+    rotations = band * config.head_dim * _FLOAT // item_bytes
+    text_share = _TEXT_TOKENS / window_tokens
+    # Two of q, k, v normed, one of them turned in float32; or all three and the result with the text beside them.
+    projecting = 9 * heads + band_stream
+    attending = (8 + 4 * text_share) * heads
+    attention = stream + (stream - band_stream) + rotations + max(projecting, attending)
+    # The last band's heads stay while the stream before, the change and the stream after it exist.
+    kept = 4 * heads + rotations
+    joining = (4 if tokens > band else 3) * stream + kept
+    mlp = 3 * stream + (stream - band_stream) + band_stream + 2 * band * config.mlp_width + kept
+    joined = 5 * stream + kept
+    activations = max(attention, joining, mlp, joined) * item_bytes
+    latent_pixels = tokens * config.patch**2
+    latents = latent_pixels * (6 * config.latent_channels * _FLOAT + 2 * config.in_channels * item_bytes)
+    return round(activations + latents + 2 * 3 * _INDEX * tokens)

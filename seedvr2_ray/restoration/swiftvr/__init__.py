@@ -1,0 +1,1 @@
+"""Restoring a segment with SwiftVR: chunks as they come, memory, loading."""
