@@ -17,9 +17,9 @@ from uuid import uuid4
 from seedvr2_ray.errors import DeploymentError, MediaError, RetryableError
 from seedvr2_ray.media.container.info import MediaInfo
 from seedvr2_ray.media.container.probe import probe
-from seedvr2_ray.media.container.proof import Proof
 from seedvr2_ray.media.output.codecs import CODECS, IMAGE_CONTAINERS, SUFFIXES, codecs_for
 from seedvr2_ray.media.output.rehearsal import rehearse
+from seedvr2_ray.media.reading.proof import Proof
 from seedvr2_ray.restoration.load import CatalogueRestorers, RestorerSource
 from seedvr2_ray.restoration.planning.plan import Plan, plan_video, publication_key
 from seedvr2_ray.restoration.report.comparison import ComparisonPicture, compare_frames
