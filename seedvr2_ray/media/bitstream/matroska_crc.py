@@ -4,7 +4,10 @@ import os
 import zlib
 from typing import BinaryIO
 
-_SEGMENT, _CLUSTER, _CRC_32 = 0x18538067, 0x1F43B675, 0xBF
+from seedvr2_ray.media.bitstream.ebml import CRC_32, HEAD_BYTES, Head, read_head
+from seedvr2_ray.media.bitstream.matroska import CLUSTER, SEGMENT
+
+_CRC_BYTES = 4
 _CHUNK_BYTES = 1 << 20
 
 
@@ -18,12 +21,12 @@ def damaged_clusters(path: str) -> tuple[tuple[int, int], ...]:
     with open(path, "rb") as file:
         position = _segment_start(file, end)
         while position is not None and position < end:
-            file.seek(position)
-            element, size = _number(file, is_identifier=True), _number(file)
-            if element is None or size is None:
+            head = _head_at(file, position)
+            if head is None or head.size is None:
                 break
-            start, position = file.tell(), file.tell() + size
-            if element == _CLUSTER and position <= end and not _is_intact(file, position):
+            start = position + head.num_bytes
+            position = start + head.size
+            if head.number == CLUSTER and position <= end and not _is_intact(file, start, position):
                 found.append((start, position))
     return tuple(found)
 
@@ -32,20 +35,23 @@ def _segment_start(file: BinaryIO, end: int) -> int | None:
     """Where the elements of the Segment, which holds everything but the header, begin."""
     position = 0
     while position < end:
-        file.seek(position)
-        element, size = _number(file, is_identifier=True), _number(file)
-        if element == _SEGMENT:
-            return file.tell()
-        if element is None or size is None:
+        head = _head_at(file, position)
+        if head is None:
             return None
-        position = file.tell() + size
+        if head.number == SEGMENT:
+            return position + head.num_bytes
+        if head.size is None:
+            return None
+        position += head.num_bytes + head.size
     return None
 
 
-def _is_intact(file: BinaryIO, stop: int) -> bool:
-    if _number(file, is_identifier=True) != _CRC_32 or _number(file) != 4:
+def _is_intact(file: BinaryIO, start: int, stop: int) -> bool:
+    head = _head_at(file, start)
+    if head is None or head.number != CRC_32 or head.size != _CRC_BYTES:
         return True
-    expected = int.from_bytes(file.read(4), "little")
+    file.seek(start + head.num_bytes)
+    expected = int.from_bytes(file.read(_CRC_BYTES), "little")
     crc, left = 0, stop - file.tell()
     while left > 0:
         data = file.read(min(left, _CHUNK_BYTES))
@@ -55,17 +61,6 @@ def _is_intact(file: BinaryIO, stop: int) -> bool:
     return crc == expected
 
 
-def _number(file: BinaryIO, *, is_identifier: bool = False) -> int | None:
-    """Read a number of variable length; nothing for an unknown size, the end of the file or nonsense."""
-    first = file.read(1)
-    if not first or not first[0]:
-        return None
-    length = 9 - first[0].bit_length()
-    data = first + file.read(length - 1)
-    if len(data) < length:
-        return None
-    value = int.from_bytes(data, "big")
-    if is_identifier:
-        return value
-    value &= (1 << 7 * length) - 1
-    return None if value == (1 << 7 * length) - 1 else value
+def _head_at(file: BinaryIO, position: int) -> Head | None:
+    file.seek(position)
+    return read_head(file.read(HEAD_BYTES))

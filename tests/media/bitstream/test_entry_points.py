@@ -6,7 +6,7 @@ import av
 import pytest
 
 from seedvr2_ray.media.bitstream.entry_points import EntryPoints, before_closed, is_closed
-from seedvr2_ray.media.bitstream.nal_units import SYNTAXES, read_configuration, split_units
+from seedvr2_ray.media.bitstream.nal_units import SYNTAXES, header_units, length_size_of, split_units
 from tests.media.bitstream.in_band import GOP, NUM_FIRST, make_changing_clip
 from tests.media.clips import make_clip
 
@@ -72,7 +72,7 @@ def test_sets_are_read_alike_from_headers_and_from_packets(tmp_path, codec, endi
     syntax = SYNTAXES[codec]
     with av.open(str(tmp_path / f"a.{ending}")) as container:
         context = container.streams.video[0].codec_context
-        length_size, units = read_configuration(syntax, context.extradata)
+        length_size, units = length_size_of(codec, context.extradata), header_units(codec, context.extradata)
         packet = next(container.demux(video=0))
         kinds = [syntax.type_of(unit) for unit in split_units(bytes(packet), length_size)]
     assert length_size == (4 if ending == "mkv" else 0)
@@ -115,7 +115,8 @@ def test_the_bytes_that_keep_start_codes_out_are_not_data():
 
 def test_what_is_cut_off_is_no_set():
     assert SYNTAXES["h264"].read_set(b"\x68\x00") is None
-    assert read_configuration(SYNTAXES["h264"], b"\x01\x64\x00\x1f\xff\xe1\x00\x50abc") == (4, [])
+    cut_off = b"\x01\x64\x00\x1f\xff\xe1\x00\x50abc"
+    assert (length_size_of("h264", cut_off), header_units("h264", cut_off)) == (4, [])
     assert list(split_units(b"\0\0\0\5\x65abcd\0\0\0\xff\x41a", 4)) == [b"\x65abcd", b"\x41a"]
 
 
