@@ -125,3 +125,18 @@ def test_a_time_in_a_closed_stretch_becomes_the_last_one_before_it():
     assert [before_closed(stretches, stamp) for stamp in (5, 9, 10, 25, 30, 49, 50)] == [5, 9, 9, 9, 30, 39, 50]
     assert [is_closed(stretches, stamp) for stamp in (9, 10, 29, 30, None)] == [False, True, True, False, False]
     assert before_closed((), 7) == 7
+
+
+def test_a_header_says_how_the_units_of_a_stream_are_told_apart():
+    assert length_size_of("h264", b"\x01\x64\x00\x1f\xfd\xe1") == 2
+    assert length_size_of("hevc", b"\x01" + bytes(20) + b"\x03") == 4
+    assert length_size_of("vvc", b"\xff" + bytes(9)) == length_size_of("vvc", b"\xfe\x00") == 4
+    for extradata in (None, b"", b"\0\0\1\x67", b"\0\0\0\1\x67"):
+        assert length_size_of("h264", extradata) == 0
+    assert length_size_of("mpeg2video", b"\x01" + bytes(30)) == 0
+
+
+def test_a_header_that_is_cut_off_lists_the_units_before_the_cut():
+    whole = b"\x01\x64\x00\x1f\xff\xe1\x00\x04\x67\x64\x00\x1f\x01\x00\x03\x68\xee\x3c"
+    assert header_units("h264", whole) == [b"\x67\x64\x00\x1f", b"\x68\xee\x3c"]
+    assert header_units("h264", whole[:-1]) == [b"\x67\x64\x00\x1f"]
