@@ -1,4 +1,4 @@
-"""The notation of Matroska's header (RFC 8794): enough to read an element and to add some."""
+"""The notation of Matroska files (RFC 8794): enough to read elements and to add some."""
 
 import struct
 from collections.abc import Iterator

@@ -8,7 +8,7 @@ from typing import Literal, NoReturn
 from av import VideoStream
 
 from seedvr2_ray.errors import DamagedMediaError, MediaError
-from seedvr2_ray.media.container.encryption import is_encrypted
+from seedvr2_ray.media.bitstream.encryption import is_encrypted
 from seedvr2_ray.media.container.frame_rates import STANDARD_RATES, constant_rate, mean_rate
 from seedvr2_ray.media.container.index import FrameIndex, build_index
 from seedvr2_ray.media.container.info import MediaInfo, Notice, VideoInfo

@@ -157,7 +157,7 @@ def described_part(head: bytes, hdr: StaticHdr) -> bytes:
 
 
 def x265_params(hdr: StaticHdr) -> str:
-    """Say it to x265, in its own units."""
+    """Return the parameters by which x265 is told, in its own units."""
     said = []
     if hdr.mastering is not None:
         points = _points(hdr.mastering, 1)
@@ -168,7 +168,7 @@ def x265_params(hdr: StaticHdr) -> str:
 
 
 def svt_av1_params(hdr: StaticHdr) -> str:
-    """Say it to SVT-AV1, as plain numbers."""
+    """Return the parameters by which SVT-AV1 is told, as plain numbers."""
     said = []
     if hdr.mastering is not None:
         light = f"L({hdr.mastering.max_luminance / _LUMINANCE_UNIT},{hdr.mastering.min_luminance / _LUMINANCE_UNIT})"

@@ -29,7 +29,7 @@ _FIRST_PACKETS = 16
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PictureData:
-    """What was found."""
+    """What travels inside the pictures of one stream."""
 
     hdr: StaticHdr = NO_HDR
     dynamic_hdr: frozenset[str] = frozenset()
