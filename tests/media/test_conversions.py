@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 import pytest
 from av.video.reformatter import Interpolation
 
+from seedvr2_ray.media import conversions
 from seedvr2_ray.media.conversions import conversions_fingerprint
 from seedvr2_ray.media.output import encode
-from seedvr2_ray.media.picture import conversions, pixels, siting
+from seedvr2_ray.media.picture import pixels, siting
 
 
 @pytest.fixture(autouse=True)
