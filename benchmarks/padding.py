@@ -22,7 +22,7 @@ from torch import Tensor
 from benchmarks.machine import describe_machine, results_folder
 from seedvr2_ray.frames import Frames, FrameSpan, to_codes, to_unit_range
 from seedvr2_ray.media.container.probe import probe
-from seedvr2_ray.media.decode import decode_span
+from seedvr2_ray.media.reading.decode import decode_span
 from seedvr2_ray.models.weights.catalogue import ModelEntry, Role, find_entry
 from seedvr2_ray.models.weights.download import FoundFile, WeightsSource, require_model
 from seedvr2_ray.restoration.device import default_dtype

@@ -1,1 +1,1 @@
-"""Codecs' and containers' own bytes: units, checksums and flags that libav does not tell of."""
+"""Codecs' and containers' own bytes: units, messages, checksums and flags that libav does not tell of."""

@@ -1,5 +1,7 @@
 """Reading the headers of coded pictures bit by bit."""
 
+_LONGEST_CODE = 32
+
 
 class BitReader:
     """Bits from the highest of the first byte on; behind the end come zeros, as hostile headers may be short."""
@@ -7,6 +9,11 @@ class BitReader:
     def __init__(self, data: bytes) -> None:
         self._bits = int.from_bytes(data, "big")
         self._left = 8 * len(data)
+
+    @property
+    def is_overrun(self) -> bool:
+        """Whether more was asked for than there is."""
+        return self._left < 0
 
     def take(self, count: int) -> int:
         """Return the next bits as a number."""
@@ -20,7 +27,12 @@ class BitReader:
     def unsigned(self) -> int:
         """Return a number in Exp-Golomb code (H.264, 9.1)."""
         num_zeros = 0
-        while num_zeros < 32 and self._left > 0 and not self.take(1):
+        while num_zeros < _LONGEST_CODE:
+            if self._left <= 0:
+                self._left = -1  # The bit that ends the zeros is missing.
+                break
+            if self.take(1):
+                break
             num_zeros += 1
         return (1 << num_zeros) - 1 + self.take(num_zeros)
 

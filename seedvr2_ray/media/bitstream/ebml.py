@@ -1,31 +1,52 @@
-"""The notation of Matroska's header (RFC 8794): enough to read an element and to add some."""
+"""The notation of Matroska files (RFC 8794): enough to read elements and to add some."""
 
 import struct
 from collections.abc import Iterator
 from math import isfinite
+from typing import NamedTuple
 
-_CRC = 0xBF
+CRC_32 = 0xBF
 """A checksum of its parent: untrue once the parent is changed."""
 
+HEAD_BYTES = 12
+"""The longest number and the longest size."""
+_MOST_NUMBER_BYTES = 4
 
-def children(data: bytes) -> Iterator[tuple[int, int, int, int]]:
+
+class Head(NamedTuple):
+    """How an element begins."""
+
+    number: int
+    size: int | None
+    """Of its content; nothing where it goes on to the end of its parent."""
+    num_bytes: int
+    """Of the number and the size themselves."""
+
+
+def read_head(data: bytes | memoryview) -> Head | None:
+    """Read the beginning of an element; nothing where it is cut off, or is none."""
+    number_bytes = _length(data)
+    if number_bytes > _MOST_NUMBER_BYTES:
+        return None
+    size_bytes = _length(data[number_bytes:])
+    num_bytes = number_bytes + size_bytes
+    if num_bytes > min(len(data), HEAD_BYTES):
+        return None
+    size = int.from_bytes(data[number_bytes:num_bytes], "big") & ((1 << 7 * size_bytes) - 1)
+    is_unknown = size == (1 << 7 * size_bytes) - 1
+    return Head(int.from_bytes(data[:number_bytes], "big"), None if is_unknown else size, num_bytes)
+
+
+def children(data: bytes | memoryview) -> Iterator[tuple[int, int, int, int]]:
     """Yield each element's number, and where it, its content and the content's end lie.
 
     The last one may be cut off, or be without an end: it then reaches to the end of the data.
     """
     at = 0
-    while at < len(data):
-        length = _length(data[at])
-        number = int.from_bytes(data[at : at + length], "big")
-        at_size = at + length
-        if at_size >= len(data):
-            return
-        size_length = _length(data[at_size])
-        start = at_size + size_length
-        size = int.from_bytes(data[at_size:start], "big") & ((1 << 7 * size_length) - 1)
-        is_unknown = size == (1 << 7 * size_length) - 1
-        stop = len(data) if is_unknown else min(start + size, len(data))
-        yield number, at, start, stop
+    while (head := read_head(data[at : at + HEAD_BYTES])) is not None:
+        start = at + head.num_bytes
+        stop = len(data) if head.size is None else min(start + head.size, len(data))
+        yield head.number, at, start, stop
         at = stop
 
 
@@ -49,7 +70,7 @@ def with_children(content: bytes, path: tuple[int, ...], added: bytes) -> bytes:
         if number == path[0] and not is_added:
             rebuilt += element(number, with_children(content[start:stop], path[1:], added))
             is_added = True
-        elif number != _CRC:
+        elif number != CRC_32:
             rebuilt += content[begin:stop]
     return rebuilt if is_added else rebuilt + element(path[0], with_children(b"", path[1:], added))
 
@@ -77,5 +98,6 @@ def float_of(value: float) -> bytes:
     return struct.pack(">d", value)
 
 
-def _length(first: int) -> int:
-    return 8 - first.bit_length() + 1 if first else 8
+def _length(data: bytes | memoryview) -> int:
+    """Return how many bytes a number takes, which its first byte says; too many where there is none."""
+    return 9 - data[0].bit_length() if data else HEAD_BYTES + 1

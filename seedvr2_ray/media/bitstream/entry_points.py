@@ -17,7 +17,8 @@ from seedvr2_ray.media.bitstream.nal_units import (
     ParameterSet,
     SetKey,
     Syntax,
-    read_configuration,
+    header_units,
+    length_size_of,
     split_units,
 )
 
@@ -62,9 +63,7 @@ class EntryPoints:
         self._num_checked: dict[SetKey, int] = {}
         self._length_size = 0
         if self._syntax is not None:
-            self._length_size, units = read_configuration(self._syntax, extradata or b"")
-            for unit in units:
-                self._note(self._syntax, unit, sent_with=-1)
+            self._begin(self._syntax, extradata, sent_with=-1)
             self._header = {key: held.content.content for key, held in self._sets.items()}
 
     def watch(self, packet: "av.Packet[av.VideoStream]") -> None:
@@ -76,9 +75,7 @@ class EntryPoints:
             return
         if packet.has_sidedata("new_extradata"):
             # Another description of the stream begins (several in one MP4): its header comes with the packet.
-            self._length_size, units = read_configuration(syntax, bytes(packet.get_sidedata("new_extradata")))
-            for unit in units:
-                self._note(syntax, unit, sent_with=len(self._keys) - 1)
+            self._begin(syntax, bytes(packet.get_sidedata("new_extradata")), sent_with=len(self._keys) - 1)
         for unit in split_units(bytes(memoryview(packet)[:_HEAD_BYTES]), self._length_size):
             kind = syntax.type_of(unit)
             if kind in syntax.set_kinds:
@@ -108,6 +105,11 @@ class EntryPoints:
             if begin < end and (not tidy or begin >= tidy[-1][1]):
                 tidy.append((begin, end))
         return tuple(tidy)
+
+    def _begin(self, syntax: Syntax, extradata: bytes | None, *, sent_with: int) -> None:
+        self._length_size = length_size_of(syntax.codec, extradata)
+        for unit in header_units(syntax.codec, extradata):
+            self._note(syntax, unit, sent_with=sent_with)
 
     def _note(self, syntax: Syntax, unit: bytes, *, sent_with: int) -> None:
         if syntax.type_of(unit) not in syntax.set_kinds:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import av
 
 from seedvr2_ray.media.bitstream.ffv1_slices import has_intact_slices
-from seedvr2_ray.media.bitstream.matroska_crc import damaged_clusters
+from seedvr2_ray.media.bitstream.matroska import damaged_clusters
 from seedvr2_ray.media.bitstream.transport_errors import TransportUnit, is_damaged
 
 _UNKNOWN = -(1 << 63)

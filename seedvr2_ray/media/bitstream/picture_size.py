@@ -7,19 +7,24 @@ all the same, and say so in the key frames only.
 from collections.abc import Callable, Iterator
 
 from seedvr2_ray.media.bitstream.bits import BitReader
+from seedvr2_ray.media.bitstream.nal_units import (
+    SYNTAXES,
+    layer_of_hevc,
+    length_size_of,
+    skip_hevc_profiles,
+    split_units,
+    unescaped,
+)
+from seedvr2_ray.media.bitstream.obus import SEQUENCE_HEADER, obus
 
 Size = tuple[int, int]
 
 _HEADER_BYTES = 65536
 """How far into a key frame headers are looked for."""
 _LONGEST_PARAMETERS = 512
-_H264_SPS, _HEVC_SPS = 7, 33
-_LENGTH_BYTES_AT = {"h264": 4, "hevc": 21}
-"""Where avcC and hvcC say how long lengths are."""
 _H264_HIGH_PROFILES = frozenset({100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135})
 _JPEG_SIZES = frozenset({0xC0, 0xC1, 0xC2, 0xC3})
 _VP9_SRGB = 7
-_AV1_SEQUENCE_HEADER = 1
 
 
 def sizes_in_header(codec: str, extradata: bytes, packet: "memoryview[int]") -> frozenset[Size]:
@@ -43,27 +48,16 @@ def sizes_in_header(codec: str, extradata: bytes, packet: "memoryview[int]") -> 
         return frozenset()  # The packet ends in the middle of a header.
 
 
-def split_units(codec: str, extradata: bytes, data: bytes) -> Iterator[bytes]:
-    """Split H.264 or HEVC data into its units, whether start codes or lengths separate them."""
-    if extradata[:1] == b"\1":
-        width = (extradata[_LENGTH_BYTES_AT[codec]] & 3) + 1
-        at = 0
-        while at + width < len(data):
-            length = int.from_bytes(data[at : at + width], "big")
-            yield data[at + width : at + width + length]
-            at += width + max(length, 1)
-        return
-    start = data.find(b"\0\0\1")
-    while start >= 0:
-        stop = data.find(b"\0\0\1", start + 3)
-        yield data[start + 3 : stop if stop >= 0 else len(data)]
-        start = stop
+def _sequence_sets(codec: str, extradata: bytes, data: bytes) -> Iterator[bytes]:
+    syntax = SYNTAXES[codec]
+    for unit in split_units(data, length_size_of(codec, extradata)):
+        if syntax.set_kinds.get(syntax.type_of(unit)) == "sps":
+            yield unit
 
 
 def _h264(extradata: bytes, data: bytes) -> Iterator[Size]:
-    for unit in split_units("h264", extradata, data):
-        if unit and unit[0] & 31 == _H264_SPS:
-            yield _h264_parameters(unit[1:_LONGEST_PARAMETERS].replace(b"\0\0\3", b"\0\0"))
+    for unit in _sequence_sets("h264", extradata, data):
+        yield _h264_parameters(unescaped(unit[1:_LONGEST_PARAMETERS]))
 
 
 def _h264_parameters(data: bytes) -> Size:
@@ -116,14 +110,9 @@ def _skip_scaling_list(reader: BitReader, count: int) -> None:
 
 
 def _hevc(extradata: bytes, data: bytes) -> Iterator[Size]:
-    for unit in split_units("hevc", extradata, data):
-        if len(unit) > 2 and unit[0] >> 1 & 63 == _HEVC_SPS and not layer_of_hevc(unit):
-            yield _hevc_parameters(unit[2:_LONGEST_PARAMETERS].replace(b"\0\0\3", b"\0\0"))
-
-
-def layer_of_hevc(unit: bytes) -> int:
-    """Return the layer of an HEVC unit: 0 of the pictures themselves, more of a second view or an enhancement."""
-    return (unit[0] & 1) << 5 | unit[1] >> 3
+    for unit in _sequence_sets("hevc", extradata, data):
+        if not layer_of_hevc(unit):
+            yield _hevc_parameters(unescaped(unit[2:_LONGEST_PARAMETERS]))
 
 
 def _hevc_parameters(data: bytes) -> Size:
@@ -131,12 +120,8 @@ def _hevc_parameters(data: bytes) -> Size:
     reader = BitReader(data)
     reader.skip(4)
     num_sub_layers = reader.take(3)
-    reader.skip(1 + 96)
-    present = [(reader.take(1), reader.take(1)) for _ in range(num_sub_layers)]
-    if num_sub_layers:
-        reader.skip(2 * (8 - num_sub_layers))
-    for has_profile, has_level in present:
-        reader.skip(88 * has_profile + 8 * has_level)
+    reader.skip(1)
+    skip_hevc_profiles(reader, num_sub_layers)
     reader.unsigned()
     chroma = reader.unsigned()
     if chroma == 3:
@@ -190,21 +175,9 @@ def _jpeg(_: bytes, data: bytes) -> Iterator[Size]:
 
 
 def _av1(_: bytes, data: bytes) -> Iterator[Size]:
-    at = 0
-    while at < len(data):
-        header = data[at]
-        at += 1 + (header >> 2 & 1)
-        length, shift = len(data) - at, 0
-        if header & 2:
-            length = 0
-            while True:
-                length |= (data[at] & 127) << shift
-                at, shift = at + 1, shift + 7
-                if not data[at - 1] & 128 or shift > 56:
-                    break
-        if header >> 3 & 15 == _AV1_SEQUENCE_HEADER:
-            yield from _av1_sequence(BitReader(data[at : at + min(length, _LONGEST_PARAMETERS)]))
-        at += length
+    for kind, start, stop in obus(data):
+        if kind == SEQUENCE_HEADER:
+            yield from _av1_sequence(BitReader(data[start : min(stop, start + _LONGEST_PARAMETERS)]))
 
 
 def _av1_sequence(reader: BitReader) -> Iterator[Size]:

@@ -1,1 +1,1 @@
-"""Files as they come: opened, scanned, indexed and probed. Imports errors, frames and settings; no networks."""
+"""Files as they come: opened, scanned, indexed and probed, before anybody vouches for them."""

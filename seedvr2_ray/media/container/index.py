@@ -15,23 +15,13 @@ from itertools import pairwise
 
 from seedvr2_ray.errors import MediaError
 from seedvr2_ray.media.bitstream.entry_points import Stretches
-from seedvr2_ray.media.bitstream.picture_data import NOTHING_INSIDE, PictureData
 from seedvr2_ray.media.container.clock import ClockChange, shifts_in_ticks
+from seedvr2_ray.media.container.info import ranges_of
 from seedvr2_ray.media.container.packets import PacketScan, scan_packets, seeks_truthfully
-from seedvr2_ray.media.container.proof import ranges_of
+from seedvr2_ray.media.container.picture_data import NOTHING_INSIDE, PictureData
 from seedvr2_ray.media.container.source import BACKTRACK_SECONDS, Timestamps, decode_packets, open_source, ticks
 
 _HEAD_FRAMES = 24
-STANDARD_RATES = tuple(
-    Fraction(rate, divisor)
-    for rates, divisor in (
-        ((12, 15, 24, 25, 30, 48, 50, 60, 100, 120), 1),
-        ((24000, 30000, 48000, 60000, 120000), 1001),
-    )
-    for rate in rates
-)
-"""Frame rates that material is made in."""
-
 _STRAY_FRAMES = 2
 """Pictures in the wrong order that say nothing of the others."""
 
@@ -387,42 +377,3 @@ def _strictly_increasing(stamps: list[int]) -> list[int]:
     for stamp in stamps[1:]:
         repaired.append(max(stamp, repaired[-1] + 1))
     return repaired
-
-
-def constant_rate(pts: Sequence[int], time_base: Fraction, candidates: Sequence[Fraction]) -> Fraction | None:
-    """The first rate that explains every time, or None when the rate varies.
-
-    Containers round times to their ticks (a millisecond in Matroska), so a tick of play is no
-    variation, unless a tick is as long as a frame.
-    """
-    for rate in candidates:
-        step = 1 / (rate * time_base)
-        play = 1 if step >= 3 else 0
-        first = pts[0]
-        # Integers: a video has too many frames for arithmetic with fractions.
-        if all(
-            abs((stamp - first) * step.denominator - number * step.numerator) <= play * step.denominator
-            for number, stamp in enumerate(pts)
-        ):
-            return rate
-    return None
-
-
-def mean_rate(pts: Sequence[int], time_base: Fraction) -> Fraction:
-    """Frames per second from the first frame to the last."""
-    return ((len(pts) - 1) / ((pts[-1] - pts[0]) * time_base)).limit_denominator(100_000)
-
-
-def grid_rate(pts: Sequence[int], time_base: Fraction) -> Fraction | None:
-    """The rate at which every picture has a place of its own though some places stay empty; None where there is none.
-
-    AVI files with dropped frames are made so, and AVI can hold nothing else.
-    """
-    rates = [rate for rate in (*STANDARD_RATES, 1 / time_base) if rate <= STANDARD_RATES[-1]]
-    for rate in sorted(rates):
-        step = 1 / (rate * time_base)
-        places = [round((stamp - pts[0]) / step) for stamp in pts]
-        play = 1 if step >= 3 else 0
-        if _increases(places) and all(abs(p - pts[0] - n * step) <= play for p, n in zip(pts, places, strict=True)):
-            return rate
-    return None

@@ -1,6 +1,7 @@
 """What is known about a source before any of its frames is restored."""
 
 from array import array
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
@@ -13,6 +14,8 @@ from seedvr2_ray.media.picture.hdr import NO_HDR, StaticHdr
 Chroma = Literal["420", "422", "444", "440", "411", "410", "rgb", "grey"]
 Rotation = Literal[0, 90, 180, 270]
 StreamKind = Literal["audio", "subtitle", "attachment", "data", "cover"]
+Ranges = tuple[tuple[int, int], ...]
+"""Of frame numbers, increasing: [start, stop)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,7 @@ class VideoInfo:
     """FFmpeg's name of the codec: ``h264``, ``prores`` ...; of a still image its kind: ``png``, ``jpeg2000`` ..."""
     pixel_format: str
     width: int
-    """Of the frames :func:`~seedvr2_ray.media.decode.decode_span` yields: rotation applied, pixels as stored."""
+    """Of the frames :func:`~seedvr2_ray.media.reading.decode.decode_span` gives: rotation applied, pixels as stored."""
     height: int
     sample_aspect: Fraction
     """Width over height of one pixel, after rotation; 1 when the source does not say."""
@@ -132,3 +135,14 @@ class MediaInfo:
         ticks = self.frame_pts[-1] - self.frame_pts[0] + self.video.last_ticks
         usual = Fraction(0) if self.video.last_ticks else 1 / self.video.frame_rate
         return ticks * self.video.time_base + usual
+
+
+def ranges_of(numbers: Iterable[int]) -> Ranges:
+    """Return increasing numbers as ranges [start, stop)."""
+    ranges: list[tuple[int, int]] = []
+    for number in numbers:
+        if ranges and ranges[-1][1] == number:
+            ranges[-1] = (ranges[-1][0], number + 1)
+        else:
+            ranges.append((number, number + 1))
+    return tuple(ranges)

@@ -13,9 +13,9 @@ from seedvr2_ray.errors import MediaError
 from seedvr2_ray.media.bitstream.entry_points import EntryPoints, Stretches
 from seedvr2_ray.media.bitstream.integrity import IntegrityCheck, Verdict
 from seedvr2_ray.media.bitstream.mpeg4 import PictureFilter
-from seedvr2_ray.media.bitstream.picture_data import NOTHING_INSIDE, PictureData, PictureDataScan
 from seedvr2_ray.media.bitstream.picture_size import Size, sizes_in_header
 from seedvr2_ray.media.container.clock import ClockChange, ClockReader
+from seedvr2_ray.media.container.picture_data import NOTHING_INSIDE, PictureData, PictureDataScan
 from seedvr2_ray.media.container.source import (
     Source,
     demux_video,

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from seedvr2_ray.media.bitstream.picture_data import PictureData
 from seedvr2_ray.media.container.index import FrameIndex
 from seedvr2_ray.media.container.info import Notice, VideoInfo
+from seedvr2_ray.media.container.picture_data import PictureData
 from seedvr2_ray.media.container.samples import Samples
 from seedvr2_ray.media.picture.colour import HDR_TRANSFERS, LUMA_WEIGHTS
 from seedvr2_ray.media.picture.pixel_formats import is_floating_point
@@ -192,7 +192,7 @@ def _inside_the_pictures(video: VideoInfo, found: PictureData) -> Iterator[Notic
         reason = f"found in {found.num_captioned} pictures; each keeps its own where the target's codec can carry them"
         yield Notice("kept", "closed captions", reason)
     for name in sorted(found.dynamic_hdr):
-        yield Notice("left_out", name, f"{_DYNAMIC_HDR[name]}: it describes the old pictures shot by shot")
+        yield Notice("left_out", name, f"{_DYNAMIC_HDR[name]}: it describes the source's pictures shot by shot")
     for form in sorted(found.other_captions):
         reason = "captions hidden in the pictures, in a form that new pictures cannot carry"
         yield Notice("left_out", f"{form} captions", reason)

@@ -18,7 +18,10 @@ from av.codec.context import ThreadType
 from av.container import InputContainer
 
 from seedvr2_ray.errors import DamagedMediaError, MediaError
+from seedvr2_ray.media.bitstream.ebml import HEAD_BYTES, read_head
 from seedvr2_ray.media.bitstream.entry_points import Stretches, before_closed, is_closed
+from seedvr2_ray.media.bitstream.iso_boxes import boxes_of
+from seedvr2_ray.media.bitstream.matroska import SEGMENT
 from seedvr2_ray.media.container.file_url import file_url
 from seedvr2_ray.media.container.inventory import is_cover, is_unknown
 from seedvr2_ray.media.stills.kinds import STILL_BRANDS
@@ -335,37 +338,23 @@ def _has_packets(path: str, stream_index: int) -> bool:
 
 def _iso_boxes(path: str) -> tuple[frozenset[bytes], int, bytes]:
     """Names of the top-level boxes of an ISO file, where the last of them should end, and its name."""
-    names = set()
-    last = b""
-    position, size = 0, os.path.getsize(path)
+    names, end, last = set(), 0, b""
     with open(path, "rb") as file:
-        while position + 8 <= size:
-            file.seek(position)
-            header = file.read(16)
-            length = int.from_bytes(header[:4], "big")
-            if length == 1:
-                length = int.from_bytes(header[8:16], "big")
-            elif length == 0:
-                length = size - position
-            if length < 8 or header[4:8] not in _TOP_LEVEL_BOXES:
+        for name, _, stop in boxes_of(file):
+            if name not in _TOP_LEVEL_BOXES:
                 break
-            last = header[4:8]
-            names.add(last)
-            position += length
-    return frozenset(names), position, last
+            names.add(name)
+            end, last = stop, name
+    return frozenset(names), end, last
 
 
 def _missing_matroska(head: bytes, size: int) -> int:
     """Compare the size in the header of the Segment, which holds everything, with the file's."""
-    at = head.find(b"\x18S\x80g")
-    if at < 0:
-        return 0
-    first = head[at + 4]
-    length = 8 - first.bit_length() + 1
-    value = int.from_bytes(head[at + 4 : at + 4 + length], "big") & ((1 << 7 * length) - 1)
-    if value == (1 << 7 * length) - 1:
+    at = head.find(SEGMENT.to_bytes(4, "big"))
+    segment = read_head(head[at : at + HEAD_BYTES]) if at >= 0 else None
+    if segment is None or segment.size is None:
         return 0  # Written live: the size was never filled in.
-    return max(0, at + 4 + length + value - size)
+    return max(0, at + segment.num_bytes + segment.size - size)
 
 
 def require_not_encrypted(packet: "av.Packet[av.VideoStream]", path: str) -> None:

@@ -2,7 +2,7 @@
 
 from itertools import islice
 
-from seedvr2_ray.media.bitstream.picture_size import layer_of_hevc, split_units
+from seedvr2_ray.media.bitstream.nal_units import layer_of_hevc, length_size_of, split_units
 from seedvr2_ray.media.container.source import Source, demux_video
 
 _LOOKED_AT_PACKETS = 8
@@ -18,10 +18,11 @@ def has_second_view(source: Source) -> bool:
     codec = decoder.codec.canonical_name
     if codec not in ("h264", "hevc"):
         return False
+    length_size = length_size_of(codec, decoder.extradata)
     for packet in islice(demux_video(source), _LOOKED_AT_PACKETS):
-        for unit in split_units(codec, decoder.extradata or b"", bytes(packet)):
-            if codec == "hevc" and len(unit) > 1 and layer_of_hevc(unit):
+        for unit in split_units(bytes(packet), length_size):
+            if codec == "hevc" and layer_of_hevc(unit):
                 return True
-            if codec == "h264" and unit and unit[0] & 31 == _MVC_SLICE:
+            if codec == "h264" and unit[0] & 31 == _MVC_SLICE:
                 return True
     return False

@@ -1,1 +1,1 @@
-"""From restored frames to a finished file: encoders, encoded segments, joins, copied tracks, verification."""
+"""From restored frames to a finished file: encoders, encoded segments, joins, verification."""

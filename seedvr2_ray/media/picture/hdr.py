@@ -21,6 +21,8 @@ from seedvr2_ray.media.bitstream.ebml import (
     uint_value,
     with_children,
 )
+from seedvr2_ray.media.bitstream.matroska import SEGMENT, TRACK_ENTRY, TRACKS, VIDEO
+from seedvr2_ray.media.bitstream.nal_units import header_units
 from seedvr2_ray.media.bitstream.payloads import messages
 
 Point = tuple[int, int]
@@ -33,7 +35,7 @@ _LARGEST_LIGHT_LEVEL = 65_535
 _MASTERING_SEI, _LIGHT_SEI = 137, 144
 _LIGHT_OBU, _MASTERING_OBU = 1, 2
 
-_SEGMENT, _INFO, _TRACKS, _TRACK, _VIDEO, _COLOUR = 0x18538067, 0x1549A966, 0x1654AE6B, 0xAE, 0xE0, 0x55B0
+_INFO, _COLOUR = 0x1549A966, 0x55B0
 _MASTERING, _MAX_CLL, _MAX_FALL = 0x55D0, 0x55BC, 0x55BD
 _POINTS = {"red": 0x55D1, "green": 0x55D3, "blue": 0x55D5, "white": 0x55D7}
 _LUMINANCE_MAX, _LUMINANCE_MIN = 0x55D9, 0x55DA
@@ -105,6 +107,12 @@ def hdr_of_packet(codec: str, data: bytes, length_size: int) -> StaticHdr:
     return found
 
 
+def hdr_of_header(codec: str, extradata: bytes | None) -> StaticHdr:
+    """Read what the messages in a stream's header say; of a codec with NAL units."""
+    units = header_units(codec, extradata)
+    return hdr_of_packet(codec, b"".join(b"\0\0\1" + unit for unit in units), 0)
+
+
 def hdr_of_container(stream: Any) -> tuple[StaticHdr, bool]:
     """Read what the container says, and whether it announces Dolby Vision.
 
@@ -120,8 +128,8 @@ def hdr_of_container(stream: Any) -> tuple[StaticHdr, bool]:
         return NO_HDR, False
     data = memory.getvalue()
     has_dolby_vision = any(record in data for record in _DOLBY_VISION_RECORDS)
-    colour: bytes | None = child(data, _SEGMENT)
-    for inner in (_TRACKS, _TRACK, _VIDEO, _COLOUR):
+    colour: bytes | None = child(data, SEGMENT)
+    for inner in (TRACKS, TRACK_ENTRY, VIDEO, _COLOUR):
         colour = child(colour, inner) if colour is not None else None
     return (NO_HDR if colour is None else _from_colour(colour)), has_dolby_vision
 
@@ -135,21 +143,21 @@ def described_part(head: bytes, hdr: StaticHdr) -> bytes:
     (_, _, _, header_stop), (_, _, start, stop) = islice(children(head), 2)
     body = head[start:stop]
     info = child(body, _INFO) or b""
-    start, stop = next((start, stop) for number, _, start, stop in children(body) if number == _TRACKS)
-    tracks = with_children(body[start:stop], (_TRACK, _VIDEO, _COLOUR), _to_colour(hdr))
+    start, stop = next((start, stop) for number, _, start, stop in children(body) if number == TRACKS)
+    tracks = with_children(body[start:stop], (TRACK_ENTRY, VIDEO, _COLOUR), _to_colour(hdr))
     return b"".join(
         (
             head[:header_stop],
-            _SEGMENT.to_bytes(4, "big") + _UNKNOWN_SIZE,
+            SEGMENT.to_bytes(4, "big") + _UNKNOWN_SIZE,
             element(_INFO, info),
-            element(_TRACKS, tracks),
+            element(TRACKS, tracks),
             body[stop:],
         )
     )
 
 
 def x265_params(hdr: StaticHdr) -> str:
-    """Say it to x265, in its own units."""
+    """Return the parameters by which x265 is told, in its own units."""
     said = []
     if hdr.mastering is not None:
         points = _points(hdr.mastering, 1)
@@ -160,7 +168,7 @@ def x265_params(hdr: StaticHdr) -> str:
 
 
 def svt_av1_params(hdr: StaticHdr) -> str:
-    """Say it to SVT-AV1, as plain numbers."""
+    """Return the parameters by which SVT-AV1 is told, as plain numbers."""
     said = []
     if hdr.mastering is not None:
         light = f"L({hdr.mastering.max_luminance / _LUMINANCE_UNIT},{hdr.mastering.min_luminance / _LUMINANCE_UNIT})"

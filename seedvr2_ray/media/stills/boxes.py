@@ -3,8 +3,10 @@
 What the decoders' Python interfaces do not tell: the size before anything is decoded, colours, and metadata.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+
+from seedvr2_ray.media.bitstream.iso_boxes import boxes_in
 
 _CODESTREAM = b"\xff\x4f\xff\x51"
 _SYCC = 18
@@ -40,7 +42,7 @@ def read_jpeg2000_header(data: bytes) -> Jpeg2000Header:
     Raises:
         ValueError: there is no codestream.
     """
-    boxes = [] if data.startswith(_CODESTREAM) else list(_boxes(data, 0, len(data)))
+    boxes = [] if data.startswith(_CODESTREAM) else list(boxes_in(data, 0, len(data)))
     begin = 0 if data.startswith(_CODESTREAM) else next((at for name, at, _ in boxes if name == b"jp2c"), -1)
     if begin < 0 or data[begin : begin + 4] != _CODESTREAM:
         raise ValueError("it holds no picture")
@@ -49,7 +51,7 @@ def read_jpeg2000_header(data: bytes) -> Jpeg2000Header:
     components = {data[begin + 42 + 3 * index : begin + 45 + 3 * index] for index in range(num_components)}
     if not components or any(len(component) < 3 for component in components):
         raise ValueError("it names no components")
-    inside = [box for name, at, stop in boxes if name == b"jp2h" for box in _boxes(data, at, stop)]
+    inside = [box for name, at, stop in boxes if name == b"jp2h" for box in boxes_in(data, at, stop)]
     enumerated, icc = _jpeg2000_colour(data, inside)
     uuids = {data[at : at + 16]: data[at + 16 : stop] for name, at, stop in boxes if name == b"uuid"}
     has_odd_sizes = len(components) > 1 or any(component[1:] != b"\1\1" for component in components)
@@ -94,7 +96,7 @@ def jpegxl_size(data: bytes) -> tuple[int, int]:
     """
     begin = 0
     if not data.startswith(b"\xff\x0a"):
-        found = next(((name, at) for name, at, _ in _boxes(data, 0, len(data)) if name in (b"jxlc", b"jxlp")), None)
+        found = next(((name, at) for name, at, _ in boxes_in(data, 0, len(data)) if name in (b"jxlc", b"jxlp")), None)
         if found is None:
             raise ValueError("it holds no picture")
         begin = found[1] + (4 if found[0] == b"jxlp" else 0)
@@ -117,7 +119,7 @@ def jpegxl_metadata(data: bytes, unpack: Callable[[bytes], bytes | bytearray]) -
         unpack: undoes Brotli, by which such boxes may be compressed.
     """
     found: dict[bytes, bytes] = {}
-    for name, at, stop in [] if data.startswith(b"\xff\x0a") else _boxes(data, 0, len(data)):
+    for name, at, stop in [] if data.startswith(b"\xff\x0a") else boxes_in(data, 0, len(data)):
         if name in (b"Exif", b"xml "):
             found[name] = data[at:stop]
         elif name == b"brob" and data[at : at + 4] in (b"Exif", b"xml "):
@@ -143,16 +145,3 @@ class _Bits:
         taken = self._value & ((1 << count) - 1)
         self._value >>= count
         return taken
-
-
-def _boxes(data: bytes, start: int, stop: int) -> Iterator[tuple[bytes, int, int]]:
-    """Name, begin and end of the content of each box."""
-    while start + 8 <= stop:
-        length, name, header = int.from_bytes(data[start : start + 4], "big"), data[start + 4 : start + 8], 8
-        if length == 1:
-            length, header = int.from_bytes(data[start + 8 : start + 16], "big"), 16
-        end = stop if length == 0 else min(stop, start + length)
-        if end < start + header:
-            return
-        yield name, start + header, end
-        start = end

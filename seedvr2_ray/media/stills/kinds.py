@@ -4,6 +4,7 @@ import os
 from typing import BinaryIO, Literal
 
 from seedvr2_ray.errors import MediaError
+from seedvr2_ray.media.bitstream.iso_boxes import boxes_of
 
 # fmt: off
 StillKind = Literal[
@@ -118,24 +119,7 @@ def _heif_kind(path: str, head: bytes, file: BinaryIO) -> StillKind | None:
         kind = "avif"
     elif brands & _HEIF_BRANDS:
         kind = "heif"
-    return kind if kind is not None and b"meta" in _boxes(file) else None
-
-
-def _boxes(file: BinaryIO) -> set[bytes]:
-    size = file.seek(0, os.SEEK_END)
-    names: set[bytes] = set()
-    position = 0
-    while position + 8 <= size:
-        file.seek(position)
-        header = file.read(16)
-        length = int.from_bytes(header[:4], "big")
-        if length == 1:
-            length = int.from_bytes(header[8:16], "big")
-        names.add(header[4:8])
-        if length < 8:
-            break
-        position += length
-    return names
+    return kind if kind is not None and any(name == b"meta" for name, _, _ in boxes_of(file)) else None
 
 
 def _is_tga(head: bytes, file: BinaryIO) -> bool:

@@ -15,7 +15,8 @@ from typing import Any
 
 import av
 
-from seedvr2_ray.media.bitstream.payloads import nal_length_size, unescaped, with_t35
+from seedvr2_ray.media.bitstream.nal_units import length_size_of, unescaped
+from seedvr2_ray.media.bitstream.payloads import with_t35
 from seedvr2_ray.media.container.clock import ClockChange, shifts_in_ticks
 from seedvr2_ray.media.container.source import demux_video, open_source
 
@@ -144,7 +145,7 @@ class CaptionWriter:
         """
         self._captions = captions
         self._codec = CARRIERS[encoder]
-        self._length_size = nal_length_size(self._codec, stream.codec_context.extradata)
+        self._length_size = length_size_of(self._codec, stream.codec_context.extradata)
 
     def captioned(self, packet: av.Packet[Any], frame: int) -> av.Packet[Any]:
         """Return the packet of a frame with the frame's captions, or as it is where there are none."""

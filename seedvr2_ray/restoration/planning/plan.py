@@ -13,10 +13,10 @@ from typing import Any
 from seedvr2_ray.errors import InputError
 from seedvr2_ray.frames import FrameSpan
 from seedvr2_ray.media.container.info import MediaInfo, Notice, VideoInfo
-from seedvr2_ray.media.container.proof import Proof, SpanProof
+from seedvr2_ray.media.conversions import conversions_fingerprint
 from seedvr2_ray.media.output.libraries import library_versions
 from seedvr2_ray.media.output.master import MasterFormat, plan_master
-from seedvr2_ray.media.picture.conversions import conversions_fingerprint
+from seedvr2_ray.media.reading.proof import Proof, SpanProof
 from seedvr2_ray.restoration.planning.geometry import Geometry, parse_resolution, plan_geometry, say_size
 from seedvr2_ray.restoration.planning.reference_size import reference_geometry
 from seedvr2_ray.restoration.restorer import RestorerIdentity

@@ -11,19 +11,18 @@ from typing import Any
 
 from seedvr2_ray.errors import StorageError
 from seedvr2_ray.frames import FrameSpan
-from seedvr2_ray.media.container.info import MediaInfo
-from seedvr2_ray.media.container.proof import (
+from seedvr2_ray.media.container.info import MediaInfo, ranges_of
+from seedvr2_ray.media.output.libraries import library_versions
+from seedvr2_ray.media.reading.decode import decode_span, decode_thumbnails
+from seedvr2_ray.media.reading.proof import (
     PROOF_VERSION,
     Proof,
     ProofMaker,
     codes_crc,
     new_crcs,
     proof_from_bytes,
-    ranges_of,
 )
-from seedvr2_ray.media.container.seek import Found
-from seedvr2_ray.media.decode import decode_span, decode_thumbnails
-from seedvr2_ray.media.output.libraries import library_versions
+from seedvr2_ray.media.reading.seek import Found
 from seedvr2_ray.media.shots import DETECTOR_VERSION, detect_shots
 from seedvr2_ray.storage.address import digest_of
 from seedvr2_ray.storage.commits import CommitStore

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from seedvr2_ray.errors import DeploymentError, NotFiniteError, StorageError
 from seedvr2_ray.frames import Frames, FrameSpan
-from seedvr2_ray.media.container.proof import SpanProof, proved_codes
-from seedvr2_ray.media.decode import decode_span
 from seedvr2_ray.media.output.encode import FrameConverter, PartWriter
 from seedvr2_ray.media.output.intermediate import IntermediateWriter, read_intermediate
 from seedvr2_ray.media.picture.blend import blend_frames
 from seedvr2_ray.media.picture.luma import luma_of
+from seedvr2_ray.media.reading.decode import decode_span
+from seedvr2_ray.media.reading.proof import SpanProof, proved_codes
 from seedvr2_ray.restoration.planning.plan import Recipe, Segment
 from seedvr2_ray.restoration.report.joins import REACH, SourceStep, step_across
 from seedvr2_ray.restoration.report.quality import QualitySampler

@@ -7,9 +7,9 @@ from pathlib import Path, PurePosixPath
 
 from seedvr2_ray.errors import DeploymentError, MediaError, RetryableError
 from seedvr2_ray.media.container.info import MediaInfo
-from seedvr2_ray.media.container.proof import Proof
 from seedvr2_ray.media.output.codecs import CODECS, IMAGE_CONTAINERS, SUFFIXES, codecs_for
 from seedvr2_ray.media.output.rehearsal import rehearse
+from seedvr2_ray.media.reading.proof import Proof
 from seedvr2_ray.restoration.planning.plan import Plan, plan_video, publication_key
 from seedvr2_ray.restoration.work.first_pass import look_through
 from seedvr2_ray.restoration.work.segment import PARTS, RESTORED

@@ -6,7 +6,7 @@ import av
 import pytest
 
 from seedvr2_ray.media.bitstream.entry_points import EntryPoints, before_closed, is_closed
-from seedvr2_ray.media.bitstream.nal_units import SYNTAXES, read_configuration, split_units
+from seedvr2_ray.media.bitstream.nal_units import SYNTAXES, header_units, length_size_of, split_units
 from tests.media.bitstream.in_band import GOP, NUM_FIRST, make_changing_clip
 from tests.media.clips import make_clip
 
@@ -72,7 +72,7 @@ def test_sets_are_read_alike_from_headers_and_from_packets(tmp_path, codec, endi
     syntax = SYNTAXES[codec]
     with av.open(str(tmp_path / f"a.{ending}")) as container:
         context = container.streams.video[0].codec_context
-        length_size, units = read_configuration(syntax, context.extradata)
+        length_size, units = length_size_of(codec, context.extradata), header_units(codec, context.extradata)
         packet = next(container.demux(video=0))
         kinds = [syntax.type_of(unit) for unit in split_units(bytes(packet), length_size)]
     assert length_size == (4 if ending == "mkv" else 0)
@@ -115,7 +115,8 @@ def test_the_bytes_that_keep_start_codes_out_are_not_data():
 
 def test_what_is_cut_off_is_no_set():
     assert SYNTAXES["h264"].read_set(b"\x68\x00") is None
-    assert read_configuration(SYNTAXES["h264"], b"\x01\x64\x00\x1f\xff\xe1\x00\x50abc") == (4, [])
+    cut_off = b"\x01\x64\x00\x1f\xff\xe1\x00\x50abc"
+    assert (length_size_of("h264", cut_off), header_units("h264", cut_off)) == (4, [])
     assert list(split_units(b"\0\0\0\5\x65abcd\0\0\0\xff\x41a", 4)) == [b"\x65abcd", b"\x41a"]
 
 
@@ -124,3 +125,18 @@ def test_a_time_in_a_closed_stretch_becomes_the_last_one_before_it():
     assert [before_closed(stretches, stamp) for stamp in (5, 9, 10, 25, 30, 49, 50)] == [5, 9, 9, 9, 30, 39, 50]
     assert [is_closed(stretches, stamp) for stamp in (9, 10, 29, 30, None)] == [False, True, True, False, False]
     assert before_closed((), 7) == 7
+
+
+def test_a_header_says_how_the_units_of_a_stream_are_told_apart():
+    assert length_size_of("h264", b"\x01\x64\x00\x1f\xfd\xe1") == 2
+    assert length_size_of("hevc", b"\x01" + bytes(20) + b"\x03") == 4
+    assert length_size_of("vvc", b"\xff" + bytes(9)) == length_size_of("vvc", b"\xfe\x00") == 4
+    for extradata in (None, b"", b"\0\0\1\x67", b"\0\0\0\1\x67"):
+        assert length_size_of("h264", extradata) == 0
+    assert length_size_of("mpeg2video", b"\x01" + bytes(30)) == 0
+
+
+def test_a_header_that_is_cut_off_lists_the_units_before_the_cut():
+    whole = b"\x01\x64\x00\x1f\xff\xe1\x00\x04\x67\x64\x00\x1f\x01\x00\x03\x68\xee\x3c"
+    assert header_units("h264", whole) == [b"\x67\x64\x00\x1f", b"\x68\xee\x3c"]
+    assert header_units("h264", whole[:-1]) == [b"\x67\x64\x00\x1f"]

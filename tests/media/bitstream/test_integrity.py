@@ -8,9 +8,9 @@ import pytest
 from seedvr2_ray.errors import DamagedMediaError
 from seedvr2_ray.frames import FrameSpan
 from seedvr2_ray.media.bitstream.ffv1_slices import has_intact_slices
-from seedvr2_ray.media.bitstream.matroska_crc import damaged_clusters
+from seedvr2_ray.media.bitstream.matroska import damaged_clusters
 from seedvr2_ray.media.container.probe import probe
-from seedvr2_ray.media.decode import decode_span
+from seedvr2_ray.media.reading.decode import decode_span
 from tests.media.clips import make_clip
 
 SLICED = {"codec": "ffv1", "num_frames": 36, "gop": 12, "size": (128, 96)}

@@ -14,7 +14,8 @@ from seedvr2_ray.media.bitstream.ebml import (
     uint_value,
     with_children,
 )
-from seedvr2_ray.media.bitstream.payloads import header_units, messages, nal_length_size, nal_units, with_t35
+from seedvr2_ray.media.bitstream.nal_units import header_units, length_size_of, split_units, unit_spans
+from seedvr2_ray.media.bitstream.payloads import messages, with_t35
 from seedvr2_ray.media.picture.hdr import StaticHdr, hdr_of_packet
 from seedvr2_ray.media.tracks.captions import captions_of, other_form, says_something
 
@@ -27,8 +28,9 @@ def test_no_bytes_make_a_parser_fail(codec):
         data = starts[number % len(starts)] + rng.randbytes(rng.randrange(60))
         for size in (0, 1, 4):
             list(messages(codec, data, size))
+            list(split_units(data, size))
             assert isinstance(hdr_of_packet(codec, data, size), StaticHdr)
-        nal_length_size(codec, b"\x01" + data)
+        length_size_of(codec, b"\x01" + data)
         header_units(codec, b"\x01" + data)
         list(children(data))
         if codec != "av1":
@@ -51,7 +53,7 @@ def test_a_message_that_was_put_in_is_read_back(codec, length_size):
     for payload in (b"\xb5" + bytes(5), b"\xb5" + bytes(range(256)) * 2, b"\xb5\x00\x00\x01\x00\x00\x03\x00\x00"):
         written = with_t35(codec, head + slice_unit, payload, length_size)
         assert list(messages(codec, written, length_size)) == [(4, payload)]
-        assert [written[start:stop] for start, stop in nal_units(written, length_size)][-1] == slice_unit
+        assert [written[start:stop] for start, stop in unit_spans(written, length_size)][-1] == slice_unit
 
 
 def test_an_element_added_to_a_header_is_found_at_its_path_and_all_else_stays():

@@ -1,6 +1,5 @@
 """Laws of the frame index."""
 
-from array import array
 from fractions import Fraction
 
 import av
@@ -9,11 +8,11 @@ import pytest
 from seedvr2_ray.errors import MediaError
 from seedvr2_ray.frames import FrameSpan
 from seedvr2_ray.media.container import index as index_module
-from seedvr2_ray.media.container.index import build_index, constant_rate, mean_rate
+from seedvr2_ray.media.container.index import build_index
 from seedvr2_ray.media.container.packets import scan_packets
 from seedvr2_ray.media.container.probe import probe
 from seedvr2_ray.media.container.source import open_source
-from seedvr2_ray.media.decode import decode_span
+from seedvr2_ray.media.reading.decode import decode_span
 from tests.media.clips import cut_short, damage, make_clip, read_frame_number
 
 LIMIT = 10_000
@@ -135,31 +134,6 @@ def test_missing_times_are_interpolated_exactly():
     fill = index_module._fill
     assert fill([None, 100, None, None, 160, None], Fraction(25)) == [75, 100, 120, 140, 160, 185]
     assert fill([None, None, None], Fraction(125, 3)) == [0, 42, 83]
-
-
-NTSC = Fraction(30000, 1001)
-
-
-def test_a_rate_is_constant_when_rounding_to_ticks_explains_every_time():
-    milliseconds = array("q", [round(1000 * number / NTSC) for number in range(5000)])
-    assert constant_rate(milliseconds, Fraction(1, 1000), [Fraction(30), NTSC]) == NTSC
-
-
-def test_a_missing_frame_makes_the_rate_variable():
-    times = [number for number in range(100) if number != 40]
-    assert constant_rate(times, 1 / NTSC, [NTSC]) is None
-    milliseconds = [round(1000 * number / NTSC) for number in range(100) if number != 40]
-    assert constant_rate(milliseconds, Fraction(1, 1000), [NTSC]) is None
-
-
-def test_the_mean_rate_counts_from_first_to_last_frame():
-    assert mean_rate([0, 40, 120], Fraction(1, 1000)) == Fraction(2, 1) / Fraction(120, 1000)
-
-
-def test_a_grid_with_empty_places_is_found_and_none_is_made_up():
-    assert index_module.grid_rate([0, 2, 3, 4, 9], Fraction(1, 25)) == 25
-    assert index_module.grid_rate([0, 80, 120, 160, 360], Fraction(1, 1000)) == 25
-    assert index_module.grid_rate([7, 40, 141, 202, 333, 402, 481], Fraction(1, 1000)) is None
 
 
 def test_h264_whose_times_are_those_of_decoding_is_counted_in_the_order_shown(tmp_path):

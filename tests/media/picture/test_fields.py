@@ -13,8 +13,8 @@ from seedvr2_ray.errors import MediaError
 from seedvr2_ray.frames import FrameSpan
 from seedvr2_ray.media.container.probe import probe
 from seedvr2_ray.media.container.samples import _judge_fields
-from seedvr2_ray.media.decode import decode_span
 from seedvr2_ray.media.picture.fields import FieldCounts, FieldReader
+from seedvr2_ray.media.reading.decode import decode_span
 
 WIDTH, HEIGHT = 320, 480
 PAPER = np.random.default_rng(7).integers(0, 256, (40, 60), dtype=np.uint8)

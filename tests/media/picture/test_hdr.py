@@ -7,7 +7,7 @@ import av
 import pytest
 
 from seedvr2_ray.frames import ColourTags
-from seedvr2_ray.media.bitstream.payloads import header_units, nal_length_size
+from seedvr2_ray.media.bitstream.nal_units import length_size_of
 from seedvr2_ray.media.container.probe import probe
 from seedvr2_ray.media.output.encode import PartWriter
 from seedvr2_ray.media.output.encoders import tag_frame
@@ -17,6 +17,7 @@ from seedvr2_ray.media.picture.hdr import (
     MasteringDisplay,
     StaticHdr,
     hdr_of_container,
+    hdr_of_header,
     hdr_of_packet,
     svt_av1_params,
     x265_params,
@@ -53,8 +54,8 @@ def in_pictures(path):
         stream = container.streams.video[0]
         codec, extradata = stream.codec_context.codec.canonical_name, stream.codec_context.extradata
         packet = next(bytes(packet) for packet in container.demux(stream) if packet.size)
-        of_header = hdr_of_packet(codec, header_units(codec, extradata), 0)
-        return hdr_of_packet(codec, packet, nal_length_size(codec, extradata)).filled_from(of_header)
+        of_header = hdr_of_header(codec, extradata)
+        return hdr_of_packet(codec, packet, length_size_of(codec, extradata)).filled_from(of_header)
 
 
 def write_master(folder, target, hdr, *, codec, colour=PQ, num_frames=6):

@@ -18,7 +18,7 @@ from PIL import Image, ImageCms
 from seedvr2_ray.errors import DamagedMediaError, MediaError
 from seedvr2_ray.frames import FrameSpan
 from seedvr2_ray.media.container.probe import ProbeLimits, probe
-from seedvr2_ray.media.decode import decode_span
+from seedvr2_ray.media.reading.decode import decode_span
 from seedvr2_ray.media.stills.boxes import jpegxl_size
 from seedvr2_ray.media.stills.kinds import StillKind, still_kind
 from seedvr2_ray.media.stills.reader import read_still

@@ -3,7 +3,7 @@
 import av
 import pytest
 
-from seedvr2_ray.media.output.tracks import _from_windows_1252
+from seedvr2_ray.media.tracks.tracks import _from_windows_1252
 from tests.media.clips import make_clip
 from tests.media.masters import restore_like
 

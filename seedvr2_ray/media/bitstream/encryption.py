@@ -1,5 +1,6 @@
 """Telling protected files from damaged ones: to a decoder both are noise."""
 
+from seedvr2_ray.media.bitstream.iso_boxes import boxes_of
 from seedvr2_ray.media.bitstream.matroska import read_tracks
 
 _HEAD_BYTES = 2**20
@@ -41,16 +42,10 @@ def is_encrypted(path: str) -> bool:
 def _movie_box(path: str) -> bytes:
     """The box that describes the tracks of an MP4 file."""
     with open(path, "rb") as file:
-        while len(header := file.read(8)) == 8:
-            length = int.from_bytes(header[:4], "big")
-            used = 8
-            if length == 1:
-                length, used = int.from_bytes(file.read(8), "big"), 16
-            if header[4:] == b"moov":
-                return file.read(min(max(0, length - used), _MOST_BOX_BYTES))
-            if length < used:
-                break
-            file.seek(length - used, 1)
+        for name, start, stop in boxes_of(file):
+            if name == b"moov":
+                file.seek(start)
+                return file.read(min(stop - start, _MOST_BOX_BYTES))
     return b""
 
 

@@ -12,8 +12,8 @@ import av
 
 from seedvr2_ray.media.container.source import open_container, path_of
 from seedvr2_ray.media.output.codecs import MUXERS
-from seedvr2_ray.media.output.tracks import head_packets, open_track
 from seedvr2_ray.media.tracks.stream_plan import StreamPlan
+from seedvr2_ray.media.tracks.tracks import head_packets, open_track
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 import pytest
 from av.video.reformatter import Interpolation
 
+from seedvr2_ray.media import conversions
+from seedvr2_ray.media.conversions import conversions_fingerprint
 from seedvr2_ray.media.output import encode
-from seedvr2_ray.media.picture import conversions, pixels, siting
-from seedvr2_ray.media.picture.conversions import conversions_fingerprint
+from seedvr2_ray.media.picture import pixels, siting
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +20,7 @@ def _forgetful() -> Iterator[None]:
 
 
 def test_the_same_conversions_have_the_same_fingerprint_in_every_process() -> None:
-    program = "from seedvr2_ray.media.picture.conversions import conversions_fingerprint as f; print(f())"
+    program = "from seedvr2_ray.media.conversions import conversions_fingerprint as f; print(f())"
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == conversions_fingerprint()
 

@@ -19,11 +19,10 @@ from torch import Tensor
 
 from seedvr2_ray.errors import StorageError
 from seedvr2_ray.frames import Frames
+from seedvr2_ray.media.container.info import Ranges, ranges_of
 
 PROOF_VERSION = 1
 """Raised when the check value of the same picture changes: remembered ones are then made again."""
-
-Ranges = tuple[tuple[int, int], ...]
 
 _BYTES_EACH = 4
 _MOST_BETWEEN = 16
@@ -138,17 +137,6 @@ def proof_from_bytes(data: bytes, stand_ins: Ranges = (), concealed: Ranges = ()
 def new_crcs() -> "array[int]":
     """Return an empty list for check values, four bytes each."""
     return array("I")
-
-
-def ranges_of(numbers: Iterable[int]) -> Ranges:
-    """Return increasing numbers as ranges [start, stop)."""
-    ranges: list[tuple[int, int]] = []
-    for number in numbers:
-        if ranges and ranges[-1][1] == number:
-            ranges[-1] = (ranges[-1][0], number + 1)
-        else:
-            ranges.append((number, number + 1))
-    return tuple(ranges)
 
 
 def picture_crc(frame: av.VideoFrame) -> int:

@@ -7,7 +7,7 @@ from typing import Literal
 import av
 from av.filter import Graph
 
-from seedvr2_ray.media.container.seek import Found
+from seedvr2_ray.media.reading.seek import Found
 
 _PARITIES = {"": "auto", "top": "tff", "bottom": "bff"}
 

@@ -8,7 +8,7 @@ import pytest
 
 from seedvr2_ray.errors import DamagedMediaError
 from seedvr2_ray.media.container.probe import probe
-from seedvr2_ray.media.sound_check import damaged_sound
+from seedvr2_ray.media.tracks.sound_check import damaged_sound
 from tests.media.clips import make_clip
 
 

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 
 from seedvr2_ray.frames import ColourTags, Frames
 from seedvr2_ray.media.container.info import Chroma, VideoInfo
-from seedvr2_ray.media.container.seek import Found
-from seedvr2_ray.media.deinterlace import deinterlaced
 from seedvr2_ray.media.output.encode import FrameConverter
 from seedvr2_ray.media.output.master import MasterFormat
 from seedvr2_ray.media.picture.pixels import PixelReader, natural_depth
+from seedvr2_ray.media.reading.deinterlace import deinterlaced
+from seedvr2_ray.media.reading.seek import Found
 
 # Not multiples of what vector code takes at a time, so that its ends count too.
 _WIDTH, _HEIGHT = 70, 22

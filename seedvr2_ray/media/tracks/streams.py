@@ -6,9 +6,9 @@ import av
 
 from seedvr2_ray.media.container.info import Notice
 from seedvr2_ray.media.container.inventory import codec_name, is_cover, is_unknown
-from seedvr2_ray.media.output.trial import Trials
 from seedvr2_ray.media.tracks.sound import encodings, has_named_channels, layout_of
 from seedvr2_ray.media.tracks.stream_plan import StreamPlan
+from seedvr2_ray.media.tracks.trial import Trials
 
 _TEXT_SUBTITLES = frozenset({"subrip", "srt", "ass", "ssa", "webvtt", "mov_text", "text", "ttml", "eia_608"})
 _SUBTITLE_CODECS = {"mp4": "mov_text", "mov": "mov_text", "webm": "webvtt", "mkv": "subrip"}

@@ -7,16 +7,14 @@ from typing import Any
 
 import av
 
-from seedvr2_ray.media.bitstream.payloads import (
+from seedvr2_ray.media.bitstream.nal_units import (
     DOLBY_VISION_UNIT,
-    has_messages,
-    header_units,
-    messages,
-    nal_length_size,
-    nal_type,
-    nal_units,
+    SYNTAXES,
+    length_size_of,
+    unit_spans,
 )
-from seedvr2_ray.media.picture.hdr import NO_HDR, StaticHdr, hdr_of_container, hdr_of_packet
+from seedvr2_ray.media.bitstream.payloads import has_messages, messages
+from seedvr2_ray.media.picture.hdr import NO_HDR, StaticHdr, hdr_of_container, hdr_of_header, hdr_of_packet
 from seedvr2_ray.media.tracks.captions import can_carry, captions_of, other_form, says_something
 
 _DYNAMIC_SIGNS = {
@@ -31,7 +29,7 @@ _FIRST_PACKETS = 16
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PictureData:
-    """What was found."""
+    """What travels inside the pictures of one stream."""
 
     hdr: StaticHdr = NO_HDR
     dynamic_hdr: frozenset[str] = frozenset()
@@ -52,14 +50,13 @@ class PictureDataScan:
         """Look at what the container says of the stream."""
         self._codec = stream.codec_context.codec.canonical_name
         extradata = stream.codec_context.extradata
-        self._length_size = nal_length_size(self._codec, extradata)
+        self._length_size = length_size_of(self._codec, extradata)
         self._hdr, has_dolby_vision = hdr_of_container(stream)
         self._dynamic = {"Dolby Vision"} if has_dolby_vision else set()
         self._num_packets = self._num_captioned = 0
         self._other_captions: set[str] = set()
-        units = header_units(self._codec, extradata)
-        if units:
-            self._hdr = hdr_of_packet(self._codec, units, 0).filled_from(self._hdr)
+        if self._codec in SYNTAXES:
+            self._hdr = hdr_of_header(self._codec, extradata).filled_from(self._hdr)
 
     def look(self, packet: av.Packet[Any]) -> None:
         """Take one packet of the pictures into account."""
@@ -82,7 +79,8 @@ class PictureDataScan:
         for _, payload in messages(self._codec, data, self._length_size):
             self._dynamic.update(name for sign, name in _DYNAMIC_SIGNS.items() if payload.startswith(sign))
         if self._codec == "hevc" and "Dolby Vision" not in self._dynamic:
-            kinds = (nal_type("hevc", data, start) for start, _ in nal_units(data, self._length_size))
+            syntax = SYNTAXES["hevc"]
+            kinds = (syntax.type_of(data, start) for start, _ in unit_spans(data, self._length_size))
             if DOLBY_VISION_UNIT in kinds:
                 self._dynamic.add("Dolby Vision")
 

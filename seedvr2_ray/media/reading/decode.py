@@ -18,12 +18,12 @@ from torch import Tensor
 from seedvr2_ray.errors import MediaError
 from seedvr2_ray.frames import Frames, FrameSpan
 from seedvr2_ray.media.container.info import VideoInfo
-from seedvr2_ray.media.container.proof import SpanProof
-from seedvr2_ray.media.container.seek import Found, find_frames
 from seedvr2_ray.media.container.source import size_changes
-from seedvr2_ray.media.deinterlace import deinterlaced
 from seedvr2_ray.media.picture.pixels import PixelReader, describe, natural_depth
 from seedvr2_ray.media.picture.tone import tone_map
+from seedvr2_ray.media.reading.deinterlace import deinterlaced
+from seedvr2_ray.media.reading.proof import SpanProof
+from seedvr2_ray.media.reading.seek import Found, find_frames
 
 
 def decode_span(
