@@ -29,17 +29,27 @@ from seedvr2_ray.frames import ColourTags, Frames, FrameSpan
 from seedvr2_ray.settings import RestoreSettings
 
 if TYPE_CHECKING:
+    from seedvr2_ray.api.archive import ArchiveRun, restore_archive
+    from seedvr2_ray.api.files import PlannedFile, Probe, RestoredFile, plan, probe
+    from seedvr2_ray.api.pictures import Comparison, compare, contact_sheet, read_frames
+    from seedvr2_ray.api.progress import ProgressBar
+    from seedvr2_ray.api.report import Report, open_report
+    from seedvr2_ray.api.restore import restore
     from seedvr2_ray.client.asynchronous import AsyncClient
     from seedvr2_ray.client.blocking import Client
     from seedvr2_ray.client.connection import Retries
     from seedvr2_ray.client.errors import ServiceRefusal
     from seedvr2_ray.client.values import Job, JobEstimate, Upload
+    from seedvr2_ray.restoration.load import LoadOptions
+    from seedvr2_ray.restoration.run import Progress
 
 __all__ = [
+    "ArchiveRun",
     "AsyncClient",
     "CapacityError",
     "Client",
     "ColourTags",
+    "Comparison",
     "DamagedMediaError",
     "DeploymentError",
     "FrameSpan",
@@ -47,8 +57,15 @@ __all__ = [
     "InputError",
     "Job",
     "JobEstimate",
+    "LoadOptions",
     "MediaError",
+    "PlannedFile",
+    "Probe",
+    "Progress",
+    "ProgressBar",
+    "Report",
     "RestoreSettings",
+    "RestoredFile",
     "Retries",
     "RetryableError",
     "SeedVR2Error",
@@ -58,16 +75,32 @@ __all__ = [
     "TargetError",
     "Upload",
     "__version__",
+    "compare",
+    "contact_sheet",
+    "open_report",
+    "plan",
+    "probe",
+    "read_frames",
+    "restore",
+    "restore_archive",
 ]
 
 __version__ = "0.1.0"
 
 _PLACES = {
+    "api.archive": ("ArchiveRun", "restore_archive"),
+    "api.files": ("PlannedFile", "Probe", "RestoredFile", "plan", "probe"),
+    "api.pictures": ("Comparison", "compare", "contact_sheet", "read_frames"),
+    "api.progress": ("ProgressBar",),
+    "api.report": ("Report", "open_report"),
+    "api.restore": ("restore",),
     "client.asynchronous": ("AsyncClient",),
     "client.blocking": ("Client",),
     "client.connection": ("Retries",),
     "client.errors": ("ServiceRefusal",),
     "client.values": ("Job", "JobEstimate", "Upload"),
+    "restoration.load": ("LoadOptions",),
+    "restoration.run": ("Progress",),
 }
 """Where the names come from that are loaded when they are first used."""
 

@@ -42,7 +42,7 @@ LAYERS = {
     "settings": _layer("errors", ""),
     "html": _layer("", ""),
     # Its names are loaded when they are used.
-    "__init__": _layer("errors frames settings client api", ""),
+    "__init__": _layer("errors frames settings client api restoration", ""),
     # fsspec: weights come from object-store mirrors too.
     "models": _layer("errors settings", "torch safetensors huggingface_hub fsspec flash_attn flash_attn_interface"),
     "media": _layer("errors frames settings", "av numpy torch scenedetect"),

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from functools import lru_cache
 from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -16,6 +15,9 @@ JobState = Literal["queued", "planning", "restoring", "assembling", "completed",
 _FINAL = frozenset({"completed", "failed", "cancelled"})
 
 Value = TypeVar("Value")
+
+_ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {}
+"""Made when they are first needed: making one takes longer than reading a value with it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -246,6 +248,7 @@ def parse(kind: type[Value], body: bytes | str) -> Value:
         ) from None
 
 
-@lru_cache(maxsize=16)
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
+def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
+    if kind not in _ADAPTERS:
+        _ADAPTERS[kind] = TypeAdapter(kind)
+    return _ADAPTERS[kind]
