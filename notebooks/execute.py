@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parent
@@ -24,9 +23,8 @@ def execute(path: Path) -> Any:
     book = nbformat.read(path, as_version=4)
     client = NotebookClient(
         book,
-        # Between processes of this machine only: nothing listens.
-        km=AsyncKernelManager(kernel_name="python3", transport="ipc"),
         timeout=_TIMEOUT_SECONDS,
+        kernel_name="python3",
         # What a cell prints in ten lines is one output, not ten.
         coalesce_streams=True,
         resources={"metadata": {"path": str(path.parent)}},
