@@ -20,7 +20,7 @@ _TIMEOUT_SECONDS = 300
 
 def execute(path: Path) -> Any:
     """Return the notebook with the outputs of a run in a process of its own; a cell that fails raises."""
-    book = nbformat.read(path, as_version=4)
+    book = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
     client = NotebookClient(
         book,
         timeout=_TIMEOUT_SECONDS,
@@ -51,7 +51,7 @@ def save(book: Any, path: Path) -> None:
         # Where somebody's temporary folder was, or a warning of a library, is of no interest.
         if cell.cell_type == "code":
             cell.outputs = [each for each in cell.outputs if each.get("name") != "stderr"]
-    text = nbformat.writes(book)
+    text: str = nbformat.writes(book)  # type: ignore[no-untyped-call]
     if len(text) > MOST_BYTES:
         raise ValueError(f"{path.name} would have {len(text)} bytes and {MOST_BYTES} are the most; show less in it")
     path.write_text(text + "\n", encoding="utf-8")

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = "seedvr2_ray"
-OUTSIDE = ("examples", "training", "benchmarks", "jobs")
+OUTSIDE = ("examples", "training", "benchmarks", "jobs", "notebooks")
 """Top-level folders that use the package and that the package must not know."""
 
 MAX_LINES = 400
