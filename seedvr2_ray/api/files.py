@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,13 @@ FileName = str | os.PathLike[str]
 """A path, or a URL that fsspec opens."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class Probe(MediaInfo):
     """What a file is, and what would be kept, converted, left out or refused of it."""
+
+    def __repr__(self) -> str:
+        # Not the time of every frame, which may be a million numbers.
+        return f"Probe({self.path!r}, {self.video.width}x{self.video.height}, {self.video.num_frames} frames)"
 
     def _repr_html_(self) -> str:
         video = self.video
@@ -45,7 +49,7 @@ class Probe(MediaInfo):
 class PlannedFile:
     """What :func:`restore` would do with a file, and what is done of it already."""
 
-    plan: Plan
+    plan: Plan = field(repr=False)
     frames_to_restore: int
     """Overlaps included; what an earlier run committed is not among them."""
     memory: MemoryForecast | None
@@ -87,7 +91,7 @@ class PlannedFile:
 class RestoredFile:
     """What a run left behind."""
 
-    finished: Finished
+    finished: Finished = field(repr=False)
 
     @property
     def target(self) -> str:

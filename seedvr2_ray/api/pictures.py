@@ -4,7 +4,7 @@ Shape letters: T frames, C channels, H height, W width.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 import torch
@@ -96,7 +96,7 @@ class ComparedFrame:
     """One frame before and after."""
 
     number: int
-    picture: ComparisonPicture
+    picture: ComparisonPicture = field(repr=False)
     psnr: float
     """Decibels between the source and the result scaled down to its size. A plain enlargement scores highest:
     the figure says that nothing was lost, not that the result is better."""

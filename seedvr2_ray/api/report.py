@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from seedvr2_ray.api.files import FileName
@@ -20,7 +20,7 @@ class Report:
     target: str
     page: str
     """Where the report page for people lies, if one was written."""
-    provenance: Mapping[str, Any]
+    provenance: Mapping[str, Any] = field(repr=False)
     """Everything that is noted: hashes, settings, versions, the map of segments, timings."""
 
     @property

@@ -16,6 +16,7 @@ def test_a_probe_is_what_the_file_is_and_shows_itself(clip):
     media = sv.probe(clip)
     assert (media.video.width, media.video.num_frames, media.kind) == (64, 24, "video")
     assert "24 at" in media._repr_html_()
+    assert repr(media) == f"Probe({str(clip)!r}, 64x48, 24 frames)"
 
 
 def test_a_source_that_is_not_there_is_our_error(tmp_path):
@@ -47,6 +48,7 @@ def test_a_report_is_read_back_with_a_row_per_segment(restored):
     assert sum(row["num_frames"] for row in report.segments) == 24
     assert all(row["psnr"] > 20 for row in report.segments)
     assert "colour_error" in report._repr_html_()
+    assert max(len(repr(report)), len(repr(restored))) < 400
 
 
 def test_what_is_no_report_is_refused(tmp_path):

@@ -45,6 +45,7 @@ def test_a_comparison_has_a_slider_and_figures_for_every_frame(clip):
     assert [each.number for each in compared.frames] == [0, 3]
     assert all(each.psnr > 30 for each in compared.frames)
     assert compared._repr_html_().count("type='range'") == 2
+    assert len(repr(compared)) < 400
     assert sv.contact_sheet(before, before).startswith(b"\x89PNG")
 
 
