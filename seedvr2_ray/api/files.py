@@ -87,11 +87,14 @@ class PlannedFile:
         return render_facts(str(values["source"]), facts, below=draw_plan(self.plan) + _notices(self.plan.notices))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class RestoredFile:
     """What a run left behind."""
 
-    finished: Finished = field(repr=False)
+    finished: Finished
+
+    def __repr__(self) -> str:
+        return f"RestoredFile({self.target!r})"
 
     @property
     def target(self) -> str:

@@ -73,7 +73,13 @@ def error_of_answer(status: int, headers: httpx.Headers, body: bytes) -> SeedVR2
         return RetryableError(message) if status >= 500 else ServiceRefusal(message, status)
     kind = str(problem.get("type", "")).rpartition("/")[2]
     detail, remedy = str(problem.get("detail", "")), str(problem.get("remedy", ""))
-    return error_of_kind(kind, f"{detail.rstrip('.')}. {remedy}".strip(), status)
+    return error_of_kind(kind, in_sentences(detail, remedy), status)
+
+
+def in_sentences(detail: str, remedy: str) -> str:
+    """Return what was wrong and the way out, one sentence after the other."""
+    end = "" if not detail or detail.endswith((".", "?", "!")) else "."
+    return f"{detail}{end} {remedy}".strip()
 
 
 def _problem_in(headers: httpx.Headers, body: bytes) -> dict[str, Any] | None:

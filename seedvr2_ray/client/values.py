@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from seedvr2_ray.client.errors import error_of_kind
+from seedvr2_ray.client.errors import error_of_kind, in_sentences
 from seedvr2_ray.errors import DeploymentError, InputError
 from seedvr2_ray.html import render_bar, render_facts, render_grid
 
@@ -105,9 +105,7 @@ class Job:
             InputError: it was cancelled, or is not finished.
         """
         if self.error is not None:
-            raise error_of_kind(
-                self.error.kind, f"{self.name}: {self.error.detail.rstrip('.')}. {self.error.remedy}".strip()
-            )
+            raise error_of_kind(self.error.kind, f"{self.name}: {in_sentences(self.error.detail, self.error.remedy)}")
         if self.result is None:
             raise InputError(f"job {self.id} is {self.state} and has no result; wait for it, or submit it again")
         return self.result

@@ -9,7 +9,7 @@ import pytest
 
 from seedvr2_ray.client.asynchronous import AsyncClient
 from seedvr2_ray.client.blocking import Client
-from seedvr2_ray.client.errors import ServiceRefusal
+from seedvr2_ray.client.errors import ServiceRefusal, in_sentences
 from seedvr2_ray.errors import (
     CapacityError,
     DeploymentError,
@@ -284,3 +284,11 @@ def test_the_client_loads_neither_torch_nor_ray_nor_av():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("detail", "message"),
+    [("it is so.", "it is so. Do."), ("it is so", "it is so. Do."), ("did you mean x?", "did you mean x? Do.")],
+)
+def test_a_message_is_two_sentences(detail, message):
+    assert in_sentences(detail, "Do.") == message
