@@ -7,6 +7,10 @@ SETTINGS = sv.RestoreSettings(model="lanczos", resolution="x2", preset="ultrafas
 
 @pytest.mark.ray
 @pytest.mark.slow
+# Ray's own, as in the tests of batch.
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_folder_is_restored_and_what_cannot_be_is_set_aside(clip, tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
