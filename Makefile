@@ -12,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONDONTWRITEBYTECODE
 PIP_INSTALL = $(BIN)/python -m pip install -qq --constraint constraints.txt \
 	$(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)")
-CODE := seedvr2_ray tests $(wildcard examples training benchmarks jobs)
+CODE := seedvr2_ray tests $(wildcard examples training benchmarks jobs notebooks)
 TYPED := $(filter-out tests,$(CODE))
 
 .DEFAULT_GOAL := help

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = "seedvr2_ray"
-OUTSIDE = ("examples", "training", "benchmarks", "jobs")
+OUTSIDE = ("examples", "training", "benchmarks", "jobs", "notebooks")
 """Top-level folders that use the package and that the package must not know."""
 
 MAX_LINES = 400
@@ -40,7 +40,9 @@ LAYERS = {
     "errors": _layer("", ""),
     "frames": _layer("errors", "torch"),
     "settings": _layer("errors", ""),
-    "__init__": _layer("errors frames settings", ""),
+    "html": _layer("", ""),
+    # Its names are loaded when they are used.
+    "__init__": _layer("errors frames settings client api restoration", ""),
     # fsspec: weights come from object-store mirrors too.
     "models": _layer("errors settings", "torch safetensors huggingface_hub fsspec flash_attn flash_attn_interface"),
     # The libraries for still images are loaded when the first one is read.
@@ -53,6 +55,10 @@ LAYERS = {
     # and draws on pictures.
     "restoration": _layer(_BELOW_RESTORATION, "torch av jinja2 markupsafe PIL"),
     "telemetry": _layer("errors", "ray"),
+    # Runs where neither torch nor Ray is.
+    "client": _layer("errors settings html", "httpx anyio pydantic"),
+    # What Python programs and notebooks use; batch, and Ray with it, inside the one function that needs them.
+    "api": _layer(f"{_BELOW_GANG} batch html", "torch av PIL rich"),
     "gang": _layer(_BELOW_GANG, "torch ray"),
     "serve": _layer(
         f"{_BELOW_GANG} gang",

@@ -1,0 +1,1 @@
+"""Notebooks, from a first restoration to a cluster."""

@@ -1,0 +1,216 @@
+"""Probing, planning and restoring one file: the command line's verbs with its defaults, as functions."""
+
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field, fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from seedvr2_ray.api.drawings import draw_plan
+from seedvr2_ray.api.progress import ProgressBar
+from seedvr2_ray.html import render_facts, render_grid
+from seedvr2_ray.media.container.info import MediaInfo, Notice
+from seedvr2_ray.media.container.probe import probe as probe_file
+from seedvr2_ray.restoration.load import LoadOptions, find_model, identify, load_restorer, local_device
+from seedvr2_ray.restoration.planning.forecast import MemoryForecast, forecast_memory, look_at_device
+from seedvr2_ray.restoration.planning.plan import Plan, Segment
+from seedvr2_ray.restoration.run import Finished, Progress, prepare, require_target, restore_video
+from seedvr2_ray.restoration.work.work_folder import open_work_to_look
+from seedvr2_ray.settings import RestoreSettings
+from seedvr2_ray.storage.location import require_source
+
+FileName = str | os.PathLike[str]
+"""A path, or a URL that fsspec opens."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class Probe(MediaInfo):
+    """What a file is, and what would be kept, converted, left out or refused of it."""
+
+    def __repr__(self) -> str:
+        # Not the time of every frame, which may be a million numbers.
+        return f"Probe({self.path!r}, {self.video.width}x{self.video.height}, {self.video.num_frames} frames)"
+
+    def _repr_html_(self) -> str:
+        video = self.video
+        facts = [
+            ("container", self.container),
+            ("pictures", f"{video.codec}, {video.width}x{video.height}, {video.bit_depth} bits, {video.chroma}"),
+            ("frames", f"{video.num_frames} at {float(video.frame_rate):.3f} per second"),
+            ("duration", f"{float(self.duration_seconds):.2f} s"),
+            ("colour", f"{video.colour.primaries} / {video.colour.transfer} / {video.colour.matrix}"),
+            ("beside", "; ".join(f"{each.kind}: {each.description}" for each in self.streams) or "nothing"),
+        ]
+        return render_facts(Path(self.path).name, facts, below=_notices(self.preflight))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlannedFile:
+    """What :func:`restore` would do with a file, and what is done of it already."""
+
+    plan: Plan = field(repr=False)
+    frames_to_restore: int
+    """Overlaps included; what an earlier run committed is not among them."""
+    memory: MemoryForecast | None
+    """On this machine; None where a few frames are all that is needed."""
+
+    @property
+    def shots(self) -> tuple[int, ...]:
+        """Number of the first frame of every shot."""
+        return self.plan.shots
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """What is restored, committed and resumed together."""
+        return self.plan.segments
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the result in pixels."""
+        return self.plan.recipe.geometry.width, self.plan.recipe.geometry.height
+
+    def summary(self) -> dict[str, Any]:
+        """Return the plan in a few plain values."""
+        return {**self.plan.summary(), "frames_restored_earlier": self.plan.restored_frames - self.frames_to_restore}
+
+    def _repr_html_(self) -> str:
+        values = self.summary()
+        facts: list[tuple[str, object]] = [
+            ("size", f"{values['source_size']} to {values['size']}"),
+            ("model", values["model"]),
+            ("to restore", f"{self.frames_to_restore} frames, overlaps included"),
+            ("master", f"{values['codec']} in {values['container']}"),
+        ]
+        if self.memory is not None:
+            facts.append(("memory", self.memory))
+        return render_facts(str(values["source"]), facts, below=draw_plan(self.plan) + _notices(self.plan.notices))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class RestoredFile:
+    """What a run left behind."""
+
+    finished: Finished
+
+    def __repr__(self) -> str:
+        return f"RestoredFile({self.target!r})"
+
+    @property
+    def target(self) -> str:
+        """Where the master lies."""
+        return self.finished.assembly.target
+
+    @property
+    def report(self) -> str | None:
+        """Where the report page lies, if one was asked for; see :func:`seedvr2_ray.open_report`."""
+        return self.finished.report
+
+    @property
+    def plan(self) -> Plan:
+        """What was done."""
+        return self.finished.plan
+
+    def summary(self) -> dict[str, Any]:
+        """Return the outcome in a few plain values."""
+        return self.finished.summary()
+
+    def _repr_html_(self) -> str:
+        values = self.summary()
+        facts = [
+            ("size", f"{values['source_size']} to {values['size']}"),
+            ("model", values["model"]),
+            ("restored now", f"{values['frames_restored_now']} frames in {values['seconds']:.1f} s"),
+            ("segments", f"{values['segments']} of {values['shots']} shots"),
+            ("report", values["report"] or "none was asked for"),
+        ]
+        return render_facts(
+            str(values["target"]), facts, below=draw_plan(self.plan) + _notices(self.finished.assembly.notices)
+        )
+
+
+def probe(source: FileName, *, salvage: bool = False) -> Probe:
+    """Say what a file holds; reads its packets and decodes a few frames.
+
+    Args:
+        source: a video or image; a path, or a URL that fsspec opens.
+        salvage: describe a damaged file instead of refusing it.
+
+    Raises:
+        MediaError: it is no file that can be restored; DamagedMediaError where ``salvage`` would help.
+    """
+    require_source(str(source))
+    media = probe_file(str(source), salvage=salvage)
+    return Probe(**{each.name: getattr(media, each.name) for each in fields(media)})
+
+
+def plan(
+    source: FileName,
+    target: FileName,
+    settings: RestoreSettings | None = None,
+    *,
+    work_folder: FileName | None = None,
+    options: LoadOptions | None = None,
+) -> PlannedFile:
+    """Say what :func:`restore` would do; finds the shots and spends nothing else.
+
+    Args:
+        target: chooses the container by its suffix, and where an earlier run's work is looked for. It may exist.
+
+    Raises:
+        InputError: the source, the settings or the target are refused.
+    """
+    chosen, options = settings or RestoreSettings(), options or LoadOptions(may_download=False)
+    require_source(str(source))
+    require_target(str(source), str(target), overwrite=True)
+    with open_work_to_look(str(target), _text(work_folder)) as (store, workspace):
+        prepared = prepare(
+            str(source), str(target), chosen, identify(chosen, options), store=store, workspace=workspace
+        )
+        num_frames = prepared.frames_to_restore
+    memory = forecast_memory(prepared.plan, find_model(chosen), look_at_device(local_device()))
+    return PlannedFile(plan=prepared.plan, frames_to_restore=num_frames, memory=memory)
+
+
+def restore_file(
+    source: FileName,
+    target: FileName,
+    settings: RestoreSettings | None = None,
+    *,
+    overwrite: bool = False,
+    report: bool = True,
+    work_folder: FileName | None = None,
+    keep_work: bool = False,
+    options: LoadOptions | None = None,
+    progress: Progress | bool = False,
+    check_cancelled: Callable[[], None] = lambda: None,
+) -> RestoredFile:
+    """Restore a file; see :func:`seedvr2_ray.restore`, which is this where its source is a file."""
+    chosen, options = settings or RestoreSettings(), options or LoadOptions()
+    require_source(str(source))
+    with ExitStack() as stack:
+        shown = stack.enter_context(ProgressBar()) if progress is True else progress or None
+        finished = restore_video(
+            str(source),
+            str(target),
+            chosen,
+            identify(chosen, options),
+            partial(load_restorer, chosen, options),
+            work_folder=_text(work_folder),
+            keep_work=keep_work,
+            overwrite=overwrite,
+            report=report,
+            progress=shown,
+            check_cancelled=check_cancelled,
+        )
+    return RestoredFile(finished=finished)
+
+
+def _text(name: FileName | None) -> str | None:
+    return None if name is None else str(name)
+
+
+def _notices(notices: tuple[Notice, ...]) -> str:
+    rows = [(each.outcome, each.subject, each.reason) for each in notices]
+    return render_grid(("outcome", "what", "why"), rows) if rows else ""

@@ -1,0 +1,209 @@
+"""Frames in memory: read from a file, restored, and compared.
+
+Shape letters: T frames, C channels, H height, W width.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import torch
+
+from seedvr2_ray.api.files import FileName
+from seedvr2_ray.errors import InputError, SettingsError
+from seedvr2_ray.frames import Frames, FrameSpan
+from seedvr2_ray.html import render_grid, render_picture
+from seedvr2_ray.media.container.info import MediaInfo
+from seedvr2_ray.media.container.probe import probe
+from seedvr2_ray.media.reading.decode import decode_span
+from seedvr2_ray.restoration.load import LoadOptions, load_restorer
+from seedvr2_ray.restoration.planning.geometry import DEFAULT_MAX_PIXELS, parse_resolution, plan_geometry
+from seedvr2_ray.restoration.report.comparison import ComparisonPicture, compare_frames, side_by_side
+from seedvr2_ray.restoration.report.quality import measure_segment
+from seedvr2_ray.restoration.restorer import SegmentTask
+from seedvr2_ray.restoration.run import Progress
+from seedvr2_ray.settings import RestoreSettings
+from seedvr2_ray.storage.location import require_source
+
+_DECODED_AT_ONCE = 8
+
+
+def read_frames(source: FileName, start: int = 0, stop: int | None = None) -> Frames:
+    """Decode frames ``start`` to ``stop - 1`` of a video, or an image, into memory.
+
+    Args:
+        start: number of the first frame, from 0.
+        stop: number of the first frame that is not wanted; by default, all that follow.
+
+    Returns:
+        R'G'B' of T x 3 x H x W, or with alpha T x 4 x H x W: uint8, or uint16 spread over 0..65535 where the source
+        has more than 8 bits; turned upright, pixels as stored. A 1080p frame of 8 bits takes 6 MB.
+
+    Raises:
+        MediaError: the file cannot be read.
+        InputError: it has no such frames.
+    """
+    require_source(str(source))
+    media = probe(str(source))
+    end = media.video.num_frames if stop is None else stop
+    if not 0 <= start < end <= media.video.num_frames:
+        raise InputError(f"{source} has frames 0 to {media.video.num_frames - 1}; {start} to {end - 1} are not in it")
+    return _decoded(media, start, end)
+
+
+def restore_frames(
+    frames: Frames,
+    settings: RestoreSettings | None = None,
+    *,
+    first_frame: int = 0,
+    options: LoadOptions | None = None,
+    progress: Progress | None = None,
+) -> Frames:
+    """Restore frames in memory; see :func:`seedvr2_ray.restore`, which is this where its source is frames."""
+    chosen = settings or RestoreSettings()
+    if chosen.reference:
+        raise SettingsError("reference follows the published script from a file to a file; name a source and a target")
+    height, width = frames.data_TCHW.shape[-2:]
+    geometry = plan_geometry(
+        width,
+        height,
+        Fraction(1),
+        parse_resolution(chosen.resolution),
+        even=len(frames) > 1,
+        max_pixels=DEFAULT_MAX_PIXELS,
+    )
+    task = SegmentTask(
+        first_frame=first_frame,
+        num_frames=len(frames),
+        geometry=geometry,
+        settings=chosen,
+        output_depth=8 if frames.data_TCHW.dtype == torch.uint8 else 16,
+    )
+    if progress is not None:
+        progress.stage("load")
+    restorer = load_restorer(chosen, options or LoadOptions())
+    if progress is not None:
+        progress.stage("restore")
+    restored: list[Frames] = []
+    for batch in restorer.restore(_in_batches(frames), task):
+        restored.append(batch)
+        if progress is not None:
+            progress.restored(len(batch))
+    return _joined(restored)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ComparedFrame:
+    """One frame before and after."""
+
+    number: int
+    picture: ComparisonPicture = field(repr=False)
+    psnr: float
+    """Decibels between the source and the result scaled down to its size. A plain enlargement scores highest:
+    the figure says that nothing was lost, not that the result is better."""
+    ssim: float
+    """Likewise; 1 is identical."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """Two versions of some frames; in a notebook, a slider over each."""
+
+    frames: tuple[ComparedFrame, ...]
+    width: int = 640
+    """Of the page, in CSS pixels."""
+
+    def _repr_html_(self) -> str:
+        shown = "".join(_slider(each.picture, self.width) for each in self.frames)
+        rows = [(each.number, f"{each.psnr:.2f}", f"{each.ssim:.4f}") for each in self.frames]
+        return f"<div>{shown}{render_grid(('frame', 'PSNR to the source', 'SSIM'), rows)}</div>"
+
+
+def compare(
+    before: FileName | Frames, after: FileName | Frames, frames: Sequence[int] | None = None, *, width: int = 640
+) -> Comparison:
+    """Show two versions of a video or image over each other, with figures.
+
+    Args:
+        before, after: files, or frames in memory, of the same number of frames; sizes may differ.
+        frames: which; by default the middle one.
+        width: of the pictures on the page, in CSS pixels.
+
+    Raises:
+        MediaError: a file cannot be read.
+        InputError: the two have different numbers of frames, or there is no such frame.
+    """
+    one, other = _Version(before), _Version(after)
+    if len(one) != len(other):
+        raise InputError(f"the first has {len(one)} frames and the second {len(other)}; compare versions of one video")
+    return Comparison(frames=tuple(_compared(one, other, number) for number in frames or [len(one) // 2]), width=width)
+
+
+def contact_sheet(before: Frames, after: Frames, number: int = 0) -> bytes:
+    """Return a PNG file with one frame before and after, side by side and labelled."""
+    return side_by_side(before.data_TCHW[number], after.data_TCHW[number])
+
+
+class _Version:
+    """Gives single frames of a file, or of what is in memory."""
+
+    def __init__(self, source: FileName | Frames) -> None:
+        self._frames = source if isinstance(source, Frames) else None
+        self._media = None if isinstance(source, Frames) else probe(str(source))
+
+    def __len__(self) -> int:
+        return len(self._frames) if self._frames is not None else self._info.video.num_frames
+
+    @property
+    def _info(self) -> MediaInfo:
+        assert self._media is not None
+        return self._media
+
+    def __getitem__(self, number: int) -> Frames:
+        if not 0 <= number < len(self):
+            raise InputError(f"there are frames 0 to {len(self) - 1}, and no frame {number}")
+        if self._frames is None:
+            return _decoded(self._info, number, number + 1)
+        frames = self._frames
+        return Frames(frames.data_TCHW[number : number + 1], frames.pts[number : number + 1], frames.time_base)
+
+
+def _compared(one: "_Version", other: "_Version", number: int) -> ComparedFrame:
+    before, after = one[number], other[number]
+    # Containers count time in ticks of their own; which frame is which is known by number here.
+    quality = measure_segment(before, Frames(after.data_TCHW, before.pts, before.time_base))
+    return ComparedFrame(
+        number=number,
+        picture=compare_frames(before.data_TCHW[0], after.data_TCHW[0], f"frame {number}"),
+        psnr=quality.psnr,
+        ssim=quality.ssim,
+    )
+
+
+def _slider(picture: ComparisonPicture, width: int) -> str:
+    """Lay one picture over the other, cut off where a range input says; needs no library and no kernel."""
+    below = render_picture(picture.after, "image/jpeg", f"{picture.caption}, after", width=width)
+    above = render_picture(picture.before, "image/jpeg", f"{picture.caption}, before", width=width)
+    move = "this.parentElement.querySelector('.before').style.clipPath='inset(0 '+(100-this.value)+'% 0 0)'"
+    return (
+        f"<div style='position:relative;width:{width}px;max-width:100%'>{below}"
+        f"<div class='before' style='position:absolute;inset:0;clip-path:inset(0 50% 0 0)'>{above}</div>"
+        f"<input type='range' value='50' style='width:100%' aria-label='how much of before is shown' "
+        f'oninput="{move}"></div>'
+    )
+
+
+def _decoded(media: MediaInfo, start: int, stop: int) -> Frames:
+    span = FrameSpan(start, tuple(media.frame_pts[start:stop]))
+    return _joined(list(decode_span(media.path, media.video, span, batch_frames=_DECODED_AT_ONCE)))
+
+
+def _in_batches(frames: Frames) -> Iterator[Frames]:
+    for start in range(0, len(frames), _DECODED_AT_ONCE):
+        stop = start + _DECODED_AT_ONCE
+        yield Frames(frames.data_TCHW[start:stop], frames.pts[start:stop], frames.time_base)
+
+
+def _joined(batches: Sequence[Frames]) -> Frames:
+    pts = tuple(each for batch in batches for each in batch.pts)
+    return Frames(torch.cat([batch.data_TCHW for batch in batches]), pts, batches[0].time_base)

@@ -1,0 +1,202 @@
+"""A service of API v1 for programs that do other things while they wait."""
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import httpx
+
+from seedvr2_ray.client import verbs
+from seedvr2_ray.client.connection import Connection, Retries
+from seedvr2_ray.client.options import http_options
+from seedvr2_ray.client.transfers import DEFAULT_PIECE_BYTES, OnTransfer
+from seedvr2_ray.client.transport import AsyncTransport
+from seedvr2_ray.client.values import Job, JobEstimate, JobState, Model, Upload, Usage
+from seedvr2_ray.client.verbs import FileSource, JobSource, Settings
+
+
+class AsyncClient:
+    """A service, reached over HTTP; for one event loop: asyncio's or trio's.
+
+    Every request is repeated while that may help, uploads and downloads go on where a broken connection left them,
+    and a submission that was repeated makes one job. What the service refuses is raised as the error that the same
+    mistake is on this machine (``SettingsError``, ``MediaError`` ...), else as ``ServiceRefusal``; a service that does
+    not answer is a ``RetryableError``.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        key: str | None = None,
+        *,
+        retries: Retries | None = None,
+        http: httpx.AsyncClient | None = None,
+    ) -> None:
+        """Name a service; nothing is sent yet.
+
+        Args:
+            url: of the service, such as ``http://127.0.0.1:8000``.
+            key: an API key or a token; by default the environment's ``SEEDVR2_API_KEY``, if there is one.
+            http: a client of one's own, for proxies and certificates; it must know the address and the key itself.
+        """
+        self._http = http or httpx.AsyncClient(**http_options(url, key))
+        self._connection = Connection(AsyncTransport(self._http), self._http, retries or Retries())
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._http.aclose()
+
+    async def models(self) -> tuple[Model, ...]:
+        """Return the models that jobs may name here, the default first."""
+        return await verbs.list_models(self._connection)
+
+    async def usage(self, days: int = 30) -> Usage:
+        """Return what was used in the last days, 366 at most."""
+        return await verbs.read_usage(self._connection, days)
+
+    async def upload(
+        self,
+        path: FileSource,
+        *,
+        resume: str | None = None,
+        piece_bytes: int = DEFAULT_PIECE_BYTES,
+        on_progress: OnTransfer | None = None,
+    ) -> Upload:
+        """Send a file; over a connection that breaks it goes on where it was.
+
+        Args:
+            resume: the id of an upload of the same file that an earlier process began.
+            on_progress: told how many bytes of how many have arrived.
+
+        Raises:
+            MediaError: the file cannot be read, or is empty.
+        """
+        return await verbs.upload(
+            self._connection, path, resume=resume, piece_bytes=piece_bytes, on_progress=on_progress
+        )
+
+    async def estimate(self, source: JobSource, settings: Settings | None = None) -> JobEstimate:
+        """Return what a job would take and cost, and why it would be refused. A path is uploaded."""
+        return await verbs.estimate(self._connection, source, settings)
+
+    async def submit(
+        self,
+        source: JobSource,
+        settings: Settings | None = None,
+        *,
+        priority: int = 0,
+        metadata: Mapping[str, Any] | None = None,
+        webhook_url: str | None = None,
+        idempotency_key: str | None = None,
+        on_upload: OnTransfer | None = None,
+    ) -> Job:
+        """Make a job.
+
+        Args:
+            source: a path, which is uploaded; a URL, which the service fetches; or an upload.
+            settings: what differs from the service's defaults.
+            priority: -10..10; higher ones of one's own go first.
+            metadata: kept with the job; at most 4 KiB as JSON.
+            idempotency_key: the same request under the same key makes one job, also by another process; with a
+                path it is another request, for it uploads anew.
+            on_upload: told how many bytes of how many have arrived.
+
+        Raises:
+            InputError: the source or the settings are refused.
+        """
+        return await verbs.submit(
+            self._connection,
+            source,
+            settings,
+            priority=priority,
+            metadata=metadata,
+            webhook_url=webhook_url,
+            idempotency_key=idempotency_key,
+            on_upload=on_upload,
+        )
+
+    async def job(self, job: Job | str) -> Job:
+        """Return a job as it is now."""
+        return await verbs.read_job(self._connection, job)
+
+    def jobs(self, *states: JobState) -> AsyncIterator[Job]:
+        """Iterate over all jobs, or those in some states, newest first."""
+        return verbs.list_jobs(self._connection, states)
+
+    def events(self, job: Job | str, *, timeout_seconds: float | None = None) -> AsyncIterator[Job]:
+        """Iterate over a job now and whenever it has changed, until it is final.
+
+        Raises:
+            CapacityError: it is not final after ``timeout_seconds``.
+        """
+        return verbs.watch(self._connection, job, timeout_seconds)
+
+    async def wait(
+        self,
+        job: Job | str,
+        *,
+        timeout_seconds: float | None = None,
+        on_change: Callable[[Job], None] | None = None,
+    ) -> Job:
+        """Return a job when it is final: completed, failed or cancelled.
+
+        Raises:
+            CapacityError: it is not final after ``timeout_seconds``.
+        """
+        return await verbs.wait(self._connection, job, timeout_seconds, on_change)
+
+    async def cancel(self, job: Job | str) -> Job:
+        """Ask a job to stop, which it does within seconds."""
+        return await verbs.cancel(self._connection, job)
+
+    async def delete(self, job: Job | str) -> None:
+        """Delete a job with everything that only it uses; one that runs is cancelled first."""
+        await verbs.delete(self._connection, job)
+
+    async def download(
+        self,
+        job: Job | str,
+        target: FileSource,
+        *,
+        overwrite: bool = False,
+        on_progress: OnTransfer | None = None,
+    ) -> Path:
+        """Fetch the result of a completed job; the file appears whole and verified by its SHA-256, or not at all.
+
+        Args:
+            target: a path, or a folder that exists.
+
+        Raises:
+            SeedVR2Error: the job failed, with the error that the same failure is on this machine.
+            TargetError: the target exists, or cannot be written.
+        """
+        return await verbs.download(self._connection, job, target, overwrite=overwrite, on_progress=on_progress)
+
+    async def preview(self, job: Job | str, which: Literal["before", "after"] = "after") -> bytes:
+        """Return a still of the source or of the result as a JPEG or PNG file; there after the first segment."""
+        return await verbs.read_preview(self._connection, job, which)
+
+    async def restore(
+        self,
+        source: JobSource,
+        target: FileSource,
+        settings: Settings | None = None,
+        *,
+        overwrite: bool = False,
+        on_change: Callable[[Job], None] | None = None,
+    ) -> Job:
+        """Submit, wait and download in one call.
+
+        Raises:
+            SeedVR2Error: it was refused or failed, with the error that the same is on this machine.
+        """
+        return await verbs.restore(self._connection, source, target, settings, overwrite=overwrite, on_change=on_change)
