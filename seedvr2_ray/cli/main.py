@@ -14,6 +14,7 @@ from rich.console import Console
 
 import seedvr2_ray
 from seedvr2_ray.cli.batch import batch
+from seedvr2_ray.cli.cluster import cluster_app
 from seedvr2_ray.cli.console import (
     PullDisplay,
     RunDisplay,
@@ -83,6 +84,7 @@ def _common(
 
 app.add_typer(models_app, name="models")
 app.add_typer(keys_app, name="keys")
+app.add_typer(cluster_app, name="cluster")
 app.command("batch")(batch)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, for programs.")]

@@ -197,7 +197,9 @@ def _is_selected(body: dict[str, Any], selector: Mapping[str, str], folder: Path
 def _only(entry: Mapping[str, Any], known: set[str], folder: Path) -> None:
     unknown = set(entry) - known
     if unknown:
-        raise SettingsError(f"{folder} uses {', '.join(sorted(unknown))}, which is not rendered here; use {sorted(known)}")
+        raise SettingsError(
+            f"{folder} uses {', '.join(sorted(unknown))}, which is not rendered here; use {sorted(known)}"
+        )
 
 
 def _identity(body: dict[str, Any]) -> tuple[str, str]:

@@ -134,14 +134,20 @@ def _unknown_names(manifests: Sequence[Manifest]) -> Iterator[tuple[Manifest, st
     for manifest in manifests:
         for pod in pods_of(manifest):
             spec = pod.template["spec"]
-            wanted = [("ServiceAccount", spec.get("serviceAccountName")), ("PriorityClass", spec.get("priorityClassName"))]
+            wanted = [
+                ("ServiceAccount", spec.get("serviceAccountName")),
+                ("PriorityClass", spec.get("priorityClassName")),
+            ]
             wanted += [
                 ("PersistentVolumeClaim", read_path(volume, "persistentVolumeClaim.claimName"))
                 for volume in spec.get("volumes") or []
             ]
             for kind, name in wanted:
                 if name is not None and (kind, name) not in made:
-                    yield manifest, f"{pod.path} names the {kind} {name}, which is not rendered; add it or correct the name"
+                    yield (
+                        manifest,
+                        f"{pod.path} names the {kind} {name}, which is not rendered; add it or correct the name",
+                    )
 
 
 def entrypoint_of(manifest: Manifest) -> list[str]:

@@ -108,7 +108,12 @@ def test_namespaces_and_images_reach_every_object_that_has_them(folder: Path) ->
 
 @pytest.mark.parametrize(
     ("image", "parts"),
-    [("a", ("a", "")), ("a:1", ("a", "1")), ("host:5000/a", ("host:5000/a", "")), ("host:5000/b/a:1", ("host:5000/b/a", "1"))],
+    [
+        ("a", ("a", "")),
+        ("a:1", ("a", "1")),
+        ("host:5000/a", ("host:5000/a", "")),
+        ("host:5000/b/a:1", ("host:5000/b/a", "1")),
+    ],
 )
 def test_a_registrys_port_is_no_tag(image: str, parts: tuple[str, str]) -> None:
     assert split_image(image) == parts

@@ -70,7 +70,9 @@ def test_a_job_that_the_operator_would_refuse_is_found(change: Change, complaint
         (lambda it: it["workerGroupSpecs"][1].update(groupName="cpu"), "two groups are called cpu"),
         (lambda it: it["workerGroupSpecs"][1].update(replicas=99), "99 replicas, not between 0 and 8"),
         (
-            lambda it: it["headGroupSpec"]["template"]["spec"]["containers"][0]["env"].append({"name": "REDIS_PASSWORD"}),
+            lambda it: it["headGroupSpec"]["template"]["spec"]["containers"][0]["env"].append(
+                {"name": "REDIS_PASSWORD"}
+            ),
             "the head sets REDIS_PASSWORD",
         ),
     ],
