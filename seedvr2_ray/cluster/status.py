@@ -1,6 +1,7 @@
 """One look at a cluster: what is served, what waits, which machines are there, coming and going."""
 
 import re
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -97,10 +98,8 @@ def _service(api: KubernetesApi, body: dict[str, Any]) -> ServiceState:
         for deployment, state in (application.get("serveDeploymentStatuses") or {}).items()
     }
     gauges = None
-    try:
+    with suppress(SeedVR2Error):  # That a service does not answer is what the screen then says.
         gauges = parse_gauges(api.read_through(f"{name}-serve-svc", _SERVE_PORT, "metrics"))
-    except SeedVR2Error:
-        pass  # A service that does not answer is what the screen then says.
     return ServiceState(
         name=name,
         active_cluster=str(active.get("rayClusterName") or ""),

@@ -11,6 +11,7 @@ import ray
 import typer
 import yaml
 from ray._private import ray_constants
+from ray.autoscaler._private.constants import AUTOSCALER_METRIC_PORT
 from typer.main import get_command
 
 import seedvr2_ray
@@ -61,10 +62,8 @@ def test_ports_are_those_that_ray_and_serve_listen_on() -> None:
     known = {
         "gcs-server": ray_constants.DEFAULT_PORT,
         "dashboard": ray_constants.DEFAULT_DASHBOARD_PORT,
-        "client": ray_constants.DEFAULT_RAY_CLIENT_SERVER_PORT
-        if hasattr(ray_constants, "DEFAULT_RAY_CLIENT_SERVER_PORT")
-        else 10001,
-        "as-metrics": ray_constants.AUTOSCALER_METRIC_PORT,
+        "client": 10001,
+        "as-metrics": AUTOSCALER_METRIC_PORT,
         "dash-metrics": ray_constants.DASHBOARD_METRIC_PORT,
         "metrics": 8080,
     }
