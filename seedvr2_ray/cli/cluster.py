@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -186,9 +185,9 @@ def upgrade_command(
     plan = plan_upgrade(api, _rendered(folder, overlay))
     if plan.kind == "second cluster" and not (second_cluster or dry_run):
         raise InputError(
-            "the machines' description changes, so KubeRay will start a second cluster beside the first: up to twice the "
-            f"machines, {plan.more_gpus:g} GPUs of them at once; pass --second-cluster if there is room, or change only "
-            "serveConfigV2"
+            "the machines' description changes, so KubeRay will start a second cluster beside the first: up to twice "
+            f"the machines, {plan.more_gpus:g} GPUs of them at once; pass --second-cluster if there is room, or change "
+            "only serveConfigV2"
         )
     if plan.kind != "nothing":
         api.apply(plan.manifest, dry_run=dry_run)
@@ -245,9 +244,9 @@ def _show_status(status: "ClusterStatus", console: Console) -> None:
             shown.add_row(*(str(cell) for cell in row))
         console.print(shown)
 
-    number: Callable[[dict[str, float] | None, str], str] = lambda gauges, name: (
-        "?" if gauges is None else f"{gauges.get(name, 0):g}"
-    )
+    def number(gauges: dict[str, float] | None, name: str) -> str:
+        return "?" if gauges is None else f"{gauges.get(name, 0):g}"
+
     for service in status.services:
         second = f", upgrading to {service.pending_cluster}" if service.pending_cluster else ""
         console.print(f"service {service.name} on {service.active_cluster or 'no cluster yet'}{second}", markup=False)

@@ -171,7 +171,8 @@ def plan_upgrade(api: KubernetesApi, manifests: Sequence[Manifest]) -> Upgrade:
     running = api.read(RAY, "RayService", wanted.name)
     if running is None:
         raise InputError(
-            f"there is no RayService {wanted.name} in namespace {api.namespace} yet; start it with seedvr2-ray cluster apply"
+            f"there is no RayService {wanted.name} in namespace {api.namespace} yet; start it with seedvr2-ray cluster "
+            "apply"
         )
     now, then = read_path(running, "spec.rayClusterConfig") or {}, read_path(wanted.body, "spec.rayClusterConfig") or {}
     if _differs(now, then):

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import urllib3
 
@@ -14,7 +15,7 @@ from seedvr2_ray.errors import DeploymentError, InputError, RetryableError, Seed
 FIELD_MANAGER = "seedvr2-ray"
 _APPLY = "application/apply-patch+yaml"
 _JSON_PATCH = "application/json-patch+json"
-_TIMEOUT_SECONDS = (5.0, 30.0)
+_TIMEOUT = urllib3.Timeout(connect=5.0, read=30.0)
 _PLURALS = {"NetworkPolicy": "networkpolicies", "Ingress": "ingresses", "PriorityClass": "priorityclasses"}
 
 
@@ -27,7 +28,7 @@ class KubernetesApi:
         self.namespace = namespace
         self.address = str(client.configuration.host)
 
-    def list(self, api_version: str, kind: str, *, labels: str | None = None) -> list[dict[str, Any]]:
+    def find(self, api_version: str, kind: str, *, labels: str | None = None) -> list[dict[str, Any]]:
         """Return the objects of a kind in the namespace.
 
         Args:
@@ -104,38 +105,39 @@ class KubernetesApi:
         Args:
             intent: what it is for, in the words of error messages: ``list RayJobs``.
         """
-        from kubernetes.client.exceptions import ApiException
-
+        url = f"{self.address}{path}" + (f"?{urlencode(query)}" if query else "")
+        headers = {"Accept": "*/*", "Content-Type": content}
+        # The token is renewed here, by whatever the kubeconfig says renews it.
+        for setting in self._client.configuration.auth_settings().values():
+            if setting.get("value"):
+                headers[setting["key"]] = setting["value"]
         try:
-            response = self._client.call_api(
-                path,
+            # The client's own pool knows its certificates and proxies; its generated methods know no custom resources.
+            response = self._client.rest_client.pool_manager.request(
                 method,
-                query_params=list((query or {}).items()),
-                header_params={"Accept": "*/*", "Content-Type": content},
-                body=body,
-                auth_settings=["BearerToken"],
-                _preload_content=False,
-                _return_http_data_only=True,
-                _request_timeout=_TIMEOUT_SECONDS,
+                url,
+                body=None if body is None else json.dumps(body).encode(),
+                headers=headers,
+                timeout=_TIMEOUT,
+                retries=False,
             )
-            data: bytes = response.data
-        except ApiException as error:
-            raise self._translated(error, intent) from error
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            reason = getattr(error, "reason", error)
             raise RetryableError(
-                f"the cluster at {self.address} cannot be reached ({type(reason).__name__}); check the address, the "
+                f"the cluster at {self.address} cannot be reached ({type(error).__name__}); check the address, the "
                 "network and the context of your kubeconfig"
             ) from error
+        data: bytes = response.data
+        if response.status >= 400:
+            raise self._translated(response.status, data, intent)
         return data
 
-    def _translated(self, error: Any, intent: str) -> SeedVR2Error:
-        said = str(error.reason)
-        with suppress(ValueError, TypeError, AttributeError):
-            said = str(json.loads(error.body).get("message") or said)
+    def _translated(self, status: int, body: bytes, intent: str) -> SeedVR2Error:
+        said = body.decode(errors="replace")[:300]
+        with suppress(ValueError, TypeError, KeyError):
+            said = str(json.loads(body)["message"])
         said = " ".join(said.split())
         where = f"in namespace {self.namespace} on {self.address}"
-        match error.status:
+        match status:
             case 401:
                 return DeploymentError(f"{self.address} does not know who you are; sign in and renew your kubeconfig")
             case 403:
@@ -149,7 +151,7 @@ class KubernetesApi:
             case 400 | 422:
                 return SettingsError(f"the cluster refuses to {intent} {where}: {said}")
             case _:
-                return RetryableError(f"cannot {intent} {where} now: {error.status} {said}; try again")
+                return RetryableError(f"cannot {intent} {where} now: {status} {said}; try again")
 
 
 class _NotThereError(InputError):
@@ -180,8 +182,6 @@ def connect(*, kubeconfig: Path | None, context: str | None, namespace: str) -> 
     except config.ConfigException as error:
         text = " ".join(str(error).split())
         raise DeploymentError(f"the kubeconfig does not lead to a cluster: {text}; see kubectl config view") from error
-    client.configuration.retries = False
-    client.rest_client.pool_manager.connection_pool_kw["retries"] = False
     return KubernetesApi(client, namespace)
 
 

@@ -74,11 +74,11 @@ class ClusterStatus:
 
 def read_status(api: KubernetesApi) -> ClusterStatus:
     """Look at a namespace. What the service itself does not answer is left out, everything else is an error."""
-    services = api.list(RAY, "RayService")
-    clusters = api.list(RAY, "RayCluster")
-    pods = api.list("v1", "Pod", labels="ray.io/cluster")
-    jobs = api.list(RAY, "RayJob")
-    events = [event for event in api.list("v1", "Event") if event.get("type") == "Warning"]
+    services = api.find(RAY, "RayService")
+    clusters = api.find(RAY, "RayCluster")
+    pods = api.find("v1", "Pod", labels="ray.io/cluster")
+    jobs = api.find(RAY, "RayJob")
+    events = [event for event in api.find("v1", "Event") if event.get("type") == "Warning"]
     events.sort(key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""))
     return ClusterStatus(
         namespace=api.namespace,
@@ -177,6 +177,6 @@ def _warning(event: dict[str, Any]) -> str:
 
 def read_job_log(api: KubernetesApi, job: str, *, tail: int | None) -> str | None:
     """Return what a RayJob wrote, from the pod that follows it; None where there is no such pod yet or any more."""
-    pods = api.list("v1", "Pod", labels=f"job-name={job}")
+    pods = api.find("v1", "Pod", labels=f"job-name={job}")
     pods.sort(key=lambda pod: str(pod["metadata"].get("creationTimestamp") or ""))
     return api.read_log(pods[-1]["metadata"]["name"], tail=tail) if pods else None
