@@ -5,8 +5,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate.utils
+
 from seedvr2_ray.cluster.kustomize import overlay_names, render
 from seedvr2_ray.cluster.manifests import Manifest
+
+# It reads a schema anew for every object; tests have thousands.
+kubernetes_validate.utils.schema_contents = cache(kubernetes_validate.utils.schema_contents)
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "cluster"

@@ -12,6 +12,7 @@ import typer
 import yaml
 from ray._private import ray_constants
 from ray.autoscaler._private.constants import AUTOSCALER_METRIC_PORT
+from ray.dashboard.consts import DASHBOARD_METRIC_PORT
 from typer.main import get_command
 
 import seedvr2_ray
@@ -64,7 +65,7 @@ def test_ports_are_those_that_ray_and_serve_listen_on() -> None:
         "dashboard": ray_constants.DEFAULT_DASHBOARD_PORT,
         "client": 10001,
         "as-metrics": AUTOSCALER_METRIC_PORT,
-        "dash-metrics": ray_constants.DASHBOARD_METRIC_PORT,
+        "dash-metrics": DASHBOARD_METRIC_PORT,
         "metrics": 8080,
     }
     for service in _of_kind("RayService"):
