@@ -54,6 +54,13 @@ def batch(
     ] = None,
     attention: Annotated[AttentionBackend, typer.Option(help="Attention kernel.")] = "sdpa",
     max_pixels: Annotated[int, typer.Option(help="Largest output, in pixels of width x height.")] = DEFAULT_MAX_PIXELS,
+    set_aside_is_success: Annotated[
+        bool,
+        typer.Option(
+            "--set-aside-is-success",
+            help="Exit with 0 although files were set aside: for schedulers, which would start machines to try again.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, for programs.")] = False,
 ) -> None:
     """Restore a whole archive.
@@ -62,7 +69,8 @@ def batch(
 
     Stopping it (Ctrl-C, a crash, ray job stop, a lost machine) loses at most the segments in work: run the
     same command again and it goes on. Files that cannot be restored are set aside in quarantine.jsonl with the
-    reason and the way out, and the exit code is then 3; the report is in the job's folder.
+    reason and the way out, and the exit code is then 3 (0 with --set-aside-is-success); the report is in the job's
+    folder.
     """
     # Ray takes seconds to import, which every other command would pay for with each start.
     from seedvr2_ray.batch.bulk import BulkRequest, estimate_bulk, run_bulk
@@ -95,5 +103,5 @@ def batch(
         console.print_json(json.dumps(summary))
     else:
         show_report(summary, request.job_folder(), console)
-    if summary["files"]["quarantined"]:
+    if summary["files"]["quarantined"] and not set_aside_is_success:
         raise typer.Exit(SET_ASIDE)

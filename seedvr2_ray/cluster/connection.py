@@ -144,7 +144,8 @@ class KubernetesApi:
                 return DeploymentError(f"you may not {intent} {where}: {said}; ask for a role that allows it")
             case 404:
                 return _NotThereError(
-                    f"cannot {intent} {where}: {said}; create the namespace, install KubeRay's CRDs, or correct the name"
+                    f"cannot {intent} {where}: {said}; create the namespace, install KubeRay's CRDs, or correct the "
+                    "name"
                 )
             case 409:
                 return InputError(f"cannot {intent} {where}: {said}; choose another name, or pass --force to apply")

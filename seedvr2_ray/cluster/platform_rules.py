@@ -71,8 +71,8 @@ def _broken_by_service(manifest: Manifest) -> Iterator[str]:
         wanted = pool.gang_size * max(pool.num_gpus, 1.0) if pool.gang_size > 1 else pool.num_gpus
         if wanted > largest:
             yield (
-                f"model {name} wants {wanted:g} GPUs in one machine (gang_size {pool.gang_size}) and the largest machine "
-                f"of a group has {largest:g}; make the gang smaller or add a group of larger machines"
+                f"model {name} wants {wanted:g} GPUs in one machine (gang_size {pool.gang_size}) and the largest "
+                f"machine of a group has {largest:g}; make the gang smaller or add a group of larger machines"
             )
     if config.default_model not in config.models:
         yield f"default_model is {config.default_model}, not among {', '.join(sorted(config.models))}; name one of them"

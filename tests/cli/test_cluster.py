@@ -245,7 +245,8 @@ def test_status_shows_jobs_queue_replicas_and_machines_that_come_and_go(run: Run
         },
     )
     store.answers["seedvr2-serve-svc:8000/metrics"] = (
-        '# TYPE seedvr2_jobs gauge\nseedvr2_jobs{state="running"} 3\nseedvr2_queue_depth 12\nseedvr2_queue_age_seconds 41\n'
+        '# TYPE seedvr2_jobs gauge\nseedvr2_jobs{state="running"} 3\n'
+        "seedvr2_queue_depth 12\nseedvr2_queue_age_seconds 41\n"
     )
     code, out, _ = run("status", "--json")
     assert code == 0
@@ -332,3 +333,13 @@ def test_a_jobs_log_is_that_of_the_last_pod_that_followed_it(run: Run, store: St
     assert run("logs", "archive-7") == (0, "the new one\n", "")
     code, _, err = run("logs", "archive-8")
     assert code == 2 and "no pod of job archive-8" in err
+
+
+@pytest.mark.parametrize(
+    "words", [("submit", "laptop-bulk", "--name", "a", *_FOLDER), ("logs", "a")], ids=["submit", "logs"]
+)
+def test_a_dashboard_that_does_not_answer_is_one_sentence(run: Run, words: tuple[str, ...]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        code, _, err = run(*words, "--address", f"http://127.0.0.1:{taken.getsockname()[1]}")
+    assert code == 6 and "no Ray dashboard answers at http://127.0.0.1" in err and "\n" not in err

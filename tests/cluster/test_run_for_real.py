@@ -80,15 +80,16 @@ def test_the_services_configuration_serves_jobs(tmp_path: Path) -> None:
         service.forget()
 
 
-def test_the_archives_command_restores_an_archive_and_goes_on_when_it_is_run_again(tmp_path: Path) -> None:
+def test_the_archives_command_restores_what_can_be_restored_and_goes_on_when_it_is_run_again(tmp_path: Path) -> None:
     job = Manifest(the("RayJob", manifests("laptop-bulk")))
     (tmp_path / "videos").mkdir()
     for name in ("a.mp4", "b.mp4"):
         make_clip(tmp_path / "videos" / name, num_frames=10)
     words = [word.replace("/data", str(tmp_path)) for word in entrypoint_of(job)]
     words[0] = str(Path(sys.executable).parent / words[0])
-    for restored_now in (2, 0):
-        # As KubeRay's submitter hands it on: one line for a shell.
+    (tmp_path / "videos" / "c.mp4").write_bytes(b"no video at all")
+    for state in ("published", "skipped"):
+        # As KubeRay's submitter hands it on: one line for a shell. A bad file must not make it try again.
         done = subprocess.run(
             ["sh", "-c", shlex.join(words)],
             capture_output=True,
@@ -98,5 +99,5 @@ def test_the_archives_command_restores_an_archive_and_goes_on_when_it_is_run_aga
         )
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
         files = json.loads(done.stdout)["files"]
-        assert files["restored"] == restored_now and files["quarantined"] == 0, files
+        assert files[state] == 2 and files["quarantined"] == 1, files
     assert len(digests(tmp_path / "restored", ["a.mp4", "b.mp4"])) == 2

@@ -1,7 +1,7 @@
 """Schemas of objects that Kubernetes itself does not know, as values that ``jsonschema`` understands.
 
-``*.json.gz`` are KubeRay 1.7's, without descriptions and status; ``monitoring.json`` says what of Prometheus' operator is
-used.
+``*.json.gz`` are KubeRay 1.7's, without descriptions and status; ``monitoring.json`` says what of Prometheus' operator
+is used.
 """
 
 import gzip
