@@ -10,7 +10,7 @@ from seedvr2_ray.cluster.connection import KubernetesApi
 from seedvr2_ray.cluster.manifests import Manifest, ray_cluster_place, read_path
 from seedvr2_ray.cluster.platform_rules import entrypoint_of, gpus_of, replaced_options, required_secrets
 from seedvr2_ray.cluster.validate import require_valid
-from seedvr2_ray.errors import DeploymentError, InputError, SettingsError
+from seedvr2_ray.errors import DeploymentError, InputError, RetryableError, SettingsError
 
 RAY = "ray.io/v1"
 _FIRST = ("Namespace", "PriorityClass", "ServiceAccount", "PersistentVolumeClaim", "NetworkPolicy")
@@ -202,8 +202,14 @@ def submit_to_ray(address: str, entrypoint: Sequence[str], token: str | None) ->
 
     Raises:
         DeploymentError: no dashboard answers there.
+        RetryableError: one does, and cannot take a job now.
     """
-    return str(_job_client(address, token).submit_job(entrypoint=shlex.join(entrypoint)))
+    client = _job_client(address, token)
+    try:
+        return str(client.submit_job(entrypoint=shlex.join(entrypoint)))
+    except RuntimeError as error:
+        text = " ".join(str(error).split())
+        raise RetryableError(f"{address} does not take the job now ({text[:200]}); try again in a minute") from error
 
 
 def ray_job_log(address: str, job: str, token: str | None) -> str:

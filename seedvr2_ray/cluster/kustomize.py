@@ -1,7 +1,8 @@
 """Renders the folder ``cluster/``: that part of kustomize which it uses, and a refusal of everything else.
 
 ``kubectl kustomize`` renders the same files to the same objects (tested wherever kubectl is there). This renderer
-exists so that an installation of the package alone can render and check manifests, and so that mistakes are one sentence.
+exists so that an installation of the package alone can render and check manifests, and so that a mistake is one
+sentence.
 """
 
 import copy

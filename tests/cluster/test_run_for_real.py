@@ -6,21 +6,34 @@ import shlex
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import httpx
 import pytest
 import yaml
 
+from seedvr2_ray.cli.main import main
 from seedvr2_ray.cluster.manifests import Manifest
 from seedvr2_ray.cluster.platform_rules import entrypoint_of, service_config
+from tests.batch import test_submit
 from tests.batch.archives import digests
-from tests.cluster.rendered import manifests, the
+from tests.cluster.rendered import FOLDER, manifests, the
 from tests.media.clips import make_clip
 from tests.serve.http_jobs import completed, download
 from tests.serve.running import RunningService, ServicePlan
 
 pytestmark = pytest.mark.ray
+
+dashboard = test_submit.cluster
+"""A Ray cluster of its own; the address of its dashboard."""
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package's command is found, as in the image."""
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
 
 
 def _free_port() -> int:
@@ -101,3 +114,29 @@ def test_the_archives_command_restores_what_can_be_restored_and_goes_on_when_it_
         files = json.loads(done.stdout)["files"]
         assert files[state] == 2 and files["quarantined"] == 1, files
     assert len(digests(tmp_path / "restored", ["a.mp4", "b.mp4"])) == 2
+
+
+@pytest.mark.usefixtures("commands")
+def test_an_archive_is_submitted_to_a_cluster_that_runs_already(
+    request: pytest.FixtureRequest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    address = request.getfixturevalue("dashboard")
+    (tmp_path / "in").mkdir()
+    make_clip(tmp_path / "in" / "a.mp4", num_frames=10)
+    words = ["cluster", "submit", "laptop-bulk", "--name", "a", "--address", address, "--folder", str(FOLDER), "--json"]
+    words += ["--manifest", str(tmp_path / "in"), "--output", str(tmp_path / "out")]
+    deadline, log = time.monotonic() + 300, ""
+    # A dashboard answers some seconds before it takes jobs, which is said as something that passes.
+    while (code := main(words)) == 5 and time.monotonic() < deadline:
+        assert "does not take the job now" in capsys.readouterr().err
+        time.sleep(1)
+    assert code == 0
+    job = json.loads(capsys.readouterr().out)["job"]
+    while '"published": 1' not in log:
+        assert time.monotonic() < deadline, log
+        time.sleep(0.5)
+        assert main(["cluster", "logs", job, "--address", address]) == 0
+        log = capsys.readouterr().out
+    assert (tmp_path / "out" / "a.mp4").exists()
+    assert main(["cluster", "logs", "another", "--address", address]) == 2
+    assert "has no log of job another" in capsys.readouterr().err
