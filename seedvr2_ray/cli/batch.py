@@ -18,6 +18,15 @@ SET_ASIDE = 3
 """Exit code of a job that set files aside: the same as of a single source that cannot be used."""
 
 
+SetAsideIsSuccess = Annotated[
+    bool,
+    typer.Option(
+        "--set-aside-is-success",
+        help="Exit with 0 although files were set aside: for schedulers, which would start machines to try again.",
+    ),
+]
+
+
 @with_settings
 def batch(
     settings: RestoreSettings,
@@ -54,13 +63,7 @@ def batch(
     ] = None,
     attention: Annotated[AttentionBackend, typer.Option(help="Attention kernel.")] = "sdpa",
     max_pixels: Annotated[int, typer.Option(help="Largest output, in pixels of width x height.")] = DEFAULT_MAX_PIXELS,
-    set_aside_is_success: Annotated[
-        bool,
-        typer.Option(
-            "--set-aside-is-success",
-            help="Exit with 0 although files were set aside: for schedulers, which would start machines to try again.",
-        ),
-    ] = False,
+    set_aside_is_success: SetAsideIsSuccess = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, for programs.")] = False,
 ) -> None:
     """Restore a whole archive.
@@ -69,8 +72,7 @@ def batch(
 
     Stopping it (Ctrl-C, a crash, ray job stop, a lost machine) loses at most the segments in work: run the
     same command again and it goes on. Files that cannot be restored are set aside in quarantine.jsonl with the
-    reason and the way out, and the exit code is then 3 (0 with --set-aside-is-success); the report is in the job's
-    folder.
+    reason and the way out, and the exit code is then 3; the report is in the job's folder.
     """
     # Ray takes seconds to import, which every other command would pay for with each start.
     from seedvr2_ray.batch.bulk import BulkRequest, estimate_bulk, run_bulk
