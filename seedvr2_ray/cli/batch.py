@@ -19,6 +19,15 @@ SET_ASIDE = 3
 """Exit code of a job that set files aside: the same as of a single source that cannot be used."""
 
 
+SetAsideIsSuccess = Annotated[
+    bool,
+    typer.Option(
+        "--set-aside-is-success",
+        help="Exit with 0 although files were set aside: for schedulers, which would start machines to try again.",
+    ),
+]
+
+
 @with_settings
 def batch(
     settings: RestoreSettings,
@@ -58,6 +67,7 @@ def batch(
     ] = None,
     attention: Annotated[AttentionBackend, typer.Option(help="Attention kernel.")] = "sdpa",
     max_pixels: Annotated[int, typer.Option(help="Largest output, in pixels of width x height.")] = DEFAULT_MAX_PIXELS,
+    set_aside_is_success: SetAsideIsSuccess = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, for programs.")] = False,
 ) -> None:
     """Restore a whole archive.
@@ -102,5 +112,5 @@ def batch(
         console.print_json(json.dumps(summary))
     else:
         show_report(summary, request.job_folder(), console)
-    if summary["files"]["quarantined"]:
+    if summary["files"]["quarantined"] and not set_aside_is_success:
         raise typer.Exit(SET_ASIDE)

@@ -11,6 +11,7 @@ from rich.console import Console
 
 import seedvr2_ray
 from seedvr2_ray.cli.batch import batch
+from seedvr2_ray.cli.cluster import cluster_app
 from seedvr2_ray.cli.doctor import doctor
 from seedvr2_ray.cli.keys import keys_app
 from seedvr2_ray.cli.models import models_app
@@ -60,6 +61,7 @@ app.command("batch")(batch)
 app.command("serve")(serve)
 app.add_typer(models_app, name="models")
 app.add_typer(keys_app, name="keys")
+app.add_typer(cluster_app, name="cluster")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -34,6 +34,8 @@ def cluster(tmp_path: Path) -> Iterator[str]:
     command = [RAY, "start", "--head", "--block", "--num-cpus=2", "--disable-usage-stats", f"--port={gcs}"]
     command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--node-ip-address=127.0.0.1"]
     command += [f"--object-store-memory={150 << 20}", f"--temp-dir={_short_folder()}"]
+    # Another Ray on the same machine has the usual one, and without its agent a cluster takes no jobs.
+    command += [f"--dashboard-agent-listen-port={_free_port()}"]
     head = subprocess.Popen(
         command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=_environment()
     )
