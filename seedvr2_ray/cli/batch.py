@@ -8,10 +8,9 @@ import typer
 from rich.console import Console
 
 from seedvr2_ray.cli.options import with_settings
+from seedvr2_ray.cli.parameters import Json, Mirror, weights_source
 from seedvr2_ray.local_ray import OWN, address_of, confine
 from seedvr2_ray.models.backends import AttentionBackend
-from seedvr2_ray.models.weights.download import WeightsSource
-from seedvr2_ray.restoration.load import LoadOptions
 from seedvr2_ray.restoration.planning.geometry import DEFAULT_MAX_PIXELS
 from seedvr2_ray.settings import RestoreSettings
 
@@ -62,13 +61,11 @@ def batch(
     weights_dir: Annotated[
         Path | None, typer.Option(envvar="SEEDVR2_WEIGHTS_DIR", help="Folder with checkpoints on every machine.")
     ] = None,
-    mirror: Annotated[
-        str | None, typer.Option(envvar="SEEDVR2_WEIGHTS_MIRROR", help="URL of a folder with checkpoints.")
-    ] = None,
+    mirror: Mirror = None,
     attention: Annotated[AttentionBackend, typer.Option(help="Attention kernel.")] = "sdpa",
     max_pixels: Annotated[int, typer.Option(help="Largest output, in pixels of width x height.")] = DEFAULT_MAX_PIXELS,
     set_aside_is_success: SetAsideIsSuccess = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, for programs.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Restore a whole archive.
 
@@ -85,9 +82,9 @@ def batch(
     from seedvr2_ray.batch.execution.cluster import Pool
     from seedvr2_ray.batch.manifest.manifest import ManifestSource
     from seedvr2_ray.cli.batch_console import BulkDisplay, show_estimate, show_report
-    from seedvr2_ray.restoration.load import CatalogueRestorers
+    from seedvr2_ray.restoration.load import CatalogueRestorers, LoadOptions
 
-    weights = WeightsSource(weights_dir=weights_dir, mirror_url=mirror)
+    weights = weights_source(weights_dir, mirror)
     request = BulkRequest(
         manifest=ManifestSource(url=manifest, output=output, defaults=settings, patterns=tuple(pattern or ())),
         folder=job_folder,
@@ -108,9 +105,6 @@ def batch(
         return
     with BulkDisplay(quiet=as_json) as display:
         summary = run_bulk(request, display)
-    if as_json:
-        console.print_json(json.dumps(summary))
-    else:
-        show_report(summary, request.job_folder(), console)
+    console.print_json(json.dumps(summary)) if as_json else show_report(summary, request.job_folder(), console)
     if summary["files"]["quarantined"] and not set_aside_is_success:
         raise typer.Exit(SET_ASIDE)

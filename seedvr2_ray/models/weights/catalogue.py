@@ -78,7 +78,7 @@ def _hub(repository: str, name: str, size_bytes: int, sha256: str, *, release: s
         name=name,
         repository=repository,
         licence=_APACHE,
-        num_gigabytes=round(size_bytes / 1e9, 1 if size_bytes > 1e8 else 4),
+        num_gigabytes=float(f"{size_bytes / 1e9:.2g}"),
         size_bytes=size_bytes,
         sha256=sha256,
         release=release,

@@ -1,7 +1,5 @@
 """Weight files on this machine: found, downloaded, verified, listed. Reading them is :mod:`checkpoint`'s work."""
 
-import hashlib
-import json
 import logging
 import re
 from collections.abc import Callable, Iterator
@@ -26,6 +24,7 @@ from seedvr2_ray.models.weights.catalogue import (
     find_entry,
     models_with,
 )
+from seedvr2_ray.models.weights.hashes import hash_file, record_hash, recorded_hash, require_size
 
 Progress = Callable[[str, int, int | None], None]
 """Called with a file's name, the bytes that are there, and the bytes it will have (None if unknown)."""
@@ -174,11 +173,11 @@ def verify_file(file: WeightFile, path: Path, source: WeightsSource, *, trust_re
     """
     try:
         size_bytes = path.stat().st_size
-        _require_size(file, path, size_bytes)
-        sha256 = _recorded_hash(path, source) if trust_record else None
+        require_size(file, path, size_bytes)
+        sha256 = recorded_hash(path, source.own_dir) if trust_record else None
         if sha256 is None:
-            sha256 = _hash_file(path)
-            _record_hash(path, source, sha256)
+            sha256 = hash_file(path)
+            record_hash(path, source.own_dir, sha256)
     except OSError as error:
         raise DeploymentError(f"cannot read {path}: {error.strerror or error}; check it and its permissions") from error
     expected = expected_hash(file, path)
@@ -243,10 +242,10 @@ def _other_release(file: WeightFile, path: Path, source: WeightsSource) -> Weigh
     try:
         if path.stat().st_size not in {other.size_bytes for other in namesakes}:
             return None
-        sha256 = _recorded_hash(path, source)
+        sha256 = recorded_hash(path, source.own_dir)
         if sha256 is None:
-            sha256 = _hash_file(path)
-            _record_hash(path, source, sha256)
+            sha256 = hash_file(path)
+            record_hash(path, source.own_dir, sha256)
     except OSError:
         return None  # Whoever goes on with it says so.
     return next((other for other in namesakes if other.sha256 == sha256), None)
@@ -323,15 +322,15 @@ def _download_from_mirror(file: WeightFile, source: WeightsSource, mirror_url: s
             f"cannot fetch {url} ({_first_line(error)}); check the mirror, or remove it to use the Hugging Face hub"
         ) from error
     try:
-        _require_size(file, partial, partial.stat().st_size)
-        found = _hash_file(partial)
+        require_size(file, partial, partial.stat().st_size)
+        found = hash_file(partial)
         if file.sha256 is not None and found != file.sha256:
             raise DeploymentError(f"{url} is not the released {file.name}: its sha256 is {found}")
     except DeploymentError as error:
         rejected = partial.rename(folder / f"{file.name}.rejected")
         raise DeploymentError(f"{error}; kept as {rejected}; put the right file onto the mirror") from error
     partial.rename(target)
-    _record_hash(target, source, found)
+    record_hash(target, source.own_dir, found)
     return target
 
 
@@ -349,48 +348,6 @@ def _copy_resumable(url: str, partial: Path, name: str, progress: Progress | Non
             done += len(block)
             if progress:
                 progress(name, done, total)
-
-
-def _require_size(file: WeightFile, path: Path, size_bytes: int) -> None:
-    if file.size_bytes is not None and size_bytes < file.size_bytes:
-        raise DeploymentError(f"{path} is truncated: it has {size_bytes:,} of {file.size_bytes:,} bytes; pull it again")
-    if file.size_bytes is not None and size_bytes != file.size_bytes:
-        raise DeploymentError(
-            f"{path} is not the released {file.name}: it has {size_bytes:,} bytes, expected {file.size_bytes:,}"
-        )
-
-
-def _hash_file(path: Path) -> str:
-    with path.open("rb") as reader:
-        return hashlib.file_digest(reader, "sha256").hexdigest()
-
-
-def _record_path(path: Path, source: WeightsSource) -> Path:
-    return source.own_dir / ".verified" / f"{hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:32]}.json"
-
-
-def _recorded_hash(path: Path, source: WeightsSource) -> str | None:
-    try:
-        record = json.loads(_record_path(path, source).read_text())
-        stat = path.stat()
-        if (record["size"], record["mtime_ns"]) == (stat.st_size, stat.st_mtime_ns):
-            return str(record["sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
-        # No record, or an unreadable one: the file is hashed.
-        return None
-    return None
-
-
-def _record_hash(path: Path, source: WeightsSource, sha256: str) -> None:
-    stat = path.stat()
-    record = {"path": str(path), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": sha256}
-    record_path = _record_path(path, source)
-    try:
-        record_path.parent.mkdir(parents=True, exist_ok=True)
-        record_path.write_text(json.dumps(record))
-    except OSError:
-        # A read-only weights folder is ordinary; the file is hashed again next time.
-        return
 
 
 def _reporting_bar(name: str, progress: Progress) -> type[Any]:

@@ -96,8 +96,8 @@ def test_a_file_in_the_weights_folder_is_used_and_verified(tiny, source):
 def test_a_verified_file_is_not_hashed_again_until_it_changes(source, monkeypatch):
     path = _write(source)
     hashed = []
-    real = weights._hash_file
-    monkeypatch.setattr(weights, "_hash_file", lambda path: hashed.append(path) or real(path))
+    real = weights.hash_file
+    monkeypatch.setattr(weights, "hash_file", lambda path: hashed.append(path) or real(path))
     for _ in range(3):
         verify_file(_file(), path, source)
     assert len(hashed) == 1
@@ -114,7 +114,7 @@ def test_a_mismatching_file_is_refused_and_left_in_place(tiny, source):
 
 
 def test_a_truncated_file_is_told_by_its_size_without_hashing(source, monkeypatch):
-    monkeypatch.setattr(weights, "_hash_file", lambda path: pytest.fail("hashed"))
+    monkeypatch.setattr(weights, "hash_file", lambda path: pytest.fail("hashed"))
     with pytest.raises(DeploymentError, match="truncated: it has 5 of 7,000 bytes"):
         verify_file(_file(), _write(source, CONTENT[:5]), source)
 
@@ -213,7 +213,7 @@ def test_a_bundled_file_lies_in_the_package_and_its_absence_is_an_installation_f
 
 
 def test_listing_tells_ready_from_missing_without_hashing(tiny, source, monkeypatch):
-    monkeypatch.setattr(weights, "_hash_file", lambda path: pytest.fail("hashed"))
+    monkeypatch.setattr(weights, "hash_file", lambda path: pytest.fail("hashed"))
     tiny()
     assert _state("tiny", source) == ("missing", ("tiny.bin",))
     _write(source)
