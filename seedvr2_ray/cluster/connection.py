@@ -177,7 +177,7 @@ def connect(*, kubeconfig: Path | None, context: str | None, namespace: str) -> 
             "asking a cluster needs the package kubernetes; install it with: pip install 'seedvr2-ray[cluster]'"
         ) from None
     try:
-        client = config.new_client_from_config(  # type: ignore[no-untyped-call]
+        client = config.new_client_from_config(
             config_file=None if kubeconfig is None else str(kubeconfig), context=context
         )
     except config.ConfigException as error:
