@@ -14,7 +14,6 @@ from typing import Any
 
 import av
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from seedvr2_ray.frames import ColourTags, Frames
@@ -88,6 +87,8 @@ def _read(frame: av.VideoFrame, video: VideoInfo, depth: int) -> bytes:
 
 def _converted_pictures() -> Iterator[bytes]:
     """From R'G'B' to the formats of masters."""
+    import torch
+
     for pixel_format, colour in _MASTERS:
         master = _master(pixel_format, colour)
         codes_CHW = _noise((3, _HEIGHT, _WIDTH), 16)

@@ -102,7 +102,7 @@ def test_a_run_that_was_stopped_goes_on(clip, tmp_path):
 def test_progress_is_told_and_a_bar_shows_it(clip, tmp_path, capsys):
     heard = Heard()
     sv.restore(clip, tmp_path / "a.mp4", SETTINGS, report=False, progress=heard)
-    assert heard.stages == ["probe", "load", "restore", "assemble"]
+    assert heard.stages == ["probe", "shots", "load", "restore", "assemble"]
     assert heard.frames == heard.total
     sv.restore(clip, tmp_path / "b.mp4", SETTINGS, report=False, progress=True)
     assert "assemble" in capsys.readouterr().out

@@ -9,8 +9,7 @@ import sys
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import av
+from typing import TYPE_CHECKING
 
 from seedvr2_ray.media.bitstream.nal_units import (
     SYNTAXES,
@@ -21,6 +20,9 @@ from seedvr2_ray.media.bitstream.nal_units import (
     length_size_of,
     split_units,
 )
+
+if TYPE_CHECKING:
+    import av
 
 Stretches = tuple[tuple[int, int], ...]
 """Ranges [start, stop) of times, increasing."""

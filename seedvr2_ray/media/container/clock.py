@@ -11,9 +11,11 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import av
+if TYPE_CHECKING:
+    import av
+
 
 _KEEPS_ONE_CLOCK = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "avi", "gif", "apng"})
 """Containers whose index adds up durations: their times cannot fall."""

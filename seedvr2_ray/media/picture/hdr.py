@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-import av
-
 from seedvr2_ray.media.bitstream.ebml import (
     child,
     children,
@@ -119,6 +117,8 @@ def hdr_of_container(stream: Any) -> tuple[StaticHdr, bool]:
     libav keeps such facts beside the stream's parameters, where PyAV does not look. Its Matroska muxer
     writes them all, so the header of a Matroska file in memory says them in one notation.
     """
+    import av
+
     memory = io.BytesIO()
     try:
         with av.open(memory, "w", format="matroska") as output:

@@ -4,22 +4,27 @@ The pass that looks for shots decodes every frame from the beginning, so what it
 four bytes of each picture; whoever reads a part of the file later compares.
 """
 
+from __future__ import annotations
+
 import sys
 import zlib
 from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import av
 import numpy as np
 from av.video.frame import PictureType
 from numpy.typing import NDArray
-from torch import Tensor
 
 from seedvr2_ray.errors import StorageError
 from seedvr2_ray.frames import Frames
 from seedvr2_ray.media.container.info import Ranges, ranges_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PROOF_VERSION = 1
 """Raised when the check value of the same picture changes: remembered ones are then made again."""
@@ -60,7 +65,7 @@ class SpanProof:
 class Proof:
     """The check values of all frames of a source."""
 
-    crcs: "array[int]"
+    crcs: array[int]
     stand_ins: Ranges = ()
     """Frames [start, stop) whose picture is not the source's own, or only half of it is."""
     concealed: Ranges = ()
@@ -134,7 +139,7 @@ def proof_from_bytes(data: bytes, stand_ins: Ranges = (), concealed: Ranges = ()
     return Proof(_lowest_first(crcs), stand_ins, concealed, of_codes)
 
 
-def new_crcs() -> "array[int]":
+def new_crcs() -> array[int]:
     """Return an empty list for check values, four bytes each."""
     return array("I")
 
@@ -196,7 +201,7 @@ def _row_bytes(pixel_format: av.VideoFormat, width: int) -> list[int]:
     return rows
 
 
-def _lowest_first(crcs: "array[int]") -> "array[int]":
+def _lowest_first(crcs: array[int]) -> array[int]:
     if sys.byteorder == "little":
         return crcs
     crcs = crcs[:]

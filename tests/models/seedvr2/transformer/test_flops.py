@@ -26,18 +26,13 @@ def test_flops_of_the_released_models_are_the_published_ones(variant: str) -> No
 
 @pytest.mark.slow
 def test_flops_are_what_torch_counts(tiny: SeedVR2Transformer) -> None:
-    sizes, lengths = ((5, 10, 14), (1, 4, 6)), (6, 3)
+    size_THW, num_words = (5, 10, 14), 6
     counter = FlopCounterMode(display=False)
     with counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
         tiny(
-            torch.randn(724, 33),
-            sizes,
-            torch.randn(9, 40),
-            lengths,
-            torch.tensor([1000.0, 10.0]),
-            execution=Execution(skip_unused_text=False),
+            torch.randn(*size_THW, 33), torch.randn(num_words, 40), 1000.0, execution=Execution(skip_unused_text=False)
         )
-    assert count_flops(tiny.config, sizes, lengths) == counter.get_total_flops()
+    assert count_flops(tiny.config, (size_THW,), (num_words,)) == counter.get_total_flops()
 
 
 def test_flops_need_a_grid_of_whole_patches() -> None:
