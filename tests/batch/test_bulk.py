@@ -219,7 +219,7 @@ def test_who_is_at_work_on_a_cluster_is_known_to_its_driver() -> None:
         limit = time.monotonic() + seconds
         with at_work("a-run", "restore"):
             while time.monotonic() < limit:
-                quiet: dict[str, float] = ray.get(ray.get_actor("seedvr2-ray-signs-a-run").quiet_seconds.remote())
+                quiet: dict[str, float] = ray.get(ray.get_actor("seedvr2-ray-heartbeats-a-run").quiet_seconds.remote())
                 if quiet:
                     break
                 time.sleep(0.1)

@@ -100,7 +100,7 @@ def test_a_new_pass_begins_with_all_patience(scene: Scene) -> None:
     assert not scene.watch.is_finishing_stuck(is_wanted=True)
 
 
-def test_signs_are_kept_by_kind() -> None:
+def test_heartbeats_are_kept_by_kind() -> None:
     heartbeats = Heartbeats()
     assert heartbeats.quiet_seconds() == {}
     heartbeats.heartbeat("restore")
