@@ -8,7 +8,7 @@ import pytest
 # Small blocks between the large ones pin the heap where it grew, as a long run does.
 _CHURN = """
 import sys, threading, torch
-from seedvr2_ray.restoration.allocator import tune_heap
+from seedvr2_ray.restoration.allocator import tune_allocator
 
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4096 / 2**20
@@ -19,7 +19,7 @@ def churn(pins):
         pins.append([bytearray(64 << 10) for _ in range(16)])
         del frames
 
-tune_heap(reuse_buffers=sys.argv[1] == "keep")
+tune_allocator(reuse_buffers=sys.argv[1] == "keep")
 torch.ones(1 << 20)
 before, pins = resident(), []
 threads = [threading.Thread(target=churn, args=(pins,)) for _ in range(3)]

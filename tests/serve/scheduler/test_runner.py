@@ -239,7 +239,8 @@ class _Missing(WatchedRestorers):
 @pytest.mark.parametrize(
     ("restorers", "content", "kind", "words"),
     [
-        (_Missing(), None, "deployment", "pull them"),
+        # Where weights lie is the operator's business: the log has it.
+        (_Missing(), None, "deployment", "a reason of its own"),
         (WatchedRestorers(), b"no film at all", "media", "film.mp4"),
         (WatchedRestorers(on_segment=lambda task: {}["surprise"]), None, "internal", "unexpected KeyError"),
     ],
