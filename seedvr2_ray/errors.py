@@ -74,7 +74,7 @@ class DeviceMemoryError(CapacityError):
 
 
 class GangError(RetryableError):
-    """A process of a gang died, hung or lost the others, and with it the segment they were at. Another gang may do it."""
+    """A process of a gang died, hung or lost the others, and with it a segment. Another gang may do it."""
 
 
 class StorageError(RetryableError):

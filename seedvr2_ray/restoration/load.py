@@ -1,11 +1,12 @@
 """From the name of a model to who it is, and to a restorer that is ready."""
 
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol
 
 import torch
 
 from seedvr2_ray.models.backends import AttentionBackend
+from seedvr2_ray.models.parallel import ALONE, SequenceParallel
 from seedvr2_ray.models.weights.catalogue import Component, ModelEntry, default_model, find_entry
 from seedvr2_ray.models.weights.download import (
     WeightsSource,
@@ -17,10 +18,16 @@ from seedvr2_ray.models.weights.download import (
 from seedvr2_ray.restoration.allocator import tune_allocator
 from seedvr2_ray.restoration.device import default_dtype
 from seedvr2_ray.restoration.diffusion.load import identify_diffusion, load_diffusion
+from seedvr2_ray.restoration.gang.local import start_local_gang
+from seedvr2_ray.restoration.gang.messages import Strategy
+from seedvr2_ray.restoration.gang.rules import choose_devices, require_gang, require_rows
 from seedvr2_ray.restoration.lanczos import LANCZOS, LanczosRestorer
+from seedvr2_ray.restoration.planning.geometry import Geometry
 from seedvr2_ray.restoration.restorer import Restorer, RestorerIdentity
 from seedvr2_ray.restoration.swiftvr.load import identify_swiftvr, load_swiftvr, require_swiftvr_settings
 from seedvr2_ray.settings import RestoreSettings
+
+DeviceChoice = Literal["auto", "cpu"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,15 +41,21 @@ class LoadOptions:
     """Fuse the transformers' small operations with ``torch.compile`` while loading, which takes a minute or more."""
     may_download: bool = True
     """Whether missing weights are fetched."""
+    device: DeviceChoice = "auto"
+    """``cpu`` leaves GPUs alone."""
+    gpus: int = 1
+    """Devices of this machine that restore each segment together: a gang of so many processes."""
+    sp_strategy: Strategy = "auto"
+    """How a gang shares the transformer's work."""
 
 
-def find_model(settings: RestoreSettings) -> ModelEntry:
+def find_model(settings: RestoreSettings, device: DeviceChoice = "auto") -> ModelEntry:
     """Return the model that settings mean on this machine; resolves ``auto``.
 
     Raises:
         SettingsError: there is no such model.
     """
-    automatic = default_model(cuda_available=torch.cuda.is_available())
+    automatic = default_model(cuda_available=local_device(device).type == "cuda")
     return find_entry(automatic if settings.model == "auto" else settings.model)
 
 
@@ -55,26 +68,38 @@ def identify(settings: RestoreSettings, options: LoadOptions) -> RestorerIdentit
         SettingsError: there is no such model, or it has no use for a setting.
         DeploymentError: its weights are damaged.
     """
-    entry = find_model(settings)
+    entry, device = find_model(settings, options.device), local_device(options.device)
     if not entry.components:
         return LANCZOS
     if entry.swiftvr is not None:
         require_swiftvr_settings(settings)
     hashes = {part.role: _known_hash(part, options) for part in entry.components}
     if entry.swiftvr is not None:
-        return identify_swiftvr(entry, hashes, default_dtype(local_device()))
-    return identify_diffusion(entry, hashes, default_dtype(local_device()))
+        return identify_swiftvr(entry, hashes, default_dtype(device))
+    return identify_diffusion(entry, hashes, default_dtype(device))
 
 
 def load_restorer(settings: RestoreSettings, options: LoadOptions) -> Restorer:
     """Load the model that settings name onto this machine's device: CUDA if there is one, else the CPU.
+
+    With more than one of ``options.gpus``, as many processes are started that hold it together; close what is returned.
 
     Raises:
         SettingsError: there is no such model.
         DeploymentError: its weights cannot be had or are damaged, or the device cannot run it.
         CapacityError: its weights do not fit into the device's memory.
     """
-    entry, device = find_model(settings), local_device()
+    entry = find_model(settings, options.device)
+    if options.gpus != 1:
+        require_gang(entry, options.gpus, options.sp_strategy)
+        source = CatalogueRestorers(replace(options, gpus=1))
+        named = replace(settings, model=entry.name)
+        return start_local_gang(source, named, options.gpus, options.device, options.sp_strategy)
+    return _load(entry, options, ALONE)
+
+
+def _load(entry: ModelEntry, options: LoadOptions, parallel: SequenceParallel) -> Restorer:
+    device = local_device(options.device)
     tune_allocator(reuse_buffers=bool(entry.components) and device.type == "cpu")
     if not entry.components:
         return LanczosRestorer()
@@ -114,11 +139,40 @@ class CatalogueRestorers:
         """Load a model: CUDA if there is one, else the CPU."""
         return load_restorer(settings, self.options)
 
+    def load_rank(self, settings: RestoreSettings, parallel: SequenceParallel, strategy: Strategy) -> Restorer:
+        """Load one rank's part of a model; see :class:`~seedvr2_ray.restoration.gang.messages.RankSource`."""
+        entry = find_model(settings, self.options.device)
+        require_gang(entry, parallel.size, strategy)
+        return _load(entry, replace(self.options, sp_strategy=strategy), parallel)
 
-def local_device() -> torch.device:
-    """Return where models run on this machine: CUDA if there is one, else the CPU."""
+
+def require_possible(settings: RestoreSettings, options: LoadOptions) -> None:
+    """Refuse a gang that this machine or the model cannot be; starts nothing.
+
+    Raises:
+        SettingsError: the model cannot be shared by so many, or there are fewer GPUs.
+        DeploymentError: ranks cannot talk to each other with this installation.
+    """
+    if options.gpus != 1:
+        require_gang(find_model(settings, options.device), options.gpus, options.sp_strategy)
+        choose_devices(options.gpus, "cpu" if options.device == "cpu" else "cuda")
+
+
+def require_room(settings: RestoreSettings, options: LoadOptions, geometry: Geometry) -> None:
+    """Refuse a picture that is too small to be shared by the asked number of devices.
+
+    Raises:
+        SettingsError: says how many can.
+    """
+    entry = find_model(settings, options.device)
+    if options.gpus > 1 and entry.vae is not None:
+        require_rows(geometry, options.gpus, entry.vae.spatial_stride)
+
+
+def local_device(device: DeviceChoice = "auto") -> torch.device:
+    """Return where models run on this machine: CUDA if there is one and may be used, else the CPU."""
     # Never inferred from a scheduler's count of GPUs: clusters are tested with simulated ones.
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device("cuda" if device == "auto" and torch.cuda.is_available() else "cpu")
 
 
 def _known_hash(part: Component, options: LoadOptions) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from multiprocessing.connection import Connection
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 
@@ -24,6 +24,7 @@ Strategy = Literal["auto", "windows", "ulysses"]
 """How the transformer's tokens are shared: whole attention windows to ranks, or tokens and heads in turn."""
 
 
+@runtime_checkable
 class RankSource(Protocol):
     """Where the ranks of a gang get their restorers. Pickled to them."""
 
@@ -160,7 +161,7 @@ class Wire:
 
 
 def _bytes_of(data: torch.Tensor) -> memoryview:
-    return memoryview(data.view(-1).view(torch.uint8).numpy())
+    return memoryview(data.view(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]  # it is one
 
 
 def portable(error: BaseException) -> BaseException:

@@ -53,6 +53,10 @@ class LocalProcesses:
                 return rank, how_it_ended(code)
         return None
 
+    def silent(self, seconds: float) -> list[int]:
+        """Return who has ended: children cannot be reached otherwise than by what they listen to."""
+        return [rank for rank, process in enumerate(self._processes) if process.poll() is not None]
+
     def end(self, pids: Iterable[int] = ()) -> None:
         """End what still runs and wait for it."""
         for process in self._processes:

@@ -57,7 +57,8 @@ def run_rank(order: RankOrder) -> None:
     try:
         _follow(orders, order)
     except (EOFError, ConnectionError):
-        return  # The leader is gone, and with it whoever wanted anything.
+        # The leader is gone, and with it whoever wanted anything.
+        shutil.rmtree(Path(order.address).parent, ignore_errors=True)
     finally:
         orders.close()
 

@@ -73,6 +73,9 @@ class GangHost(Protocol):
     def lost(self) -> tuple[int, str] | None:
         """Return the first rank whose process has ended, and how; None while all of them run."""
 
+    def silent(self, seconds: float) -> list[int]:
+        """Ask all processes whether they live, by another way than their own signs; return who does not answer."""
+
     def end(self, pids: Iterable[int]) -> None:
         """End all processes that still run, whatever they are doing; return when none is left.
 
@@ -114,7 +117,8 @@ class Ranks:
                 address=str(folder / "leader"),
                 # A file, not a port: nobody else can be there, or come in.
                 rendezvous=f"file://{folder}/meeting",
-                timeout_seconds=spec.patience.stall_seconds,
+                # The leader notices first, and can say more.
+                timeout_seconds=2 * spec.patience.stall_seconds,
                 source=spec.source,
                 settings=spec.settings,
                 strategy=spec.strategy,
@@ -160,6 +164,14 @@ class Ranks:
         """Return the connections on which ranks ask, in their order."""
         return [self._orders[rank] for rank in sorted(self._orders)]
 
+    def silent(self, seconds: float) -> list[int]:
+        """Return the ranks that do not answer when asked."""
+        silent = self._host.silent(seconds)
+        if silent:
+            with contextlib.suppress(GangError):
+                self._lose(f"the process of rank {silent[0]} does not answer")
+        return silent
+
     def listen(self, wires: Iterable[Wire], *, until: float | None = None) -> list[Wire]:
         """Wait until some of these ranks say something.
 
@@ -193,10 +205,11 @@ class Ranks:
 
     def broke(self) -> GangError:
         """Return what to raise when a connection broke: the reason, as soon as it is known."""
-        limit = time.monotonic() + _REASON_SECONDS
+        limit = time.monotonic() + 2 * _REASON_SECONDS
         while self._loss is None and time.monotonic() < limit:
             time.sleep(_LOOK_SECONDS / 4)
-        self._lose("a rank has hung up")
+        with contextlib.suppress(GangError):
+            self._lose("a rank has hung up")
         return GangError(f"the gang of {self.size} is lost: {self._loss}; it is started again as a whole")
 
     def end(self) -> None:
@@ -236,7 +249,7 @@ class Ranks:
 
     def _meet(self, listener: socket.socket) -> None:
         limit = time.monotonic() + self._patience.start_seconds
-        hellos = []
+        hellos: list[Hello] = []
         while len(hellos) < 2 * self.size:
             self._look(limit, "reported")
             with contextlib.suppress(TimeoutError):
@@ -265,7 +278,8 @@ class Ranks:
         return hello
 
     def _await_ready(self, limit: float) -> None:
-        waiting, failures = {wire.connection: rank for rank, wire in self._orders.items()}, []
+        waiting = {wire.connection: rank for rank, wire in self._orders.items()}
+        failures: list[BaseException] = []
         while waiting and not failures:
             self._look(limit, "got ready")
             for connection in wait(list(waiting), timeout=_LOOK_SECONDS):
@@ -294,10 +308,15 @@ class Ranks:
                 f"{what}; look whether the machine is overloaded, or allow more time"
             )
 
-    def _not_started(self) -> GangError:
+    def _await_lost(self) -> tuple[int, str] | None:
+        """Return whose process ended, and how: a connection breaks a moment before that is known."""
         limit = time.monotonic() + _REASON_SECONDS
         while (lost := self._host.lost()) is None and time.monotonic() < limit:
             time.sleep(_LOOK_SECONDS / 4)
+        return lost
+
+    def _not_started(self) -> GangError:
+        lost = self._await_lost()
         reason = "a process hung up" if lost is None else f"the process of rank {lost[0]} {lost[1]}"
         return GangError(f"the gang of {self.size} did not start: {reason}")
 
@@ -321,11 +340,11 @@ class Ranks:
                 self._judge(gone, heard)
 
     def _judge(self, gone: int | None, heard: dict[int, float]) -> None:
-        lost = self._host.lost()
+        lost = self._host.lost() if gone is None else self._await_lost()
         if lost is not None:
             self._lose(f"the process of rank {lost[0]} {lost[1]}")
         if gone is not None:
-            self._lose(f"the process of rank {gone} ended")
+            self._lose(f"the process of rank {gone} has hung up")
         for rank, moment in heard.items():
             silence = time.monotonic() - moment
             if silence > self._patience.silence_seconds:
@@ -337,4 +356,3 @@ def _of_rank(rank: int, failure: BaseException) -> BaseException:
     if isinstance(failure, SeedVR2Error):
         return failure
     return GangError(f"rank {rank} of the gang failed: {type(failure).__name__}: {failure}")
-

@@ -1,9 +1,9 @@
 """A gang behind the seam that every restorer fits: its leader, which feeds it, follows it and starts it again.
 
 The leader is no rank. It decodes ahead and encodes behind as for any restorer, gives every rank the frames, takes the
-result from rank 0, and outlives whatever happens to the ranks. All ranks do the same steps in the same order; the leader
-hands out no batch before the slowest has come near it, and answers every rank alike whether to go on, so that a segment
-which is stopped leaves the ranks together and ready for the next one.
+result from rank 0, and outlives whatever happens to the ranks. All ranks do the same steps in the same order; the
+leader hands out no batch before the slowest has come near it, and answers every rank alike whether to go on, so that a
+segment which is stopped leaves the ranks together and ready for the next one.
 """
 
 import sys
@@ -85,6 +85,11 @@ class GangRestorer:
             finally:
                 if not call.is_in_step:
                     self._held.end()
+
+    def ask_after(self, seconds: float) -> str | None:
+        """Return why the gang does not stand, after asking every rank that can be asked; None while it does."""
+        silent = [] if self.loss is not None else self._held.ranks.silent(seconds)
+        return f"ranks {silent} do not answer" if silent else self.loss
 
     def revive(self) -> None:
         """Start the gang again if it is lost; otherwise do nothing. Waits for a segment that is at work.

@@ -24,7 +24,7 @@ class RowShards:
     """Ranks that leave a trace of themselves, and to which something may happen."""
 
     folder: str
-    """Where traces lie, and the words ``kill-RANK``, ``stop-RANK``, ``fail-RANK``, ``fail-all``: done once, and gone."""
+    """Where traces lie, and faults to come: ``kill-RANK``, ``stop-RANK``, ``hang-RANK``, ``fail-RANK``, once each."""
     pause_seconds: float = 0.0
     """Per frame."""
     fault_at: int = 2
