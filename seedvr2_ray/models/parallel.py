@@ -123,11 +123,14 @@ class SequenceParallel:
         """Return the sum over ranks, added in their order: the same bits everywhere."""
         if self.size == 1:
             return mine
-        parts = self.all_gather(mine, kind=kind)
-        total = parts[0].clone()
-        for part in parts[1:]:
+        # Each rank adds up one part and hands the sum on: twice the tensor's bytes, however many ranks there are.
+        parts = mine.flatten().tensor_split(self.size)
+        lengths = [len(part) for part in parts]
+        gathered = self.all_to_all(parts, [(lengths[self.rank],)] * self.size, kind)
+        total = gathered[0].clone()
+        for part in gathered[1:]:
             total += part
-        return total
+        return torch.cat(self.all_gather(total, lengths, kind=kind)).view(mine.shape)
 
     def broadcast(self, mine: Tensor, source: int = 0, kind: str = "broadcast") -> Tensor:
         """Return the tensor of one rank; those of the others say its shape, dtype and device."""
@@ -157,7 +160,7 @@ class SequenceParallel:
         if self.size == 1 or given is None:
             return None, None
         before, after = self.rank - 1, self.rank + 1
-        pieces, shapes = [given.new_empty(0)] * self.size, [(0,)] * self.size
+        pieces, shapes = [given.new_empty(0)] * self.size, [given.shape[:0]] * self.size
         for neighbour, row, coming in ((before, up, down), (after, down, up)):
             if 0 <= neighbour < self.size:
                 pieces[neighbour] = pieces[neighbour] if row is None else row.contiguous()
