@@ -96,7 +96,7 @@ def build_with(
         config=config, secrets=secrets, database_url=config.database_url, layout=layout, instrumentation=instrumentation
     )
     finisher = _finisher(config, layout, instrumentation)
-    pools = {model: _restorer(model, pool, config, layout, instrumentation) for model, pool in config.models.items()}
+    pools = {model: restorer_application(model, pool, config, layout, instrumentation) for model, pool in config.models.items()}
     runner = serve.deployment(
         name="runner",
         ray_actor_options={"num_cpus": _RUNNER_CPUS},
@@ -164,7 +164,7 @@ def _gangs(pool: ModelPool, source: RestorerSource, stall_seconds: float) -> Gan
         raise DeploymentError(f"{type(source).__name__} cannot load a model in ranks; leave gang_size at 1")
     # Ranks are given up before the segment is, so that the runner learns the reason.
     patience = Patience(
-        silence_seconds=pool.rank_silence_seconds, stall_seconds=0.8 * stall_seconds
+        start_seconds=0.8 * stall_seconds, silence_seconds=pool.rank_silence_seconds, stall_seconds=0.8 * stall_seconds
     )
     return GangRestorers(
         source=source, size=pool.gang_size, placement="replica", strategy=pool.sp_strategy, patience=patience
@@ -189,9 +189,14 @@ def _finisher(config: ServiceConfig, layout: StorageLayout, instrumentation: Ins
     return deployment.bind(layout, instrumentation)
 
 
-def _restorer(
-    model: str, pool: ModelPool, config: ServiceConfig, layout: StorageLayout, instrumentation: Instrumentation
+def restorer_application(
+    model: str,
+    pool: ModelPool,
+    config: ServiceConfig,
+    layout: StorageLayout,
+    instrumentation: Instrumentation | None = None,
 ) -> Application:
+    """Build the deployment of one model."""
     where: dict[str, Any] = {"ray_actor_options": {"num_cpus": pool.num_cpus, "num_gpus": pool.num_gpus}}
     if pool.gang_size > 1:
         # Each replica owns its group and leads the ranks in it from the first bundle; Serve makes and removes both.

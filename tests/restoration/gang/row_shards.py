@@ -5,6 +5,7 @@ Rows are handed to rank 0 by the group, so that a rank which dies or hangs holds
 
 import os
 import signal
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -48,6 +49,14 @@ class RowShards:
         """Have something happen to the next segment."""
         (Path(self.folder) / fault).touch()
 
+    def hold(self, seed: int) -> None:
+        """Have the segments with this seed wait in the middle until they are let go."""
+        (Path(self.folder) / f"hold-{seed}").touch()
+
+    def let_go(self, seed: int) -> None:
+        """Have them wait no more."""
+        (Path(self.folder) / f"hold-{seed}").unlink(missing_ok=True)
+
     def pids(self) -> set[int]:
         """Every process that ever was a rank."""
         return {int(path.name.split("-")[2]) for path in Path(self.folder).glob("rank-*")}
@@ -62,6 +71,23 @@ class RowShards:
         except FileNotFoundError:
             return False
         return True
+
+
+def processes_left(pids: Iterable[int]) -> list[int]:
+    """Return those that still run; a zombie holds nothing."""
+    return [pid for pid in pids if _state(pid) not in ("gone", "Z")]
+
+
+def _state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "gone"
+
+
+def folders() -> set[Path]:
+    """Return where leaders of this machine listen."""
+    return set(Path(tempfile.gettempdir()).glob("seedvr2-gang-*"))
 
 
 class _RowShards:
@@ -82,6 +108,8 @@ class _RowShards:
             task.check_cancelled()
             if number == self._options.fault_at:
                 self._suffer(rank)
+                while (Path(self._options.folder) / f"hold-{task.settings.seed}").exists():
+                    time.sleep(0.05)
             time.sleep(self._options.pause_seconds)
             bands = made.data_TCHW.tensor_split(size, dim=2)
             gathered = self._parallel.all_gather(bands[rank].contiguous(), [band.shape[2] for band in bands], dim=2)

@@ -5,11 +5,9 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from fractions import Fraction
-from pathlib import Path
 
 import pytest
 import torch
@@ -23,7 +21,7 @@ from seedvr2_ray.restoration.lanczos import LanczosRestorer
 from seedvr2_ray.restoration.planning.geometry import Geometry
 from seedvr2_ray.restoration.restorer import SegmentTask
 from seedvr2_ray.settings import RestoreSettings
-from tests.restoration.gang.row_shards import RowShards
+from tests.restoration.gang.row_shards import RowShards, folders, processes_left
 
 pytestmark = pytest.mark.slow
 
@@ -56,21 +54,6 @@ def batches(lengths=(5, 4, 3)):
 def pictures(restored):
     parts = list(restored)
     return torch.cat([part.data_TCHW for part in parts]), [pts for part in parts for pts in part.pts]
-
-
-def processes_left(pids):
-    return [pid for pid in pids if Path(f"/proc/{pid}").exists() and "zombie" not in _state(pid)]
-
-
-def _state(pid):
-    try:
-        return Path(f"/proc/{pid}/status").read_text().split("State:")[1].splitlines()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return "zombie"
-
-
-def folders():
-    return set(Path(tempfile.gettempdir()).glob("seedvr2-gang-*"))
 
 
 @pytest.fixture(scope="module")
