@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from seedvr2_ray.cli.options import with_settings
-from seedvr2_ray.cli.parameters import Json, Mirror, weights_source
+from seedvr2_ray.cli.parameters import Json, Mirror, SpStrategy, weights_source
 from seedvr2_ray.local_ray import OWN, address_of, confine
 from seedvr2_ray.models.backends import AttentionBackend
 from seedvr2_ray.restoration.planning.geometry import DEFAULT_MAX_PIXELS
@@ -46,6 +46,10 @@ def batch(
     min_workers: Annotated[int, typer.Option(min=1, help="Restorers that are always kept.")] = 1,
     max_workers: Annotated[int | None, typer.Option(min=1, help="Restorers at most; by default all that fit.")] = None,
     gpus_per_worker: Annotated[float | None, typer.Option(min=0, help="By default 1 where there are GPUs.")] = None,
+    gang_size: Annotated[
+        int, typer.Option(min=1, help="Workers of so many GPUs of one machine, which restore each segment together.")
+    ] = 1,
+    sp_strategy: SpStrategy = "auto",
     cpus_per_worker: Annotated[float, typer.Option(min=0, help="For decoding and encoding beside the GPU.")] = 1.0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace targets that exist.")] = False,
     verify: Annotated[
@@ -88,7 +92,14 @@ def batch(
     request = BulkRequest(
         manifest=ManifestSource(url=manifest, output=output, defaults=settings, patterns=tuple(pattern or ())),
         folder=job_folder,
-        pool=Pool(min_size=min_workers, max_size=max_workers, num_gpus=gpus_per_worker, num_cpus=cpus_per_worker),
+        pool=Pool(
+            min_size=min_workers,
+            max_size=max_workers,
+            num_gpus=gpus_per_worker,
+            num_cpus=cpus_per_worker,
+            gang_size=gang_size,
+            sp_strategy=sp_strategy,
+        ),
         address=address,
         restorers=CatalogueRestorers(LoadOptions(weights=weights, attention=attention)),
         overwrite=overwrite,

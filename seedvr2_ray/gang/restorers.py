@@ -4,11 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from seedvr2_ray.errors import SettingsError
 from seedvr2_ray.gang.actors import RankActors
 from seedvr2_ray.gang.placement import BesideLeader, Placement, current_group
 from seedvr2_ray.restoration.gang.messages import RankSource, Strategy
 from seedvr2_ray.restoration.gang.ranks import GangSpec, Patience
 from seedvr2_ray.restoration.gang.restorer import GangRestorer
+from seedvr2_ray.restoration.load import RestorerSource
 from seedvr2_ray.restoration.restorer import RestorerIdentity
 from seedvr2_ray.settings import RestoreSettings
 
@@ -39,3 +41,16 @@ class GangRestorers:
             source=self.source, settings=settings, size=self.size, strategy=self.strategy, patience=self.patience
         )
         return GangRestorer(spec, lambda: RankActors(placement))
+
+
+def in_gangs(source: RestorerSource, size: int, strategy: Strategy) -> RestorerSource:
+    """Return a source whose restorers are gangs of a size, led by actors that hold so many GPUs; itself at size 1.
+
+    Raises:
+        SettingsError: the source has no restorers that could be shared.
+    """
+    if size == 1:
+        return source
+    if not isinstance(source, RankSource):
+        raise SettingsError(f"{type(source).__name__} has no restorers for gangs; use a gang_size of 1")
+    return GangRestorers(source=source, size=size, placement="beside", strategy=strategy)

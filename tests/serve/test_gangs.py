@@ -19,11 +19,13 @@ from seedvr2_ray.serve.workers.local import LocalWorkers
 from seedvr2_ray.serve.workers.ray_handles import RayWorkers
 from tests.gang.machines import machines, wait_for
 from tests.media import clips
-from tests.restoration.gang.row_shards import RowShards
+from tests.restoration.gang.row_shards import RowShards, processes_left
 from tests.serve.deployment import SETTINGS, deploy
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
+WHOLE = replace(SETTINGS, segment_seconds=60.0, detect_shots=False)
+"""One segment, and so one gang."""
 POOL = ModelPool(
     num_gpus=1,
     num_cpus=0.1,
@@ -83,7 +85,7 @@ def clip(tmp_path_factory):
 @pytest.fixture(scope="module")
 def undisturbed(clip, tmp_path_factory):
     target = tmp_path_factory.mktemp("undisturbed") / "video.mp4"
-    restore_video(str(clip), str(target), SETTINGS, LANCZOS, LanczosRestorer, report=False)
+    restore_video(str(clip), str(target), WHOLE, LANCZOS, LanczosRestorer, report=False)
     return target.read_bytes()
 
 
@@ -110,16 +112,82 @@ def test_gangs_come_and_go_whole(fleet, shards, service, handle, clip, undisturb
             assert fleet.gpus_in_use() == 0
             shards.hold(1)
             shards.hold(2)
-            first = service.submit(clip, replace(SETTINGS, segment_seconds=60.0, detect_shots=False, seed=1))
+            first = service.submit(clip, replace(WHOLE, seed=1))
             await until(lambda: fleet.gpus_in_use() == 2 and shards.segments() == 1, "the first gang")
             second = service.submit(clip, replace(SETTINGS, seed=2))
             await until(lambda: fleet.gpus_in_use() == 6 and shards.segments() == 3, "three gangs")
             shards.let_go(2)
-            assert service.master(await service.until(second)) == undisturbed
+            await service.until(second)
             await until(lambda: fleet.gpus_in_use() == 2, "two gangs to go")
             shards.let_go(1)
-            await service.until(first)
+            assert service.master(await service.until(first)) == undisturbed
             await until(lambda: fleet.gpus_in_use() == 0, "no gang")
 
     asyncio.run(grow_and_shrink())
     fleet.wait_until_nothing_is_left(shards)
+
+
+def replica():
+    """Return the actor that leads the gang."""
+    names = ray.util.list_named_actors(all_namespaces=True)
+    (found,) = [each for each in names if "restorer-lanczos" in each["name"]]
+    return ray.get_actor(found["name"], namespace=found["namespace"])
+
+
+def kill_rank(fleet, shards):
+    os.kill(shards.pid_of(1), signal.SIGKILL)
+
+
+def stop_rank(fleet, shards):
+    os.kill(shards.pid_of(0), signal.SIGSTOP)
+
+
+def kill_leader(fleet, shards):
+    os.kill(ray.get(replica().__ray_call__.remote(lambda self: os.getpid())), signal.SIGKILL)
+
+
+def lose_machine(fleet, shards):
+    node = ray.get(replica().__ray_call__.remote(lambda self: ray.get_runtime_context().get_node_id()))
+    fleet.lose(node)
+
+
+@pytest.mark.parametrize("fault", [kill_rank, stop_rank, kill_leader, lose_machine])
+def test_a_gang_that_loses_anything_in_mid_segment_leaves_the_job_the_same_bytes(
+    fleet, shards, service, handle, clip, undisturbed, fault
+):
+    seed = 10 + len(shards.pids())
+
+    async def disturb():
+        async with running(service, handle):
+            shards.hold(seed)
+            before = shards.segments()
+            job = service.submit(clip, replace(WHOLE, seed=seed))
+            await until(lambda: shards.segments() > before, "a segment at work")
+            ranks = processes_left(shards.pids())
+            await asyncio.to_thread(fault, fleet, shards)
+            await until(lambda: not processes_left(ranks), "the old ranks to go")
+            shards.let_go(seed)
+            assert service.master(await service.until(job, seconds=120)) == undisturbed
+
+    try:
+        asyncio.run(disturb())
+    finally:
+        shards.let_go(seed)
+
+
+def test_a_job_that_is_cancelled_in_mid_segment_leaves_its_gang_to_the_next(
+    fleet, shards, service, handle, clip, undisturbed
+):
+    async def cancel():
+        async with running(service, handle):
+            before = shards.segments()
+            job = service.submit(clip, replace(WHOLE, seed=8))
+            await until(lambda: shards.segments() > before, "a segment at work")
+            ranks = processes_left(shards.pids())
+            service.jobs.request_cancel(job.id, owner="anna")
+            assert (await service.until(job)).state is JobState.CANCELLED
+            after = service.submit(clip, replace(WHOLE, seed=9))
+            assert service.master(await service.until(after, seconds=120)) == undisturbed
+            assert set(ranks) <= set(processes_left(shards.pids()))
+
+    asyncio.run(cancel())

@@ -61,6 +61,11 @@ class RowShards:
         """Every process that ever was a rank."""
         return {int(path.name.split("-")[2]) for path in Path(self.folder).glob("rank-*")}
 
+    def pid_of(self, rank: int) -> int:
+        """Return the process that is this rank now."""
+        found = [int(path.name.split("-")[2]) for path in Path(self.folder).glob(f"rank-{rank}-*")]
+        return processes_left(found)[0]
+
     def segments(self) -> int:
         """Segments that rank 0 has begun."""
         return len(list(Path(self.folder).glob("begun-*")))
