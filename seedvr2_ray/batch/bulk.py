@@ -25,6 +25,7 @@ from seedvr2_ray.batch.report.outcomes import OutcomeLog, Totals
 from seedvr2_ray.batch.report.page import RunFacts, summarise, write_job_report
 from seedvr2_ray.errors import SettingsError
 from seedvr2_ray.gang.restorers import in_gangs
+from seedvr2_ray.restoration.gang.ranks import Patience
 from seedvr2_ray.restoration.load import CatalogueRestorers, RestorerSource
 from seedvr2_ray.restoration.planning.geometry import DEFAULT_MAX_PIXELS
 from seedvr2_ray.storage.faults import printable, translated
@@ -178,13 +179,19 @@ def estimate_bulk(request: BulkRequest, megapixels_per_second: float) -> Estimat
         )
 
 
+def _restorers(request: BulkRequest) -> RestorerSource:
+    pool = request.pool
+    patience = Patience(silence_seconds=pool.rank_silence_seconds)
+    return in_gangs(request.restorers, pool.gang_size, pool.sp_strategy, patience)
+
+
 @contextmanager
 def _prepared(request: BulkRequest) -> Iterator[tuple[Job, Normalised, Path]]:
     require_source(request.manifest.url)
     job = Job(
         folder=request.job_folder(),
         run=uuid4().hex[:12],
-        restorers=in_gangs(request.restorers, request.pool.gang_size, request.pool.sp_strategy),
+        restorers=_restorers(request),
         overwrite=request.overwrite,
         verify=request.verify,
         max_pixels=request.max_pixels,

@@ -43,7 +43,9 @@ class GangRestorers:
         return GangRestorer(spec, lambda: RankActors(placement))
 
 
-def in_gangs(source: RestorerSource, size: int, strategy: Strategy) -> RestorerSource:
+def in_gangs(
+    source: RestorerSource, size: int, strategy: Strategy = "auto", patience: Patience | None = None
+) -> RestorerSource:
     """Return a source whose restorers are gangs of a size, led by actors that hold so many GPUs; itself at size 1.
 
     Raises:
@@ -53,4 +55,6 @@ def in_gangs(source: RestorerSource, size: int, strategy: Strategy) -> RestorerS
         return source
     if not isinstance(source, RankSource):
         raise SettingsError(f"{type(source).__name__} has no restorers for gangs; use a gang_size of 1")
-    return GangRestorers(source=source, size=size, placement="beside", strategy=strategy)
+    return GangRestorers(
+        source=source, size=size, placement="beside", strategy=strategy, patience=patience or Patience()
+    )

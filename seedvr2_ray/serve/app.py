@@ -80,6 +80,9 @@ def build_with(
             mirror_url=config.weights_mirror,
         )
     )
+    if restorers is None:
+        for model, pool in config.models.items():
+            require_gang(find_entry(model), pool.gang_size, pool.sp_strategy)
     layout = StorageLayout(
         data=config.data,
         scratch=config.scratch or default_scratch(),
@@ -143,6 +146,8 @@ def _http_host() -> str:
 def _require_models(config: ServiceConfig) -> None:
     for name, pool in config.models.items():
         find_entry(name)
+        if pool.gang_size < 1:
+            raise DeploymentError(f"model {name} has gang_size {pool.gang_size}; the smallest gang is 1")
         if pool.num_gpus not in (0, 1) and pool.gang_size > 1:
             raise DeploymentError(
                 f"model {name} has num_gpus {pool.num_gpus:g} and a gang_size of {pool.gang_size}; in a gang num_gpus "

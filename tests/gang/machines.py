@@ -42,11 +42,32 @@ class Machines:
         self.nodes.append(node)
         return node
 
+    def lose_that_of(self, pid: int) -> None:
+        """Take the machine away on which a process runs."""
+        parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        raylets = {each.all_processes["raylet"][0].process.pid: each.node_id for each in self.nodes}
+        self.lose(raylets[parent])
+
     def lose(self, node_id: str) -> None:
-        """Take the machine away on which something runs, as a power cut does."""
+        """Take a machine away, as a power cut does."""
         node = next(each for each in self.nodes if each.node_id == node_id)
         self.nodes.remove(node)
         self.cluster.remove_node(node, allow_graceful=False)
+
+    def workers(self, title: str) -> list[int]:
+        """Return the processes of this cluster that Ray has given a title which contains this."""
+        raylets = {
+            each.process.pid for node in self.cluster.list_all_nodes() for each in node.all_processes.get("raylet", [])
+        }
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+                if parent in raylets and title in (folder / "cmdline").read_text():
+                    found.append(int(folder.name))
+            except OSError:
+                continue  # It has ended meanwhile.
+        return found
 
     def gpus_in_use(self) -> float:
         """Count what Ray has reserved."""

@@ -22,7 +22,15 @@ from tests.media import clips
 from tests.restoration.gang.row_shards import RowShards, processes_left
 from tests.serve.deployment import SETTINGS, deploy
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.slow,
+    pytest.mark.timeout(400),
+    # Ray leaves its log files and sockets to the garbage collector.
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
 
 WHOLE = replace(SETTINGS, segment_seconds=60.0, detect_shots=False)
 """One segment, and so one gang."""

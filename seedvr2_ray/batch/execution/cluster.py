@@ -26,6 +26,8 @@ class Pool:
     """Ranks that restore each segment together, on one machine: each restorer leads so many and holds their GPUs."""
     sp_strategy: Strategy = "auto"
     """How the ranks of a gang share the transformer's work."""
+    rank_silence_seconds: float = 30.0
+    """A rank whose process gives no sign of life for so long ends its gang, which is started again."""
     num_cpus: float = 1.0
     """CPUs per restorer: it decodes and encodes in threads of its own."""
     task_cpus: float = 1.0

@@ -5,6 +5,7 @@ no use, and ranks that wait for a lost one would hold their devices until a time
 """
 
 import contextlib
+import os
 import shutil
 import socket
 import tempfile
@@ -32,6 +33,8 @@ from seedvr2_ray.restoration.gang.messages import (
 from seedvr2_ray.restoration.restorer import RestorerIdentity
 from seedvr2_ray.settings import RestoreSettings
 
+_FOLDER = "seedvr2-gang"
+_LONGEST_PLACE = 60
 _LOOK_SECONDS = 0.2
 _REASON_SECONDS = 3.0
 """How long to wait for the reason when a connection breaks: the process that closed it is about to be found dead."""
@@ -108,7 +111,7 @@ class Ranks:
             GangError: one of them died or did not come in time; none is left.
             SeedVR2Error: or what one of them said of the deployment or the settings; none is left.
         """
-        folder = Path(tempfile.mkdtemp(prefix="seedvr2-gang-", dir=None if len(tempfile.gettempdir()) < 60 else "/tmp"))
+        folder = _make_folder()
         ranks = cls(host, folder, spec.patience, spec.size)
         orders = [
             RankOrder(
@@ -349,6 +352,20 @@ class Ranks:
             silence = time.monotonic() - moment
             if silence > self._patience.silence_seconds:
                 self._lose(f"the process of rank {rank} has shown no sign of life for {silence:.0f} s")
+
+
+def _make_folder() -> Path:
+    """Make a folder that only this user can enter; remove those of leaders that were killed together with their ranks."""
+    # The address of a socket has room for about a hundred letters.
+    place = tempfile.gettempdir() if len(tempfile.gettempdir()) < _LONGEST_PLACE else "/tmp"
+    for left in Path(place).glob(f"{_FOLDER}-*-*"):
+        try:
+            os.kill(int(left.name.split("-")[2]), 0)
+        except ProcessLookupError:
+            shutil.rmtree(left, ignore_errors=True)
+        except (OSError, ValueError):
+            continue  # Somebody else's, or no leader's.
+    return Path(tempfile.mkdtemp(prefix=f"{_FOLDER}-{os.getpid()}-", dir=place))
 
 
 def _of_rank(rank: int, failure: BaseException) -> BaseException:
