@@ -99,7 +99,10 @@ def build_with(
         config=config, secrets=secrets, database_url=config.database_url, layout=layout, instrumentation=instrumentation
     )
     finisher = _finisher(config, layout, instrumentation)
-    pools = {model: restorer_application(model, pool, config, layout, instrumentation) for model, pool in config.models.items()}
+    pools = {
+        model: restorer_application(model, pool, config, layout, instrumentation)
+        for model, pool in config.models.items()
+    }
     runner = serve.deployment(
         name="runner",
         ray_actor_options={"num_cpus": _RUNNER_CPUS},

@@ -1,4 +1,4 @@
-"""Gangs as replicas of Ray Serve on simulated machines: whatever happens to them, the work is done and they are gone."""
+"""Gangs as replicas of Ray Serve on simulated machines: whatever happens, the work is done and nothing is left."""
 
 import asyncio
 import os

@@ -355,7 +355,7 @@ class Ranks:
 
 
 def _make_folder() -> Path:
-    """Make a folder that only this user can enter; remove those of leaders that were killed together with their ranks."""
+    """Make a folder that only this user can enter; remove those of leaders that died together with all ranks."""
     # The address of a socket has room for about a hundred letters.
     place = tempfile.gettempdir() if len(tempfile.gettempdir()) < _LONGEST_PLACE else "/tmp"
     for left in Path(place).glob(f"{_FOLDER}-*-*"):
