@@ -1,4 +1,4 @@
-"""Ulysses (Jacobs et al., 2023, arXiv:2309.14509): a rank holds some tokens, and attends to all of them with some heads.
+"""Ulysses (Jacobs et al., 2023, arXiv:2309.14509): a rank holds some tokens and attends to all with some heads.
 
 Before attention every rank hands every other one its tokens' share of that one's heads; after it they are handed back.
 Everything else is done token by token. All ranks have the same work whatever the windows, for four times the tokens on
@@ -9,6 +9,7 @@ Shapes: L tokens, N heads, E head width, X any channels.
 
 from dataclasses import replace
 from functools import lru_cache
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -51,8 +52,8 @@ def require_divisible_heads(num_heads: int, num_ranks: int) -> None:
     if num_heads % num_ranks:
         fitting = ", ".join(str(number) for number in range(2, num_heads + 1) if num_heads % number == 0)
         raise SettingsError(
-            f"sp_strategy 'ulysses' cannot deal {num_heads} heads out to {num_ranks} ranks evenly; it can to {fitting}, "
-            "and 'windows' takes any number"
+            f"sp_strategy 'ulysses' cannot deal {num_heads} heads out evenly to {num_ranks} ranks, only to {fitting}; "
+            "'windows' takes any number"
         )
 
 
@@ -60,7 +61,7 @@ def token_counts(grid: Size, num_ranks: int) -> tuple[int, ...]:
     """Return how many tokens each rank holds."""
     total = grid[0] * grid[1] * grid[2]
     edges = [total * rank // num_ranks for rank in range(num_ranks + 1)]
-    return tuple(stop - start for start, stop in zip(edges[:-1], edges[1:], strict=True))
+    return tuple(stop - start for start, stop in pairwise(edges))
 
 
 class _HeadExchange(Whole):
