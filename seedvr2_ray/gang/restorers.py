@@ -7,7 +7,8 @@ from typing import Literal
 from seedvr2_ray.errors import SettingsError
 from seedvr2_ray.gang.actors import RankActors
 from seedvr2_ray.gang.placement import BesideLeader, Placement, current_group
-from seedvr2_ray.restoration.gang.messages import RankSource, Strategy
+from seedvr2_ray.models.seedvr2.transformer.ranks.choice import SpStrategy
+from seedvr2_ray.restoration.gang.messages import RankSource
 from seedvr2_ray.restoration.gang.ranks import GangSpec, Patience
 from seedvr2_ray.restoration.gang.restorer import GangRestorer
 from seedvr2_ray.restoration.load import RestorerSource
@@ -27,7 +28,7 @@ class GangRestorers:
     source: RankSource
     size: int
     placement: PlacementKind
-    strategy: Strategy = "auto"
+    strategy: SpStrategy = "auto"
     patience: Patience = field(default_factory=Patience)
 
     def identify(self, settings: RestoreSettings) -> RestorerIdentity:
@@ -44,7 +45,7 @@ class GangRestorers:
 
 
 def in_gangs(
-    source: RestorerSource, size: int, strategy: Strategy = "auto", patience: Patience | None = None
+    source: RestorerSource, size: int, strategy: SpStrategy = "auto", patience: Patience | None = None
 ) -> RestorerSource:
     """Return a source whose restorers are gangs of a size, led by actors that hold so many GPUs; itself at size 1.
 

@@ -160,7 +160,8 @@ class SequenceParallel:
         if self.size == 1 or given is None:
             return None, None
         before, after = self.rank - 1, self.rank + 1
-        pieces, shapes = [given.new_empty(0)] * self.size, [given.shape[:0]] * self.size
+        pieces = [given.new_empty(0)] * self.size
+        shapes: list[tuple[int, ...]] = [(0,)] * self.size
         for neighbour, row, coming in ((before, up, down), (after, down, up)):
             if 0 <= neighbour < self.size:
                 pieces[neighbour] = pieces[neighbour] if row is None else row.contiguous()

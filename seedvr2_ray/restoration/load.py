@@ -1,12 +1,14 @@
 """From the name of a model to who it is, and to a restorer that is ready."""
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal, Protocol
 
 import torch
 
 from seedvr2_ray.models.backends import AttentionBackend
 from seedvr2_ray.models.parallel import ALONE, SequenceParallel
+from seedvr2_ray.models.seedvr2.transformer.ranks.choice import SpStrategy
 from seedvr2_ray.models.weights.catalogue import Component, ModelEntry, default_model, find_entry
 from seedvr2_ray.models.weights.download import (
     WeightsSource,
@@ -19,7 +21,6 @@ from seedvr2_ray.restoration.allocator import tune_allocator
 from seedvr2_ray.restoration.device import default_dtype
 from seedvr2_ray.restoration.diffusion.load import identify_diffusion, load_diffusion
 from seedvr2_ray.restoration.gang.local import start_local_gang
-from seedvr2_ray.restoration.gang.messages import Strategy
 from seedvr2_ray.restoration.gang.rules import choose_devices, require_gang, require_rows
 from seedvr2_ray.restoration.lanczos import LANCZOS, LanczosRestorer
 from seedvr2_ray.restoration.planning.geometry import Geometry
@@ -45,7 +46,7 @@ class LoadOptions:
     """``cpu`` leaves GPUs alone."""
     gpus: int = 1
     """Devices of this machine that restore each segment together: a gang of so many processes."""
-    sp_strategy: Strategy = "auto"
+    sp_strategy: SpStrategy = "auto"
     """How a gang shares the transformer's work."""
 
 
@@ -104,7 +105,11 @@ def _load(entry: ModelEntry, options: LoadOptions, parallel: SequenceParallel) -
     if not entry.components:
         return LanczosRestorer()
     files = require_model(entry, options.weights, may_download=options.may_download)
-    load = load_diffusion if entry.swiftvr is None else load_swiftvr
+    load = (
+        load_swiftvr
+        if entry.swiftvr is not None
+        else partial(load_diffusion, parallel=parallel, sp_strategy=options.sp_strategy)
+    )
     return load(
         entry,
         files,
@@ -139,7 +144,7 @@ class CatalogueRestorers:
         """Load a model: CUDA if there is one, else the CPU."""
         return load_restorer(settings, self.options)
 
-    def load_rank(self, settings: RestoreSettings, parallel: SequenceParallel, strategy: Strategy) -> Restorer:
+    def load_rank(self, settings: RestoreSettings, parallel: SequenceParallel, strategy: SpStrategy) -> Restorer:
         """Load one rank's part of a model; see :class:`~seedvr2_ray.restoration.gang.messages.RankSource`."""
         entry = find_model(settings, self.options.device)
         require_gang(entry, parallel.size, strategy)
@@ -164,9 +169,7 @@ def require_room(settings: RestoreSettings, options: LoadOptions, geometry: Geom
     Raises:
         SettingsError: says how many can.
     """
-    entry = find_model(settings, options.device)
-    if options.gpus > 1 and entry.vae is not None:
-        require_rows(geometry, options.gpus, entry.vae.spatial_stride)
+    require_rows(find_model(settings, options.device), settings, geometry, options.gpus)
 
 
 def local_device(device: DeviceChoice = "auto") -> torch.device:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from queue import Queue
+from queue import Empty, Queue
 from typing import TypeVar
 
 import torch
@@ -27,7 +27,7 @@ class ThreadRank(SequenceParallel):
                 self._boxes[self.rank, other].put(pieces[other].clone())
         for other in others:
             if received[other].numel():
-                came = self._boxes[other, self.rank].get(timeout=30)
+                came = self._boxes[other, self.rank].get(timeout=8)
                 assert came.shape == received[other].shape
                 assert came.dtype == received[other].dtype
                 received[other].copy_(came)
@@ -42,6 +42,11 @@ def run_ranks(size: int, work: Callable[[SequenceParallel], Result]) -> list[Res
             return work(ThreadRank(rank, size, boxes))
 
     with ThreadPoolExecutor(size) as pool:
-        results = list(pool.map(run, range(size)))
+        futures = [pool.submit(run, rank) for rank in range(size)]
+    errors = [error for future in futures if (error := future.exception()) is not None]
+    # The others only waited in vain for a rank that failed.
+    for error in sorted(errors, key=lambda error: isinstance(error, Empty)):
+        raise error
+    results = [future.result() for future in futures]
     assert all(box.empty() for box in boxes.values()), "something was sent that nobody took"
     return results

@@ -8,7 +8,7 @@ import ray
 
 from seedvr2_ray.errors import DeploymentError
 from seedvr2_ray.local_ray import OWN, address_of, confine
-from seedvr2_ray.restoration.gang.messages import Strategy
+from seedvr2_ray.models.seedvr2.transformer.ranks.choice import SpStrategy
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,7 +24,7 @@ class Pool:
     """GPUs per restorer, or per rank of a gang; by default 1 where the cluster has any, else 0."""
     gang_size: int = 1
     """Ranks that restore each segment together, on one machine: each restorer leads so many and holds their GPUs."""
-    sp_strategy: Strategy = "auto"
+    sp_strategy: SpStrategy = "auto"
     """How the ranks of a gang share the transformer's work."""
     rank_silence_seconds: float = 30.0
     """A rank whose process gives no sign of life for so long ends its gang, which is started again."""
@@ -120,8 +120,8 @@ def _require_machine(pool: Pool, num_gpus: float) -> None:
     largest = max((node["Resources"].get("GPU", 0.0) for node in ray.nodes() if node["Alive"]), default=0.0)
     if num_gpus > largest:
         raise DeploymentError(
-            f"a gang of {pool.gang_size} needs {num_gpus:g} GPUs in one machine and the largest has {largest:g}; make it "
-            "smaller, or say with --max-workers how many restorers the cluster may scale to"
+            f"a gang of {pool.gang_size} needs {num_gpus:g} GPUs in one machine and the largest has {largest:g}; make "
+            "it smaller, or say with --max-workers how many restorers the cluster may scale to"
         )
 
 

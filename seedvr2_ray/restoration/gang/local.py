@@ -2,7 +2,8 @@
 
 from typing import Literal
 
-from seedvr2_ray.restoration.gang.messages import RankSource, Strategy
+from seedvr2_ray.models.seedvr2.transformer.ranks.choice import SpStrategy
+from seedvr2_ray.restoration.gang.messages import RankSource
 from seedvr2_ray.restoration.gang.processes import LocalProcesses
 from seedvr2_ray.restoration.gang.ranks import GangSpec, Patience
 from seedvr2_ray.restoration.gang.restorer import GangRestorer
@@ -15,7 +16,7 @@ def start_local_gang(
     settings: RestoreSettings,
     size: int,
     device: Literal["auto", "cpu"] = "auto",
-    strategy: Strategy = "auto",
+    strategy: SpStrategy = "auto",
     patience: Patience | None = None,
 ) -> GangRestorer:
     """Start a process for each GPU, or with ``cpu`` so many that share the cores, and wait until they are ready.

@@ -17,11 +17,9 @@ import torch
 
 from seedvr2_ray.frames import Frames
 from seedvr2_ray.models.parallel import Backend, SequenceParallel
+from seedvr2_ray.models.seedvr2.transformer.ranks.choice import SpStrategy
 from seedvr2_ray.restoration.restorer import Restorer, RestorerIdentity, SegmentTask
 from seedvr2_ray.settings import RestoreSettings
-
-Strategy = Literal["auto", "windows", "ulysses"]
-"""How the transformer's tokens are shared: whole attention windows to ranks, or tokens and heads in turn."""
 
 
 @runtime_checkable
@@ -31,7 +29,7 @@ class RankSource(Protocol):
     def identify(self, settings: RestoreSettings) -> RestorerIdentity:
         """Say who will restore, whatever the size of the gang."""
 
-    def load_rank(self, settings: RestoreSettings, parallel: SequenceParallel, strategy: Strategy) -> Restorer:
+    def load_rank(self, settings: RestoreSettings, parallel: SequenceParallel, strategy: SpStrategy) -> Restorer:
         """Load one rank's restorer onto its device.
 
         Every rank of the gang is given the same frames and the same task and calls ``restore`` alike. Rank 0 yields
@@ -53,7 +51,7 @@ class RankOrder:
     """Of everything that ranks do together."""
     source: RankSource
     settings: RestoreSettings
-    strategy: Strategy = "auto"
+    strategy: SpStrategy = "auto"
     environ: Mapping[str, str] = field(default_factory=dict)
     """Set before the first device is touched; says which GPU is this rank's."""
 

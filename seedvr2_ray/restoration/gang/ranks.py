@@ -19,6 +19,7 @@ from typing import Protocol, Self
 
 from seedvr2_ray.errors import DeploymentError, GangError, SeedVR2Error
 from seedvr2_ray.models.parallel import Backend
+from seedvr2_ray.models.seedvr2.transformer.ranks.choice import SpStrategy
 from seedvr2_ray.restoration.gang.messages import (
     Answer,
     Ended,
@@ -27,7 +28,6 @@ from seedvr2_ray.restoration.gang.messages import (
     RankOrder,
     RankSource,
     Ready,
-    Strategy,
     Wire,
 )
 from seedvr2_ray.restoration.restorer import RestorerIdentity
@@ -63,7 +63,7 @@ class GangSpec:
     settings: RestoreSettings
     """Only the model is looked at."""
     size: int
-    strategy: Strategy = "auto"
+    strategy: SpStrategy = "auto"
     patience: Patience = field(default_factory=Patience)
 
 

@@ -13,7 +13,14 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from seedvr2_ray.errors import CapacityError, GangError, InputError, RetryableError, SeedVR2Error
+from seedvr2_ray.errors import (
+    DeviceMemoryError,
+    GangError,
+    InputError,
+    RetryableError,
+    SeedVR2Error,
+    StoppedElsewhereError,
+)
 from seedvr2_ray.frames import Frames
 from seedvr2_ray.restoration.gang.messages import Answer, Begin, Check, Ended, Made, Want, Wire
 from seedvr2_ray.restoration.gang.ranks import GangHost, GangSpec, Ranks
@@ -250,7 +257,8 @@ class _Call:
     def _failed_alike(self) -> bool:
         """Say whether all ranks failed in the same place, for a reason that leaves them able to go on."""
         return len(self._failures) == self._ranks.size and all(
-            isinstance(failure, InputError | CapacityError) for failure in self._failures.values()
+            isinstance(failure, InputError | DeviceMemoryError | StoppedElsewhereError)
+            for failure in self._failures.values()
         )
 
     def _raise_failure(self) -> None:
@@ -263,9 +271,9 @@ class _Call:
 
 def _worst(failures: dict[int, BaseException]) -> BaseException:
     """Return what ranks failed with: the cause, where one failed and the others lost contact because of that."""
-    rank, failure = min(failures.items(), key=lambda item: isinstance(item[1], RetryableError))
-    is_spoiled = type(failure) is RetryableError or leaves_device_unusable(failure)
-    if is_spoiled:
+    consequences = (RetryableError, StoppedElsewhereError)
+    rank, failure = min(failures.items(), key=lambda item: type(item[1]) in consequences)
+    if type(failure) in consequences or leaves_device_unusable(failure):
         # Of the ranks, not of this process: another gang may do it.
         return GangError(f"rank {rank} of the gang failed: {failure}")
     if not isinstance(failure, SeedVR2Error):

@@ -8,15 +8,19 @@ import torch
 import torch.distributed as dist
 
 from seedvr2_ray.errors import DeploymentError, SettingsError
+from seedvr2_ray.models.seedvr2.transformer.ranks.by_heads import require_divisible_heads
+from seedvr2_ray.models.seedvr2.transformer.ranks.choice import SpStrategy
+from seedvr2_ray.models.seedvr2.vae.ranks.rows import split_rows
 from seedvr2_ray.models.weights.catalogue import ModelEntry
-from seedvr2_ray.restoration.gang.messages import Strategy
+from seedvr2_ray.restoration.diffusion.padding import plan_padding
 from seedvr2_ray.restoration.planning.geometry import Geometry
+from seedvr2_ray.settings import RestoreSettings
 
 MOST_RANKS = 64
 """More devices than any machine has."""
 
 
-def require_gang(entry: ModelEntry, size: int, strategy: Strategy) -> None:
+def require_gang(entry: ModelEntry, size: int, strategy: SpStrategy) -> None:
     """Refuse a size that a model cannot be shared by.
 
     Raises:
@@ -31,30 +35,23 @@ def require_gang(entry: ModelEntry, size: int, strategy: Strategy) -> None:
             f"{entry.name} runs on one device at a time and cannot be shared by {size}; "
             "choose a model of SeedVR2, or a gang of 1"
         )
-    num_heads = entry.transformer.num_heads
-    if strategy == "ulysses" and num_heads % size:
-        fitting = [each for each in range(1, num_heads + 1) if num_heads % each == 0]
-        raise SettingsError(
-            f"ulysses gives every rank as many of the {num_heads} attention heads of {entry.name} as the others, and "
-            f"{size} does not divide them; choose a size of {', '.join(map(str, fitting))}, or the strategy windows"
-        )
+    if strategy == "ulysses":
+        require_divisible_heads(entry.transformer.num_heads, size)
 
 
-def require_rows(geometry: Geometry, size: int, rows_per_latent: int) -> None:
-    """Refuse a picture that has fewer rows than there are ranks.
-
-    Args:
-        rows_per_latent: of pixels, in a row of what the autoencoder makes of them.
+def require_rows(entry: ModelEntry, settings: RestoreSettings, geometry: Geometry, size: int) -> None:
+    """Refuse a picture that has fewer rows of latents than there are ranks.
 
     Raises:
         SettingsError: says how many ranks it has rows for.
     """
-    num_rows = -(-geometry.height // rows_per_latent)
-    if size > num_rows:
-        raise SettingsError(
-            f"an output of {geometry.width}x{geometry.height} has {num_rows} rows of latents and a gang of {size} "
-            f"needs one for each rank; use a gang of at most {num_rows}"
-        )
+    if size == 1 or entry.vae is None or entry.transformer is None:
+        return
+    stride = entry.vae.spatial_stride
+    mode = "black" if settings.reference else settings.padding
+    multiple = stride * entry.transformer.patch
+    padding = plan_padding(geometry.height, geometry.width, multiple, mode, anchor_rows=entry.anchor_rows)
+    split_rows(padding.padded_height // stride, size)
 
 
 def choose_devices(

@@ -14,7 +14,7 @@ from pathlib import Path
 from seedvr2_ray.errors import InputError, NotFiniteError
 from seedvr2_ray.frames import Frames
 from seedvr2_ray.models.parallel import SequenceParallel
-from seedvr2_ray.restoration.gang.messages import Strategy
+from seedvr2_ray.models.seedvr2.transformer.ranks.choice import SpStrategy
 from seedvr2_ray.restoration.lanczos import LANCZOS, LanczosRestorer
 from seedvr2_ray.restoration.restorer import Restorer, RestorerIdentity, SegmentTask
 from seedvr2_ray.settings import RestoreSettings
@@ -37,7 +37,7 @@ class RowShards:
     def load(self, settings: RestoreSettings) -> Restorer:
         return _RowShards(self, SequenceParallel.alone())
 
-    def load_rank(self, settings: RestoreSettings, parallel: SequenceParallel, strategy: Strategy) -> Restorer:
+    def load_rank(self, settings: RestoreSettings, parallel: SequenceParallel, strategy: SpStrategy) -> Restorer:
         if settings.model == "deaf":
             time.sleep(3600)
         if settings.model == "refused":

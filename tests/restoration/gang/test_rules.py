@@ -6,12 +6,13 @@ from seedvr2_ray.errors import DeploymentError, SettingsError
 from seedvr2_ray.models.weights.catalogue import find_entry
 from seedvr2_ray.restoration.gang.rules import choose_devices, require_gang, require_rows
 from seedvr2_ray.restoration.planning.geometry import Geometry
+from seedvr2_ray.settings import RestoreSettings
 
 
 @pytest.mark.parametrize(
     ("model", "size", "strategy", "words"),
     [
-        ("seedvr2-3b", 8, "ulysses", "20 .* 8 .* 1, 2, 4, 5, 10, 20, .*windows"),
+        ("seedvr2-3b", 8, "ulysses", "20 heads .* 8 ranks, only to 2, 4, 5, 10, 20; .windows"),
         ("lanczos", 2, "auto", "lanczos runs on one device"),
         ("swiftvr", 2, "auto", "swiftvr runs on one device"),
         ("nano", 0, "auto", "1 to 64"),
@@ -32,10 +33,11 @@ def test_a_gang_that_a_model_can_be_shared_by_is_taken(model, size, strategy):
 
 
 def test_more_ranks_than_rows_are_refused_with_how_many_there_may_be():
+    entry, settings = find_entry("seedvr2-3b"), RestoreSettings(padding="black")
     geometry = Geometry(source_width=64, source_height=10, width=128, height=20)
-    require_rows(geometry, 3, 8)
-    with pytest.raises(SettingsError, match="3 rows .* gang of 4 .* at most 3"):
-        require_rows(geometry, 4, 8)
+    require_rows(entry, settings, geometry, 4)
+    with pytest.raises(SettingsError, match="4 rows .* 5 ranks.* at most 4"):
+        require_rows(entry, settings, geometry, 5)
 
 
 def test_a_machine_with_fewer_gpus_is_told_of_in_one_sentence_and_the_cpu_is_taken_only_when_asked_for():

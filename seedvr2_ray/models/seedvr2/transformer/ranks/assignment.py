@@ -1,8 +1,8 @@
 """Which rank attends to which windows: a function over integers.
 
-A rank holds the tokens of its windows. Layers with shifted windows cut elsewhere, so between two layers those tokens move
-whose two windows belong to different ranks. Windows are dealt out in runs along one order of the axes, for regular
-and shifted ones alike, so that a rank's two regions lie over one another and little moves.
+A rank holds the tokens of its windows. Layers with shifted windows cut elsewhere, so between two layers those tokens
+move whose two windows belong to different ranks. Windows are dealt out in runs along one order of the axes, for
+regular and shifted ones alike, so that a rank's two regions lie over one another and little moves.
 
 Axes: T latent frames, Y and X patched rows and columns.
 """

@@ -1,4 +1,4 @@
-"""Ulysses (Jacobs et al., 2023, arXiv:2309.14509): a rank holds some tokens, and attends to all of them with some heads.
+"""Ulysses (Jacobs et al., 2023, arXiv:2309.14509): a rank holds some tokens and attends to all with some heads.
 
 Before attention every rank hands every other one its tokens' share of that one's heads; after it they are handed back.
 Everything else is done token by token. All ranks have the same work whatever the windows, for four times the tokens on
@@ -9,6 +9,7 @@ Shapes: L tokens, N heads, E head width, X any channels.
 
 from dataclasses import replace
 from functools import lru_cache
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -51,8 +52,8 @@ def require_divisible_heads(num_heads: int, num_ranks: int) -> None:
     if num_heads % num_ranks:
         fitting = ", ".join(str(number) for number in range(2, num_heads + 1) if num_heads % number == 0)
         raise SettingsError(
-            f"sp_strategy 'ulysses' cannot deal {num_heads} heads out to {num_ranks} ranks evenly; it can to {fitting}, "
-            "and 'windows' takes any number"
+            f"sp_strategy 'ulysses' cannot deal {num_heads} heads out evenly to {num_ranks} ranks, only to {fitting}; "
+            "'windows' takes any number"
         )
 
 
@@ -60,7 +61,7 @@ def token_counts(grid: Size, num_ranks: int) -> tuple[int, ...]:
     """Return how many tokens each rank holds."""
     total = grid[0] * grid[1] * grid[2]
     edges = [total * rank // num_ranks for rank in range(num_ranks + 1)]
-    return tuple(stop - start for start, stop in zip(edges[:-1], edges[1:], strict=True))
+    return tuple(stop - start for start, stop in pairwise(edges))
 
 
 class _HeadExchange(Whole):
@@ -70,7 +71,7 @@ class _HeadExchange(Whole):
         self._counts = counts
 
     def take(self, all_LX: Tensor) -> Tensor:
-        return all_LX.split(self._counts)[self._parallel.rank]
+        return torch.split(all_LX, list(self._counts))[self._parallel.rank]
 
     def before(self, heads: Heads, band: BandPlan) -> Heads:
         ranks, size = _ranks_of(band), self._parallel.size
@@ -82,7 +83,7 @@ class _HeadExchange(Whole):
 
     def after(self, out_LNE: Tensor, band: BandPlan) -> Tensor:
         ranks, size = _ranks_of(band), self._parallel.size
-        pieces = out_LNE.index_select(0, ranks.order_L).split(ranks.counts)
+        pieces = torch.split(out_LNE.index_select(0, ranks.order_L), list(ranks.counts))
         shapes = [(len(pieces[self._parallel.rank]), *out_LNE.shape[1:])] * size
         return torch.cat(self._parallel.all_to_all(pieces, shapes, HEADS), dim=1)
 
@@ -123,7 +124,7 @@ def _plan_rank(
             owners_L = torch.bucketize(band.rows_L, ends, right=True)
             order_L, mine_L = owners_L.argsort(stable=True), owners_L == rank
             ranks = BandRanks(
-                counts=tuple((owners_L == other).sum().item() for other in range(size)),
+                counts=tuple(int((owners_L == other).sum()) for other in range(size)),
                 order_L=order_L,
                 places_L=order_L.argsort(),
             )

@@ -1,7 +1,7 @@
 """What moves tokens and heads between the devices that compute one clip together.
 
-The transformer asks the same of every exchange: which tokens this device begins with, which it works on in a layer, what
-it attends to, and what all devices made in the end. With one device all answers are the argument itself.
+The transformer asks the same of every exchange: which tokens this device begins with, which it works on in a layer,
+what it attends to, and what all devices made in the end. With one device all answers are the argument itself.
 
 Text is short: every device holds all of it, and only its result over all windows is put together.
 
