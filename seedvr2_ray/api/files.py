@@ -13,7 +13,15 @@ from seedvr2_ray.api.progress import ProgressBar
 from seedvr2_ray.html import render_facts, render_grid
 from seedvr2_ray.media.container.info import MediaInfo, Notice
 from seedvr2_ray.media.container.probe import probe as probe_file
-from seedvr2_ray.restoration.load import LoadOptions, find_model, identify, load_restorer, local_device
+from seedvr2_ray.restoration.load import (
+    LoadOptions,
+    find_model,
+    identify,
+    load_restorer,
+    local_device,
+    require_possible,
+    require_room,
+)
 from seedvr2_ray.restoration.planning.forecast import MemoryForecast, forecast_memory, look_at_device
 from seedvr2_ray.restoration.planning.plan import Plan, Segment
 from seedvr2_ray.restoration.run import Finished, Progress, prepare, require_target, restore_video
@@ -189,6 +197,7 @@ def restore_file(
     """Restore a file; see :func:`seedvr2_ray.restore`, which is this where its source is a file."""
     chosen, options = settings or RestoreSettings(), options or LoadOptions()
     require_source(str(source))
+    require_possible(chosen, options)
     with ExitStack() as stack:
         shown = stack.enter_context(ProgressBar()) if progress is True else progress or None
         finished = restore_video(
@@ -203,6 +212,7 @@ def restore_file(
             report=report,
             progress=shown,
             check_cancelled=check_cancelled,
+            accept=lambda made: require_room(chosen, options, made.recipe.geometry),
         )
     return RestoredFile(finished=finished)
 

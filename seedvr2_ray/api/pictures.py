@@ -16,11 +16,11 @@ from seedvr2_ray.html import render_grid, render_picture
 from seedvr2_ray.media.container.info import MediaInfo
 from seedvr2_ray.media.container.probe import probe
 from seedvr2_ray.media.reading.decode import decode_span
-from seedvr2_ray.restoration.load import LoadOptions, load_restorer
+from seedvr2_ray.restoration.load import LoadOptions, load_restorer, require_room
 from seedvr2_ray.restoration.planning.geometry import DEFAULT_MAX_PIXELS, parse_resolution, plan_geometry
 from seedvr2_ray.restoration.report.comparison import ComparisonPicture, compare_frames, side_by_side
 from seedvr2_ray.restoration.report.quality import measure_segment
-from seedvr2_ray.restoration.restorer import SegmentTask
+from seedvr2_ray.restoration.restorer import SegmentTask, close_restorer
 from seedvr2_ray.restoration.run import Progress
 from seedvr2_ray.settings import RestoreSettings
 from seedvr2_ray.storage.location import require_source
@@ -81,14 +81,19 @@ def restore_frames(
     )
     if progress is not None:
         progress.stage("load")
-    restorer = load_restorer(chosen, options or LoadOptions())
+    options = options or LoadOptions()
+    require_room(chosen, options, geometry)
+    restorer = load_restorer(chosen, options)
     if progress is not None:
         progress.stage("restore")
     restored: list[Frames] = []
-    for batch in restorer.restore(_in_batches(frames), task):
-        restored.append(batch)
-        if progress is not None:
-            progress.restored(len(batch))
+    try:
+        for batch in restorer.restore(_in_batches(frames), task):
+            restored.append(batch)
+            if progress is not None:
+                progress.restored(len(batch))
+    finally:
+        close_restorer(restorer)
     return _joined(restored)
 
 

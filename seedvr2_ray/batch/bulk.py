@@ -24,6 +24,8 @@ from seedvr2_ray.batch.report.estimate import Estimate, estimate_archive
 from seedvr2_ray.batch.report.outcomes import OutcomeLog, Totals
 from seedvr2_ray.batch.report.page import RunFacts, summarise, write_job_report
 from seedvr2_ray.errors import SettingsError
+from seedvr2_ray.gang.restorers import in_gangs
+from seedvr2_ray.restoration.gang.ranks import Patience
 from seedvr2_ray.restoration.load import CatalogueRestorers, RestorerSource
 from seedvr2_ray.restoration.planning.geometry import DEFAULT_MAX_PIXELS
 from seedvr2_ray.storage.faults import printable, translated
@@ -112,13 +114,13 @@ class _Ledger:
     def heartbeat(self) -> None:
         self.log.keep_current()
 
-    def restored_now(self) -> dict[str, float]:
+    def restored_now(self, *, gang_size: int) -> dict[str, float]:
         busy = sum(each[0] for each in self.workers.values())
         alive = sum(each[1] for each in self.workers.values())
         return {
             "segments": self.segments,
             "frames": self.frames,
-            "gpu_seconds": self.gpu_seconds,
+            "gpu_seconds": self.gpu_seconds * gang_size,
             "idle_share": 1 - busy / alive if alive else 0.0,
         }
 
@@ -148,7 +150,7 @@ def run_bulk(request: BulkRequest, progress: BulkProgress) -> dict[str, Any]:
                 manifest=printable(request.manifest.url),
                 wall_seconds=time.monotonic() - began,
                 price_per_gpu_hour=request.price_per_gpu_hour,
-                restored_now=ledger.restored_now(),
+                restored_now=ledger.restored_now(gang_size=request.pool.gang_size),
                 num_workers=len(ledger.workers),
                 was_stopped=was_stopped,
             )
@@ -177,13 +179,19 @@ def estimate_bulk(request: BulkRequest, megapixels_per_second: float) -> Estimat
         )
 
 
+def _restorers(request: BulkRequest) -> RestorerSource:
+    pool = request.pool
+    patience = Patience(silence_seconds=pool.rank_silence_seconds)
+    return in_gangs(request.restorers, pool.gang_size, pool.sp_strategy, patience)
+
+
 @contextmanager
 def _prepared(request: BulkRequest) -> Iterator[tuple[Job, Normalised, Path]]:
     require_source(request.manifest.url)
     job = Job(
         folder=request.job_folder(),
         run=uuid4().hex[:12],
-        restorers=request.restorers,
+        restorers=_restorers(request),
         overwrite=request.overwrite,
         verify=request.verify,
         max_pixels=request.max_pixels,

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from seedvr2_ray.cli.options import with_settings
-from seedvr2_ray.cli.parameters import Json, Mirror, weights_source
+from seedvr2_ray.cli.parameters import Json, Mirror, SpStrategy, weights_source
 from seedvr2_ray.local_ray import OWN, address_of, confine
 from seedvr2_ray.models.backends import AttentionBackend
 from seedvr2_ray.restoration.planning.geometry import DEFAULT_MAX_PIXELS
@@ -17,7 +17,22 @@ from seedvr2_ray.settings import RestoreSettings
 SET_ASIDE = 3
 """Exit code of a job that set files aside: the same as of a single source that cannot be used."""
 
-
+Pattern = Annotated[
+    list[str] | None, typer.Option(help="Shell pattern of the files of a folder to take; may be repeated.")
+]
+JobFolder = Annotated[
+    str | None, typer.Option(help="Folder of the job's own files, seen by all machines; by default inside OUTPUT.")
+]
+Address = Annotated[
+    str | None, typer.Option(help="Ray cluster; by default RAY_ADDRESS, or a Ray of its own on this machine.")
+]
+GangSize = Annotated[
+    int, typer.Option(min=1, help="Workers of so many GPUs of one machine, which restore each segment together.")
+]
+Verify = Annotated[bool, typer.Option("--verify", help="Read finished masters again, also those that nobody touched.")]
+Rate = Annotated[
+    float, typer.Option(help="With --dry-run: output megapixels one restorer is assumed to make per second.")
+]
 SetAsideIsSuccess = Annotated[
     bool,
     typer.Option(
@@ -34,29 +49,21 @@ def batch(
         str, typer.Option(help="A folder, an object store's prefix, or a .csv, .jsonl or .parquet file with rows.")
     ],
     output: Annotated[str | None, typer.Option(help="Folder or prefix of the results.")] = None,
-    pattern: Annotated[
-        list[str] | None, typer.Option(help="Shell pattern of the files of a folder to take; may be repeated.")
-    ] = None,
-    job_folder: Annotated[
-        str | None, typer.Option(help="Folder of the job's own files, seen by all machines; by default inside OUTPUT.")
-    ] = None,
-    address: Annotated[
-        str | None, typer.Option(help="Ray cluster; by default RAY_ADDRESS, or a Ray of its own on this machine.")
-    ] = None,
+    pattern: Pattern = None,
+    job_folder: JobFolder = None,
+    address: Address = None,
     min_workers: Annotated[int, typer.Option(min=1, help="Restorers that are always kept.")] = 1,
     max_workers: Annotated[int | None, typer.Option(min=1, help="Restorers at most; by default all that fit.")] = None,
     gpus_per_worker: Annotated[float | None, typer.Option(min=0, help="By default 1 where there are GPUs.")] = None,
+    gang_size: GangSize = 1,
+    sp_strategy: SpStrategy = "auto",
     cpus_per_worker: Annotated[float, typer.Option(min=0, help="For decoding and encoding beside the GPU.")] = 1.0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace targets that exist.")] = False,
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Read finished masters again, also those that nobody touched.")
-    ] = False,
+    verify: Verify = False,
     keep_work: Annotated[bool, typer.Option("--keep-work", help="Leave the intermediates in place.")] = False,
     price: Annotated[float, typer.Option(min=0, help="Price of a GPU hour, for the report.")] = 0.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan everything, restore nothing.")] = False,
-    rate: Annotated[
-        float, typer.Option(help="With --dry-run: output megapixels one restorer is assumed to make per second.")
-    ] = 10.0,
+    rate: Rate = 10.0,
     scratch: Annotated[str | None, typer.Option(help="Folder on every machine for copies of remote sources.")] = None,
     weights_dir: Annotated[
         Path | None, typer.Option(envvar="SEEDVR2_WEIGHTS_DIR", help="Folder with checkpoints on every machine.")
@@ -88,7 +95,14 @@ def batch(
     request = BulkRequest(
         manifest=ManifestSource(url=manifest, output=output, defaults=settings, patterns=tuple(pattern or ())),
         folder=job_folder,
-        pool=Pool(min_size=min_workers, max_size=max_workers, num_gpus=gpus_per_worker, num_cpus=cpus_per_worker),
+        pool=Pool(
+            min_size=min_workers,
+            max_size=max_workers,
+            num_gpus=gpus_per_worker,
+            num_cpus=cpus_per_worker,
+            gang_size=gang_size,
+            sp_strategy=sp_strategy,
+        ),
         address=address,
         restorers=CatalogueRestorers(LoadOptions(weights=weights, attention=attention)),
         overwrite=overwrite,

@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -33,6 +33,14 @@ Attention = Annotated[
 Compile = Annotated[
     bool,
     typer.Option("--compile", help="Compile the transformer while loading: a minute or more, for long material."),
+]
+Gpus = Annotated[int, typer.Option(min=1, help="GPUs of this machine that restore each segment together.")]
+Device = Annotated[
+    Literal["auto", "cpu"],
+    typer.Option(help="cpu leaves GPUs alone; with --gpus N, so many processes share the cores."),
+]
+SpStrategy = Annotated[
+    Literal["auto", "windows", "ulysses"], typer.Option(help="How several GPUs share the transformer's work.")
 ]
 MaxPixels = Annotated[int, typer.Option(min=1, help="Largest picture, read or written, in pixels: width times height.")]
 

@@ -9,10 +9,13 @@ from seedvr2_ray.cli.options import with_settings
 from seedvr2_ray.cli.parameters import (
     Attention,
     Compile,
+    Device,
+    Gpus,
     Json,
     MaxPixels,
     Mirror,
     Source,
+    SpStrategy,
     Target,
     WeightsDir,
     history_file,
@@ -24,6 +27,7 @@ from seedvr2_ray.restoration.planning.geometry import DEFAULT_MAX_PIXELS
 from seedvr2_ray.settings import RestoreSettings
 
 if TYPE_CHECKING:
+    from seedvr2_ray.restoration.load import DeviceChoice
     from seedvr2_ray.restoration.run import Finished
 
 
@@ -42,6 +46,9 @@ def restore(
     mirror: Mirror = None,
     attention: Attention = "sdpa",
     compile_transformer: Compile = False,
+    gpus: Gpus = 1,
+    device: Device = "auto",
+    sp_strategy: SpStrategy = "auto",
     max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
     as_json: Json = False,
 ) -> None:
@@ -53,13 +60,21 @@ def restore(
     """
     # torch and everything above it take seconds to import, which other commands would pay for with each start.
     from seedvr2_ray.cli.console import RunDisplay, StopSignals, show_finished
-    from seedvr2_ray.restoration.load import LoadOptions, identify, load_restorer
+    from seedvr2_ray.restoration.load import LoadOptions, identify, load_restorer, require_possible, require_room
     from seedvr2_ray.restoration.run import require_target, restore_video
     from seedvr2_ray.storage.location import require_source
 
     require_source(source)
     require_target(source, target, overwrite=overwrite)
-    options = LoadOptions(weights=weights_source(weights_dir, mirror), attention=attention, compile=compile_transformer)
+    options = LoadOptions(
+        weights=weights_source(weights_dir, mirror),
+        attention=attention,
+        compile=compile_transformer,
+        device=device,
+        gpus=gpus,
+        sp_strategy=sp_strategy,
+    )
+    require_possible(settings, options)
     with RunDisplay(quiet=as_json) as display, StopSignals(display) as stop:
         finished = restore_video(
             source,
@@ -75,8 +90,10 @@ def restore(
             progress=display,
             report=report,
             check_cancelled=stop.check,
+            accept=lambda made: require_room(settings, options, made.recipe.geometry),
         )
-    _remember(finished)
+    if gpus == 1:
+        _remember(finished, device)
     say(as_json, finished.summary(), partial(show_finished, finished))
 
 
@@ -137,14 +154,14 @@ def plan(
     say(as_json, jsonable(values), partial(show_plan, made, num_frames, memory, duration))
 
 
-def _remember(finished: "Finished") -> None:
+def _remember(finished: "Finished", device: "DeviceChoice") -> None:
     from seedvr2_ray.restoration.device import device_name
     from seedvr2_ray.restoration.load import local_device
     from seedvr2_ray.restoration.planning.estimate import RunRate, remember_run
 
     rate = RunRate.of_run(
         finished.plan,
-        device=device_name(local_device()),
+        device=device_name(local_device(device)),
         num_frames=finished.restored_frames,
         seconds=finished.stages["restore"],
     )

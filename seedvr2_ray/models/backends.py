@@ -4,3 +4,6 @@ from typing import Literal
 
 AttentionBackend = Literal["sdpa", "varlen", "flash"]
 BACKENDS: tuple[AttentionBackend, ...] = ("sdpa", "varlen", "flash")
+
+SpStrategy = Literal["auto", "windows", "ulysses"]
+"""How ranks share the transformer's work: whole windows, or heads; ``auto`` counts which takes less time."""

@@ -9,7 +9,8 @@ from typing import Protocol
 
 import torch
 
-from seedvr2_ray.models.backends import AttentionBackend
+from seedvr2_ray.models.backends import AttentionBackend, SpStrategy
+from seedvr2_ray.models.parallel import SequenceParallel
 from seedvr2_ray.models.seedvr2.config import SeedVR2Config
 from seedvr2_ray.models.seedvr2.transformer.dit import SeedVR2Transformer
 from seedvr2_ray.models.seedvr2.vae.config import fastest_options
@@ -55,8 +56,10 @@ class ModelFamily(Protocol):
         dtype: torch.dtype,
         attention: AttentionBackend,
         compile_transformer: bool,
+        parallel: SequenceParallel,
+        sp_strategy: SpStrategy,
     ) -> Restorer:
-        """Load a model onto a device."""
+        """Load a model onto a device, or a rank's part of it; only SeedVR2's are ever shared by ranks."""
 
     def foresee_memory(
         self,
@@ -109,9 +112,18 @@ class _SeedVR2Family:
         dtype: torch.dtype,
         attention: AttentionBackend,
         compile_transformer: bool,
+        parallel: SequenceParallel,
+        sp_strategy: SpStrategy,
     ) -> Restorer:
         return load_diffusion(
-            entry, files, device=device, dtype=dtype, attention=attention, compile_transformer=compile_transformer
+            entry,
+            files,
+            device=device,
+            dtype=dtype,
+            attention=attention,
+            compile_transformer=compile_transformer,
+            parallel=parallel,
+            sp_strategy=sp_strategy,
         )
 
     def foresee_memory(
@@ -147,6 +159,8 @@ class _SwiftVRFamily:
         dtype: torch.dtype,
         attention: AttentionBackend,
         compile_transformer: bool,
+        parallel: SequenceParallel,
+        sp_strategy: SpStrategy,
     ) -> Restorer:
         return load_swiftvr(
             entry, files, device=device, dtype=dtype, attention=attention, compile_transformer=compile_transformer
@@ -186,6 +200,8 @@ class _FilterFamily:
         dtype: torch.dtype,
         attention: AttentionBackend,
         compile_transformer: bool,
+        parallel: SequenceParallel,
+        sp_strategy: SpStrategy,
     ) -> Restorer:
         return LanczosRestorer()
 

@@ -6,10 +6,10 @@ torch and the families are imported where they are used: whoever passes on :clas
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from seedvr2_ray.models.backends import AttentionBackend
+from seedvr2_ray.models.backends import AttentionBackend, SpStrategy
 from seedvr2_ray.models.weights.catalogue import Component, ModelEntry, default_model, find_entry
 from seedvr2_ray.models.weights.download import (
     WeightsSource,
@@ -25,6 +25,11 @@ from seedvr2_ray.settings import RestoreSettings
 if TYPE_CHECKING:
     import torch
 
+    from seedvr2_ray.models.parallel import SequenceParallel
+    from seedvr2_ray.restoration.planning.geometry import Geometry
+
+DeviceChoice = Literal["auto", "cpu"]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoadOptions:
@@ -37,9 +42,15 @@ class LoadOptions:
     """Fuse the transformers' small operations with ``torch.compile`` while loading, which takes a minute or more."""
     may_download: bool = True
     """Whether missing weights are fetched."""
+    device: DeviceChoice = "auto"
+    """``cpu`` leaves GPUs alone."""
+    gpus: int = 1
+    """Devices of this machine that restore each segment together: a gang of so many processes."""
+    sp_strategy: SpStrategy = "auto"
+    """How a gang shares the transformer's work."""
 
 
-def find_model(settings: RestoreSettings) -> ModelEntry:
+def find_model(settings: RestoreSettings, device: DeviceChoice = "auto") -> ModelEntry:
     """Return the model that settings mean on this machine; resolves ``auto``.
 
     Raises:
@@ -47,7 +58,7 @@ def find_model(settings: RestoreSettings) -> ModelEntry:
     """
     if settings.model != "auto":
         return find_entry(settings.model)
-    return find_entry(default_model(cuda_available=local_device().type == "cuda"))
+    return find_entry(default_model(cuda_available=local_device(device).type == "cuda"))
 
 
 def identify(settings: RestoreSettings, options: LoadOptions) -> RestorerIdentity:
@@ -62,25 +73,43 @@ def identify(settings: RestoreSettings, options: LoadOptions) -> RestorerIdentit
     from seedvr2_ray.restoration.device import default_dtype
     from seedvr2_ray.restoration.families import family_of
 
-    entry = find_model(settings)
+    entry = find_model(settings, options.device)
     family = family_of(entry)
     family.require_settings(settings)
     hashes = {part.role: _known_hash(part, options) for part in entry.components}
-    return family.identify(entry, hashes, default_dtype(local_device()))
+    return family.identify(entry, hashes, default_dtype(local_device(options.device)))
 
 
 def load_restorer(settings: RestoreSettings, options: LoadOptions) -> Restorer:
     """Load the model that settings name onto this machine's device: CUDA if there is one, else the CPU.
+
+    With more than one of ``options.gpus``, as many processes are started that hold it together; close what is returned.
 
     Raises:
         SettingsError: there is no such model.
         DeploymentError: its weights cannot be had or are damaged, or the device cannot run it.
         CapacityError: its weights do not fit into the device's memory.
     """
+    from seedvr2_ray.models.parallel import ALONE
+
+    entry = find_model(settings, options.device)
+    if options.gpus == 1:
+        return _load(entry, options, ALONE)
+
+    from seedvr2_ray.restoration.gang.local import start_local_gang
+    from seedvr2_ray.restoration.gang.rules import require_gang
+
+    require_gang(entry, options.gpus, options.sp_strategy)
+    source = CatalogueRestorers(replace(options, gpus=1))
+    named = replace(settings, model=entry.name)
+    return start_local_gang(source, named, options.gpus, options.device, options.sp_strategy)
+
+
+def _load(entry: ModelEntry, options: LoadOptions, parallel: SequenceParallel) -> Restorer:
     from seedvr2_ray.restoration.device import default_dtype
     from seedvr2_ray.restoration.families import family_of
 
-    entry, device = find_model(settings), local_device()
+    device = local_device(options.device)
     tune_allocator(reuse_buffers=bool(entry.components) and device.type == "cpu")
     files = require_model(entry, options.weights, may_download=options.may_download)
     return family_of(entry).load(
@@ -90,6 +119,8 @@ def load_restorer(settings: RestoreSettings, options: LoadOptions) -> Restorer:
         dtype=default_dtype(device),
         attention=options.attention,
         compile_transformer=options.compile,
+        parallel=parallel,
+        sp_strategy=options.sp_strategy,
     )
 
 
@@ -117,13 +148,51 @@ class CatalogueRestorers:
         """Load a model: CUDA if there is one, else the CPU."""
         return load_restorer(settings, self.options)
 
+    def load_rank(self, settings: RestoreSettings, parallel: SequenceParallel, strategy: SpStrategy) -> Restorer:
+        """Load one rank's part of a model; see :class:`~seedvr2_ray.restoration.gang.messages.RankSource`."""
+        from seedvr2_ray.restoration.gang.rules import require_gang
 
-def local_device() -> torch.device:
-    """Return where models run on this machine: CUDA if there is one, else the CPU."""
+        entry = find_model(settings, self.options.device)
+        require_gang(entry, parallel.size, strategy)
+        return _load(entry, replace(self.options, sp_strategy=strategy), parallel)
+
+
+def require_possible(settings: RestoreSettings, options: LoadOptions) -> None:
+    """Refuse a gang that this machine or the model cannot be; starts nothing.
+
+    Raises:
+        SettingsError: the model cannot be shared by so many, or there are fewer GPUs.
+        DeploymentError: ranks cannot talk to each other with this installation.
+    """
+    if options.gpus == 1:
+        return
+
+    from seedvr2_ray.restoration.gang.rules import choose_devices, require_gang
+
+    require_gang(find_model(settings, options.device), options.gpus, options.sp_strategy)
+    choose_devices(options.gpus, "cpu" if options.device == "cpu" else "cuda")
+
+
+def require_room(settings: RestoreSettings, options: LoadOptions, geometry: Geometry) -> None:
+    """Refuse a picture that is too small to be shared by the asked number of devices.
+
+    Raises:
+        SettingsError: says how many can.
+    """
+    if options.gpus == 1:
+        return
+
+    from seedvr2_ray.restoration.gang.rules import require_rows
+
+    require_rows(find_model(settings, options.device), settings, geometry, options.gpus)
+
+
+def local_device(device: DeviceChoice = "auto") -> torch.device:
+    """Return where models run on this machine: CUDA if there is one and may be used, else the CPU."""
     import torch
 
     # Never inferred from a scheduler's count of GPUs: clusters are tested with simulated ones.
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device("cuda" if device == "auto" and torch.cuda.is_available() else "cpu")
 
 
 def _known_hash(part: Component, options: LoadOptions) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from seedvr2_ray.errors import SettingsError
 from seedvr2_ray.frames import Frames
@@ -77,3 +77,17 @@ class Restorer(Protocol):
             SettingsError: the restorer must know ``num_frames`` and it is None.
             NotFiniteError: what would have come out is NaN or infinite; none of those frames was yielded.
         """
+
+
+@runtime_checkable
+class Closable(Protocol):
+    """A restorer that holds more than memory, such as the processes of a gang."""
+
+    def close(self) -> None:
+        """Give it back; nothing of it is left when this returns."""
+
+
+def close_restorer(restorer: object) -> None:
+    """Give back what a restorer holds besides memory, if it does."""
+    if isinstance(restorer, Closable):
+        restorer.close()

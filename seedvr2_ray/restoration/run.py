@@ -15,7 +15,7 @@ from seedvr2_ray.media.output.rehearsal import rehearse
 from seedvr2_ray.restoration.planning.geometry import DEFAULT_MAX_PIXELS
 from seedvr2_ray.restoration.planning.plan import Plan, plan_video
 from seedvr2_ray.restoration.report.outcome import write_run_report
-from seedvr2_ray.restoration.restorer import Restorer, RestorerIdentity
+from seedvr2_ray.restoration.restorer import Restorer, RestorerIdentity, close_restorer
 from seedvr2_ray.restoration.work.assemble import Assembly, assemble, beside, folder_of, require_free_names
 from seedvr2_ray.restoration.work.encoded_segments import finish_part, neighbourhood_of
 from seedvr2_ray.restoration.work.first_pass import look_through
@@ -117,6 +117,7 @@ def prepare(
     max_pixels: int = DEFAULT_MAX_PIXELS,
     overwrite: bool = True,
     progress: Progress | None = None,
+    accept: Callable[[Plan], None] = lambda plan: None,
 ) -> Prepared:
     """Probe a source, look through it for shots and pictures (once per source), and plan.
 
@@ -124,6 +125,7 @@ def prepare(
         store: where work is committed; remembers the shots and the pictures' check values.
         workspace: a local folder; a remote source is fetched into it.
         overwrite: whether images of a sequence may be there already.
+        accept: raises to refuse what the restorer cannot do, before the source is looked through.
 
     Raises:
         InputError: the source, the settings or the target are refused.
@@ -145,6 +147,7 @@ def prepare(
     )
     # Whatever can be refused is refused before minutes are spent on looking through the source.
     plan = plan_with(shots=(0,))
+    accept(plan)
     outlook = rehearse(source_path, media, plan.recipe.master)
     if not overwrite:
         require_free_names(plan, target)
@@ -211,6 +214,8 @@ def run(
         except BaseException:
             finisher.shutdown(wait=False, cancel_futures=True)
             raise
+        finally:
+            close_restorer(restorer)
     check_cancelled()
     assemble_began = time.perf_counter()
     progress.stage("assemble")
@@ -250,6 +255,7 @@ def restore_video(
     report: bool = True,
     progress: Progress | None = None,
     check_cancelled: Callable[[], None] = lambda: None,
+    accept: Callable[[Plan], None] = lambda plan: None,
 ) -> Finished:
     """Restore one file; if a run was cut off, the same call goes on from its last committed segment.
 
@@ -257,6 +263,7 @@ def restore_video(
         work_folder: where intermediates are kept; by default a hidden folder beside the target.
         keep_work: leave it in place after success.
         report: publish a page with figures and pictures beside the target.
+        accept: see :func:`prepare`.
 
     Raises:
         InputError: the source, the settings or the target are refused; nothing was written.
@@ -275,6 +282,7 @@ def restore_video(
             max_pixels=max_pixels,
             overwrite=overwrite,
             progress=progress,
+            accept=accept,
         )
         finished = run(
             prepared,

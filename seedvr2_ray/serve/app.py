@@ -5,6 +5,7 @@ The only module of the service that reads the environment: secrets and the datab
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,13 @@ from ray.serve.config import HTTPOptions
 from ray.serve.context import _get_global_client  # The only way to learn where Serve listens.
 
 from seedvr2_ray.errors import DeploymentError
+from seedvr2_ray.gang.placement import bundles_of
+from seedvr2_ray.gang.restorers import GangRestorers
 from seedvr2_ray.models.weights.catalogue import find_entry
 from seedvr2_ray.models.weights.download import WeightsSource
+from seedvr2_ray.restoration.gang.messages import RankSource
+from seedvr2_ray.restoration.gang.ranks import Patience
+from seedvr2_ray.restoration.gang.rules import require_gang
 from seedvr2_ray.restoration.load import CatalogueRestorers, LoadOptions, RestorerSource
 from seedvr2_ray.serve.config import ModelPool, ServiceConfig, database_url_of
 from seedvr2_ray.serve.deployments import DRAIN_SECONDS, Ingress, RunnerReplica, Wiring
@@ -74,6 +80,9 @@ def build_with(
             mirror_url=config.weights_mirror,
         )
     )
+    if restorers is None:
+        for model, pool in config.models.items():
+            require_gang(find_entry(model), pool.gang_size, pool.sp_strategy)
     layout = StorageLayout(
         data=config.data,
         scratch=config.scratch or default_scratch(),
@@ -90,7 +99,10 @@ def build_with(
         config=config, secrets=secrets, database_url=config.database_url, layout=layout, instrumentation=instrumentation
     )
     finisher = _finisher(config, layout, instrumentation)
-    pools = {model: _restorer(model, pool, config, layout, instrumentation) for model, pool in config.models.items()}
+    pools = {
+        model: restorer_application(model, pool, config, layout, instrumentation)
+        for model, pool in config.models.items()
+    }
     runner = serve.deployment(
         name="runner",
         ray_actor_options={"num_cpus": _RUNNER_CPUS},
@@ -137,10 +149,12 @@ def _http_host() -> str:
 def _require_models(config: ServiceConfig) -> None:
     for name, pool in config.models.items():
         find_entry(name)
-        if pool.gang_size != 1:
+        if pool.gang_size < 1:
+            raise DeploymentError(f"model {name} has gang_size {pool.gang_size}; the smallest gang is 1")
+        if pool.num_gpus not in (0, 1) and pool.gang_size > 1:
             raise DeploymentError(
-                f"model {name} asks for gangs of {pool.gang_size} devices; this version restores each segment on one: "
-                "leave gang_size at 1 and raise max_replicas"
+                f"model {name} has num_gpus {pool.num_gpus:g} and a gang_size of {pool.gang_size}; in a gang num_gpus "
+                "is what each rank has: set it to 1, or to 0 for a gang on the CPU"
             )
         if pool.max_replicas < max(1, pool.min_replicas):
             raise DeploymentError(
@@ -151,6 +165,18 @@ def _require_models(config: ServiceConfig) -> None:
             f"default_model is {config.default_model} and the models are {', '.join(sorted(config.models))}; "
             "name one of them"
         )
+
+
+def _gangs(pool: ModelPool, source: RestorerSource, stall_seconds: float) -> GangRestorers:
+    if not isinstance(source, RankSource):
+        raise DeploymentError(f"{type(source).__name__} cannot load a model in ranks; leave gang_size at 1")
+    # Ranks are given up before the segment is, so that the runner learns the reason.
+    patience = Patience(
+        start_seconds=0.8 * stall_seconds, silence_seconds=pool.rank_silence_seconds, stall_seconds=0.8 * stall_seconds
+    )
+    return GangRestorers(
+        source=source, size=pool.gang_size, placement="replica", strategy=pool.sp_strategy, patience=patience
+    )
 
 
 def _finisher(config: ServiceConfig, layout: StorageLayout, instrumentation: Instrumentation) -> Application:
@@ -171,12 +197,26 @@ def _finisher(config: ServiceConfig, layout: StorageLayout, instrumentation: Ins
     return deployment.bind(layout, instrumentation)
 
 
-def _restorer(
-    model: str, pool: ModelPool, config: ServiceConfig, layout: StorageLayout, instrumentation: Instrumentation
+def restorer_application(
+    model: str,
+    pool: ModelPool,
+    config: ServiceConfig,
+    layout: StorageLayout,
+    instrumentation: Instrumentation | None = None,
 ) -> Application:
+    """Build the deployment of one model."""
+    where: dict[str, Any] = {"ray_actor_options": {"num_cpus": pool.num_cpus, "num_gpus": pool.num_gpus}}
+    if pool.gang_size > 1:
+        # Each replica owns its group and leads the ranks in it from the first bundle; Serve makes and removes both.
+        where = {
+            "ray_actor_options": {"num_cpus": pool.num_cpus, "num_gpus": 0},
+            "placement_group_bundles": bundles_of(pool.gang_size, num_gpus=pool.num_gpus, num_cpus=pool.num_cpus),
+            "placement_group_strategy": "STRICT_PACK",
+        }
+        layout = replace(layout, restorers=_gangs(pool, layout.restorers, config.limits.stall_seconds))
     deployment = serve.deployment(
         name=f"restorer-{model}",
-        ray_actor_options={"num_cpus": pool.num_cpus, "num_gpus": pool.num_gpus},
+        **where,
         # A model works on one segment at a time; what waits, waits where the runner can still take it back.
         max_ongoing_requests=1,
         autoscaling_config={

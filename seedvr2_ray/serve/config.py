@@ -61,7 +61,12 @@ class ModelPool(_Section):
     num_gpus: float = 0.0
     num_cpus: float = 1.0
     gang_size: int = 1
-    """Devices that act as one restorer. Above 1 is the seam for sequence-parallel gangs."""
+    """Devices of one machine that act as one restorer: a gang. ``num_gpus`` is then what each of its ranks has, and
+    ``num_cpus`` what its leader has."""
+    sp_strategy: Literal["auto", "windows", "ulysses"] = "auto"
+    """How the ranks of a gang share the transformer's work; changes speed, not the picture."""
+    rank_silence_seconds: float = 30.0
+    """A rank whose process gives no sign of life for so long ends its gang, which is started again."""
     min_replicas: int = 0
     max_replicas: int = 1
     downscale_to_zero_seconds: float = 300.0

@@ -37,7 +37,7 @@ def test_a_relative_folder_means_the_one_where_the_service_is_started(tmp_path, 
     ("changes", "words"),
     [
         ({"data": "s3://bucket/data"}, "SEEDVR2_DATABASE_URL"),
-        ({"models": {"nano": ModelPool(gang_size=2)}}, "gang_size at 1"),
+        ({"models": {"nano": ModelPool(gang_size=2, num_gpus=0.5)}}, "num_gpus is what each rank has"),
         ({"models": {"nano": ModelPool(max_replicas=0)}}, "max_replicas 0"),
         ({"default_model": "seedvr2_3b"}, "name one of them"),
     ],

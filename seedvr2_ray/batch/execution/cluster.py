@@ -8,6 +8,7 @@ import ray
 
 from seedvr2_ray.errors import DeploymentError
 from seedvr2_ray.local_ray import OWN, address_of, confine
+from seedvr2_ray.models.backends import SpStrategy
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,7 +21,13 @@ class Pool:
     """Restorers at most; by default as many as the cluster has room for when the job starts. On a cluster that
     scales, say how many it may scale to."""
     num_gpus: float | None = None
-    """GPUs per restorer; by default 1 where the cluster has any, else 0."""
+    """GPUs per restorer, or per rank of a gang; by default 1 where the cluster has any, else 0."""
+    gang_size: int = 1
+    """Ranks that restore each segment together, on one machine: each restorer leads so many and holds their GPUs."""
+    sp_strategy: SpStrategy = "auto"
+    """How the ranks of a gang share the transformer's work."""
+    rank_silence_seconds: float = 30.0
+    """A rank whose process gives no sign of life for so long ends its gang, which is started again."""
     num_cpus: float = 1.0
     """CPUs per restorer: it decodes and encodes in threads of its own."""
     task_cpus: float = 1.0
@@ -78,7 +85,8 @@ def settle_pool(pool: Pool) -> SettledPool:
     """
     resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
     cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
-    num_gpus = pool.num_gpus if pool.num_gpus is not None else (1.0 if gpus else 0.0)
+    num_gpus = pool.gang_size * (pool.num_gpus if pool.num_gpus is not None else (1.0 if gpus else 0.0))
+    _require_machine(pool, num_gpus)
     # Two cores are enough to try everything, if not to gain from it.
     task_cpus = min(pool.task_cpus, cpus / 4) if cpus else pool.task_cpus
     room_for_tasks = 2 * task_cpus
@@ -103,6 +111,18 @@ def settle_pool(pool: Pool) -> SettledPool:
         num_tasks=max(2, int(2 * cpus / task_cpus)) if task_cpus else 2,
         num_planners=max(1, int((cpus - min(max_size, max(1, fits)) * num_cpus) / task_cpus / 2)),
     )
+
+
+def _require_machine(pool: Pool, num_gpus: float) -> None:
+    """Refuse a gang that no machine there is has room for: its ranks would wait for ever."""
+    if pool.gang_size == 1 or not num_gpus or pool.max_size is not None:
+        return
+    largest = max((node["Resources"].get("GPU", 0.0) for node in ray.nodes()  # type: ignore[no-untyped-call] if node["Alive"]), default=0.0)
+    if num_gpus > largest:
+        raise DeploymentError(
+            f"a gang of {pool.gang_size} needs {num_gpus:g} GPUs in one machine and the largest has {largest:g}; make "
+            "it smaller, or say with --max-workers how many restorers the cluster may scale to"
+        )
 
 
 def fit_pool(pool: Pool, settled: SettledPool) -> SettledPool:

@@ -18,7 +18,7 @@ from seedvr2_ray.batch.execution.heartbeats import at_work
 from seedvr2_ray.batch.execution.rows import SegmentResult, SegmentRow, VideosRow, from_payload, result_columns
 from seedvr2_ray.batch.job import Job
 from seedvr2_ray.errors import RetryableError
-from seedvr2_ray.restoration.restorer import Restorer
+from seedvr2_ray.restoration.restorer import Restorer, close_restorer
 from seedvr2_ray.restoration.work.encoded_segments import has_served
 from seedvr2_ray.restoration.work.failures import Failure, describe_failure, leaves_device_unusable
 from seedvr2_ray.restoration.work.remaining import RESTORED
@@ -142,6 +142,7 @@ class SegmentWorker:
     def _load(self, row: SegmentRow) -> Restorer:
         wanted = row.recipe.restorer
         if self._restorer is None or self._restorer.identity.name != wanted.name:
+            close_restorer(self._restorer)
             self._restorer = None  # Before the next one is loaded: both may not fit.
             self._restorer = self._job.restorers.load(replace(row.recipe.settings, model=wanted.name))
         return self._restorer

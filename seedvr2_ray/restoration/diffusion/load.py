@@ -10,7 +10,8 @@ import torch
 
 from seedvr2_ray.errors import CapacityError
 from seedvr2_ray.models.attention import require_backend
-from seedvr2_ray.models.backends import AttentionBackend
+from seedvr2_ray.models.backends import AttentionBackend, SpStrategy
+from seedvr2_ray.models.parallel import ALONE, SequenceParallel
 from seedvr2_ray.models.seedvr2.transformer.dit import SeedVR2Transformer
 from seedvr2_ray.models.seedvr2.transformer.precision import parameter_dtype
 from seedvr2_ray.models.seedvr2.transformer.rope import rope_frequencies
@@ -57,6 +58,8 @@ def load_diffusion(
     attention: AttentionBackend = "sdpa",
     vae_options: VAEOptions | None = None,
     compile_transformer: bool = False,
+    parallel: SequenceParallel = ALONE,
+    sp_strategy: SpStrategy = "auto",
 ) -> DiffusionRestorer:
     """Load a diffusion model.
 
@@ -65,6 +68,7 @@ def load_diffusion(
         attention: kernel of the transformer.
         compile_transformer: see :meth:`DiffusionRestorer.compile`; what it took is logged.
         vae_options: exact ways to run the VAE; None takes the fastest of the device.
+        parallel, sp_strategy: of a rank that restores together with others.
 
     Raises:
         DeploymentError: the device lacks the type or the kernel, or a file is not what it should be.
@@ -74,7 +78,9 @@ def load_diffusion(
     vae_options = vae_options or fastest_options(device.type)
     model = load_networks(entry, files, device=device, dtype=dtype, vae_options=vae_options)
     identity = identify_diffusion(entry, {role: found.sha256 for role, found in files.items()}, dtype)
-    restorer = DiffusionRestorer(model, identity, device=device, attention=attention)
+    restorer = DiffusionRestorer(
+        model, identity, device=device, attention=attention, parallel=parallel, sp_strategy=sp_strategy
+    )
     if compile_transformer:
         _log.info("compiled the transformer of %s in %.1f s", entry.name, restorer.compile())
     return restorer

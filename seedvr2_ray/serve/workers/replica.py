@@ -4,11 +4,12 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from seedvr2_ray.errors import DeploymentError
-from seedvr2_ray.restoration.restorer import Restorer, RestorerIdentity
+from seedvr2_ray.restoration.gang.restorer import GangRestorer
+from seedvr2_ray.restoration.restorer import Restorer, RestorerIdentity, close_restorer
 from seedvr2_ray.restoration.work.failures import leaves_device_unusable
 from seedvr2_ray.serve.observability.instrumentation import Instrumentation
 from seedvr2_ray.serve.workers.identities import remember_identity
@@ -19,6 +20,8 @@ from seedvr2_ray.serve.workers.storage_layout import StorageLayout
 from seedvr2_ray.settings import RestoreSettings
 
 _log = logging.getLogger(__name__)
+
+_PING_SECONDS = 5.0
 
 
 class RestorerReplica:
@@ -45,6 +48,7 @@ class RestorerReplica:
         self._turn = asyncio.Lock()
         self._call: SegmentCall | None = None
         self._broken: str | None = None
+        self._revival: Future[None] | None = None
         self._restorer: Restorer | None = None
         try:
             self._restorer = self._load()
@@ -89,6 +93,7 @@ class RestorerReplica:
         """
         if self._broken is not None:
             raise RuntimeError(f"the device is unusable: {self._broken}")
+        await self._check_gang()
         call = self._call
         if call is not None and not call.thread.done():
             silence = time.monotonic() - call.heard_at
@@ -96,11 +101,32 @@ class RestorerReplica:
             if silence > 1.25 * self._stall_seconds:
                 raise RuntimeError(f"a segment has shown no sign of life for {silence:.0f} s")
 
+    async def _check_gang(self) -> None:
+        """Start a gang again that was lost between two segments; while one is at work, its leader watches it."""
+        gang = self._restorer
+        if not isinstance(gang, GangRestorer):
+            return
+        if self._revival is not None:
+            if not self._revival.done():
+                return
+            revival, self._revival = self._revival, None
+            if (error := revival.exception()) is not None:
+                raise RuntimeError(f"the gang cannot be started again: {error}")
+        if self._call is None or self._call.thread.done():
+            loss = await asyncio.to_thread(gang.ask_after, _PING_SECONDS)
+            if loss is not None:
+                _log.warning("the gang is started again: %s", loss)
+                self._revival = self._threads.submit(gang.revive)
+
     async def _end_of_last_call(self) -> None:
         """A segment that was stopped goes on to its next batch of frames; two at once would not fit."""
         if self._call is not None and not self._call.thread.done():
             # Whatever it ended with was told to whoever wanted it.
             await asyncio.gather(asyncio.wrap_future(self._call.thread), return_exceptions=True)
+
+    def __del__(self) -> None:
+        """End the processes of a gang before the replica goes."""
+        close_restorer(getattr(self, "_restorer", None))
 
     async def _loaded(self) -> Restorer:
         if self._restorer is None:

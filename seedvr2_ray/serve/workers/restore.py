@@ -4,7 +4,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from seedvr2_ray.errors import MediaError, RetryableError
+from seedvr2_ray.errors import GangError, MediaError, RetryableError
 from seedvr2_ray.restoration.restorer import Restorer
 from seedvr2_ray.restoration.work.encoded_segments import has_served
 from seedvr2_ray.restoration.work.remaining import PARTS, RESTORED
@@ -52,6 +52,7 @@ def restore(
     kind = f"deaths/{digest_of(order.job_id)[:16]}"
     # Noted before the work: a segment that kills its process is known by what it leaves behind.
     deaths = store.record_attempt(kind, segment.address) - 1
+    is_death = False
     try:
         if deaths >= order.max_tries:
             raise MediaError(
@@ -72,10 +73,14 @@ def restore(
                 on_frames=on_frames,
                 check_cancelled=check_cancelled,
             )
+    except GangError:
+        is_death = True  # Of a rank, which counts as much as that of a whole worker.
+        raise
     finally:
         # Whoever gets here did not die of it.
-        with suppress(RetryableError):
-            store.clear_attempts(kind, segment.address)
+        if not is_death:
+            with suppress(RetryableError):
+                store.clear_attempts(kind, segment.address)
 
 
 def _done_before(order: SegmentOrder, store: CommitStore) -> dict[str, Any] | None:

@@ -102,15 +102,14 @@ def choose_model(given: Mapping[str, Any], config: ServiceConfig) -> ModelChoice
     variant = given.get("model_variant", "normal")
     if variant not in VARIANTS:
         raise ActionError(f"model_variant must be one of {', '.join(VARIANTS)}; got {variant!r}")
-    model_type = given.get("model_type")
+    model_type, sp_size = given.get("model_type"), _whole(given, "sp_size", 1, most=_MOST_DEVICES)
     if model_type is None and variant == "normal":
-        model = config.default_model
+        model = _of_size(sp_size, config)
         model_type, variant = runpod_name(model)
     else:
         # Only the 7B has a variant, so that a variant alone means it.
         model_type = model_type or "seedvr2_7b"
         model = _deployed(model_type, variant, config)
-    sp_size = _whole(given, "sp_size", 1, most=_MOST_DEVICES)
     gang_size = config.models[model].gang_size
     if sp_size not in (1, gang_size):
         raise ActionError(
@@ -118,6 +117,14 @@ def choose_model(given: Mapping[str, Any], config: ServiceConfig) -> ModelChoice
             f"{gang_size}; use sp_size {gang_size}"
         )
     return ModelChoice(model_type=model_type, model_variant=variant, sp_size=sp_size, model=model)
+
+
+def _of_size(sp_size: int, config: ServiceConfig) -> str:
+    """Return the model whose gangs have this size, where no model is named: the default one if it is any of them."""
+    pools = config.models
+    if sp_size in (1, pools[config.default_model].gang_size):
+        return config.default_model
+    return next((model for model, pool in pools.items() if pool.gang_size == sp_size), config.default_model)
 
 
 def _deployed(model_type: object, variant: str, config: ServiceConfig) -> str:

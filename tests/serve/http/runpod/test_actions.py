@@ -81,6 +81,13 @@ def test_a_gang_of_the_size_asked_for_and_a_single_device_are_always_taken():
         assert choose_model({"model_type": "seedvr2_7b", "sp_size": sp_size}, ALL).sp_size == sp_size
 
 
+def test_a_size_alone_picks_the_deployment_whose_gangs_have_it():
+    assert choose_model({"sp_size": 4}, ALL).model == "seedvr2-7b"
+    assert choose_model({"sp_size": 1}, ALL).model == ALL.default_model
+    with pytest.raises(ActionError, match="sp_size 8 needs 8 devices"):
+        choose_model({"sp_size": 8}, ALL)
+
+
 def test_the_defaults_are_the_documented_ones():
     action = parse_restore({"media": "AAAA"}, ALL)
     settings = RestoreSettings.from_mapping(action.settings)

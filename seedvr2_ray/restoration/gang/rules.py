@@ -1,0 +1,86 @@
+"""What a gang cannot be, said in a sentence before any process is started or any frame is decoded."""
+
+import os
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+
+from seedvr2_ray.errors import DeploymentError, SettingsError
+from seedvr2_ray.models.backends import SpStrategy
+from seedvr2_ray.models.seedvr2.config import SeedVR2Config
+from seedvr2_ray.models.seedvr2.transformer.ranks.by_heads import require_divisible_heads
+from seedvr2_ray.models.seedvr2.vae.ranks.rows import split_rows
+from seedvr2_ray.models.weights.catalogue import ModelEntry
+from seedvr2_ray.restoration.diffusion.padding import plan_padding
+from seedvr2_ray.restoration.planning.geometry import Geometry
+from seedvr2_ray.settings import RestoreSettings
+
+MOST_RANKS = 64
+"""More devices than any machine has."""
+
+
+def require_gang(entry: ModelEntry, size: int, strategy: SpStrategy) -> None:
+    """Refuse a size that a model cannot be shared by.
+
+    Raises:
+        SettingsError: says which size or strategy can.
+    """
+    if not 1 <= size <= MOST_RANKS:
+        raise SettingsError(f"a gang has 1 to {MOST_RANKS} ranks, got {size}")
+    if size == 1:
+        return
+    if not isinstance(entry.networks, SeedVR2Config):
+        raise SettingsError(
+            f"{entry.name} runs on one device at a time and cannot be shared by {size}; "
+            "choose a model of SeedVR2, or a gang of 1"
+        )
+    if strategy == "ulysses":
+        require_divisible_heads(entry.networks.transformer.num_heads, size)
+
+
+def require_rows(entry: ModelEntry, settings: RestoreSettings, geometry: Geometry, size: int) -> None:
+    """Refuse a picture that has fewer rows of latents than there are ranks.
+
+    Raises:
+        SettingsError: says how many ranks it has rows for.
+    """
+    if size == 1 or not isinstance(entry.networks, SeedVR2Config):
+        return
+    networks = entry.networks
+    stride = networks.vae.spatial_stride
+    mode = "black" if settings.reference else settings.padding
+    multiple = stride * networks.transformer.patch
+    padding = plan_padding(geometry.height, geometry.width, multiple, mode, anchor_rows=networks.anchor_rows)
+    split_rows(padding.padded_height // stride, size)
+
+
+def choose_devices(
+    size: int,
+    device: Literal["cuda", "cpu"],
+    *,
+    num_gpus: Callable[[], int] = torch.cuda.device_count,
+    has_nccl: Callable[[], bool] = dist.is_nccl_available,
+) -> tuple[str, ...] | None:
+    """Return a GPU of this machine for each rank, as ``CUDA_VISIBLE_DEVICES`` names it; None on the CPU.
+
+    Raises:
+        SettingsError: there are fewer GPUs than ranks.
+        DeploymentError: ranks on GPUs cannot talk to each other with this installation.
+    """
+    if device == "cpu":
+        return None
+    found = num_gpus()
+    if size > found:
+        raise SettingsError(
+            f"{size} GPUs were asked for and this machine has {found}; "
+            f"{f'ask for at most {found}, or ' if found > 1 else ''}say --device cpu to share the CPU's cores"
+        )
+    if not has_nccl():
+        raise DeploymentError(
+            f"this build of PyTorch ({torch.__version__}) has no NCCL, by which {size} GPUs talk to each other; "
+            "install one that has, or use one GPU"
+        )
+    named = [each for each in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if each]
+    return tuple((named or [str(number) for number in range(found)])[:size])

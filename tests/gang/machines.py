@@ -1,0 +1,109 @@
+"""Simulated machines with GPUs, and what must be left on them afterwards: nothing. Not a test module."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.cluster_utils import Cluster
+from ray.util.placement_group import placement_group_table
+
+from tests.restoration.gang.row_shards import RowShards, folders, processes_left
+
+_ROOT = Path(__file__).parents[2]
+_NODE: dict[str, Any] = {"object_store_memory": 100 << 20}
+_QUICK = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 500, "health_check_timeout_ms": 2000}
+
+
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = 120.0) -> Any:
+    """Wait until something is true, and return it."""
+    limit = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < limit, f"waited {seconds:.0f} s in vain for {what}"
+        time.sleep(0.05)
+    return found
+
+
+@dataclass
+class Machines:
+    """A cluster whose head has no GPU and whose machines have two each that are none."""
+
+    cluster: Cluster
+    nodes: list[Any] = field(default_factory=list)
+    folders_before: set[Path] = field(default_factory=folders)
+
+    def add(self) -> Any:
+        """Add a machine."""
+        node = self.cluster.add_node(num_cpus=2, num_gpus=2, **_NODE)
+        self.nodes.append(node)
+        return node
+
+    def lose_that_of(self, pid: int) -> None:
+        """Take the machine away on which a process runs."""
+        parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        raylets = {each.all_processes["raylet"][0].process.pid: each.node_id for each in self.nodes}
+        self.lose(raylets[parent])
+
+    def lose(self, node_id: str) -> None:
+        """Take a machine away, as a power cut does."""
+        node = next(each for each in self.nodes if each.node_id == node_id)
+        self.nodes.remove(node)
+        self.cluster.remove_node(node, allow_graceful=False)
+
+    def workers(self, title: str) -> list[int]:
+        """Return the processes of this cluster that Ray has given a title which contains this."""
+        raylets = {
+            each.process.pid for node in self.cluster.list_all_nodes() for each in node.all_processes.get("raylet", [])
+        }
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+                if parent in raylets and title in (folder / "cmdline").read_text():
+                    found.append(int(folder.name))
+            except OSError:
+                continue  # It has ended meanwhile.
+        return found
+
+    def gpus_in_use(self) -> float:
+        """Count what Ray has reserved."""
+        total, free = ray.cluster_resources(), ray.available_resources()
+        return float(total.get("GPU", 0.0) - free.get("GPU", 0.0))
+
+    def groups(self) -> list[str]:
+        """Return the placement groups there are."""
+        return [group["state"] for group in placement_group_table().values() if group["state"] != "REMOVED"]
+
+    def wait_until_nothing_is_left(self, shards: RowShards, seconds: float = 60.0) -> None:
+        """Wait for GPUs, placement groups, processes and sockets to be given back, and fail where one is not."""
+        wait_for(lambda: self.gpus_in_use() == 0, "GPUs to be free", seconds)
+        wait_for(lambda: not self.groups(), "placement groups to go", seconds)
+        wait_for(lambda: not processes_left(shards.pids()), "ranks to end", seconds)
+        wait_for(lambda: folders() <= self.folders_before, "sockets to go", seconds)
+
+
+@contextmanager
+def machines(num: int) -> Iterator[Machines]:
+    """Run a cluster of a head and so many machines."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = str(_ROOT)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    system = {**_QUICK, "health_check_failure_threshold": 5}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "_system_config": system, **_NODE})
+    try:
+        ray.init(address=cluster.address, log_to_driver=False)
+        found = Machines(cluster)
+        for _ in range(num):
+            found.add()
+        yield found
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before

@@ -1,0 +1,201 @@
+"""Gangs as replicas of Ray Serve on simulated machines: whatever happens, the work is done and nothing is left."""
+
+import asyncio
+import os
+import signal
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+import ray
+from ray import serve
+
+from seedvr2_ray.restoration.lanczos import LANCZOS, LanczosRestorer
+from seedvr2_ray.restoration.run import restore_video
+from seedvr2_ray.serve.app import restorer_application
+from seedvr2_ray.serve.config import ModelPool
+from seedvr2_ray.serve.jobs import JobState
+from seedvr2_ray.serve.workers.local import LocalWorkers
+from seedvr2_ray.serve.workers.ray_handles import RayWorkers
+from tests.gang.machines import machines, wait_for
+from tests.media import clips
+from tests.restoration.gang.row_shards import RowShards, processes_left
+from tests.serve.deployment import SETTINGS, deploy
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.slow,
+    pytest.mark.timeout(400),
+    # Ray leaves its log files and sockets to the garbage collector.
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
+WHOLE = replace(SETTINGS, segment_seconds=60.0, detect_shots=False)
+"""One segment, and so one gang."""
+POOL = ModelPool(
+    num_gpus=1,
+    num_cpus=0.1,
+    gang_size=2,
+    max_replicas=3,
+    downscale_to_zero_seconds=2,
+    rank_silence_seconds=4,
+)
+
+
+class GangWorkers(LocalWorkers):
+    """Segments go to gangs in Serve, and everything else to threads of this process."""
+
+    def __init__(self, layout, handle):
+        super().__init__(layout)
+        self._gangs = RayWorkers(layout.data, handle, {"lanczos": handle})
+
+    async def restore(self, order):
+        async for item in self._gangs.restore(order):
+            yield item
+
+
+@pytest.fixture(scope="module")
+def fleet():
+    with machines(3) as fleet:
+        serve.start(proxy_location="Disabled")
+        yield fleet
+        serve.shutdown()
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    return RowShards(str(tmp_path_factory.mktemp("traces")), pause_seconds=0.02)
+
+
+@pytest.fixture(scope="module")
+def service(fleet, shards, tmp_path_factory):
+    service = deploy(tmp_path_factory.mktemp("service"), shards, num_replicas=3)
+    service.config = service.config.model_copy(update={"models": {"lanczos": POOL}})
+    yield service
+    fleet.wait_until_nothing_is_left(shards)
+
+
+@pytest.fixture(scope="module")
+def handle(service):
+    application = restorer_application("lanczos", POOL, service.config, service.layout)
+    return serve.run(application, name="gangs", route_prefix=None)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    path = tmp_path_factory.mktemp("clip") / "video.mp4"
+    clips.make_clip(path, num_frames=60, size=(64, 48), cuts=(20, 40), bframes=2)
+    return path
+
+
+@pytest.fixture(scope="module")
+def undisturbed(clip, tmp_path_factory):
+    target = tmp_path_factory.mktemp("undisturbed") / "video.mp4"
+    restore_video(str(clip), str(target), WHOLE, LANCZOS, LanczosRestorer, report=False)
+    return target.read_bytes()
+
+
+@asynccontextmanager
+async def running(service, handle):
+    runner = service.runner(GangWorkers(service.layout, handle))
+    task = asyncio.create_task(runner.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def until(condition, what):
+    await asyncio.to_thread(wait_for, condition, what)
+
+
+def test_gangs_come_and_go_whole(fleet, shards, service, handle, clip, undisturbed):
+    """0 to 1 to 3 to 1 to 0 gangs of two GPUs each."""
+
+    async def grow_and_shrink():
+        async with running(service, handle):
+            assert fleet.gpus_in_use() == 0
+            shards.hold(1)
+            shards.hold(2)
+            first = service.submit(clip, replace(WHOLE, seed=1))
+            await until(lambda: fleet.gpus_in_use() == 2 and shards.segments() == 1, "the first gang")
+            second = service.submit(clip, replace(SETTINGS, seed=2))
+            await until(lambda: fleet.gpus_in_use() == 6 and shards.segments() == 3, "three gangs")
+            shards.let_go(2)
+            await service.until(second)
+            await until(lambda: fleet.gpus_in_use() == 2, "two gangs to go")
+            shards.let_go(1)
+            assert service.master(await service.until(first)) == undisturbed
+            await until(lambda: fleet.gpus_in_use() == 0, "no gang")
+
+    asyncio.run(grow_and_shrink())
+    fleet.wait_until_nothing_is_left(shards)
+
+
+def replica():
+    """Return the actor that leads the gang."""
+    names = ray.util.list_named_actors(all_namespaces=True)
+    (found,) = [each for each in names if "restorer-lanczos" in each["name"]]
+    return ray.get_actor(found["name"], namespace=found["namespace"])
+
+
+def kill_rank(fleet, shards):
+    os.kill(shards.pid_of(1), signal.SIGKILL)
+
+
+def stop_rank(fleet, shards):
+    os.kill(shards.pid_of(0), signal.SIGSTOP)
+
+
+def kill_leader(fleet, shards):
+    os.kill(ray.get(replica().__ray_call__.remote(lambda self: os.getpid())), signal.SIGKILL)
+
+
+def lose_machine(fleet, shards):
+    node = ray.get(replica().__ray_call__.remote(lambda self: ray.get_runtime_context().get_node_id()))
+    fleet.lose(node)
+
+
+@pytest.mark.parametrize("fault", [kill_rank, stop_rank, kill_leader, lose_machine])
+def test_a_gang_that_loses_anything_in_mid_segment_leaves_the_job_the_same_bytes(
+    fleet, shards, service, handle, clip, undisturbed, fault
+):
+    seed = 10 + len(shards.pids())
+
+    async def disturb():
+        async with running(service, handle):
+            shards.hold(seed)
+            before = shards.segments()
+            job = service.submit(clip, replace(WHOLE, seed=seed))
+            await until(lambda: shards.segments() > before, "a segment at work")
+            ranks = processes_left(shards.pids())
+            await asyncio.to_thread(fault, fleet, shards)
+            await until(lambda: not processes_left(ranks), "the old ranks to go")
+            shards.let_go(seed)
+            assert service.master(await service.until(job, seconds=120)) == undisturbed
+
+    try:
+        asyncio.run(disturb())
+    finally:
+        shards.let_go(seed)
+
+
+def test_a_job_that_is_cancelled_in_mid_segment_leaves_its_gang_to_the_next(
+    fleet, shards, service, handle, clip, undisturbed
+):
+    async def cancel():
+        async with running(service, handle):
+            before = shards.segments()
+            job = service.submit(clip, replace(WHOLE, seed=8))
+            await until(lambda: shards.segments() > before, "a segment at work")
+            ranks = processes_left(shards.pids())
+            service.jobs.request_cancel(job.id, owner="anna")
+            assert (await service.until(job)).state is JobState.CANCELLED
+            after = service.submit(clip, replace(WHOLE, seed=9))
+            assert service.master(await service.until(after, seconds=120)) == undisturbed
+            assert set(ranks) <= set(processes_left(shards.pids()))
+
+    asyncio.run(cancel())
