@@ -3,7 +3,7 @@
 python -m benchmarks.gang
 
 Bytes, exchanges and memory are counted: the networks run at full size on tensors without data, as one rank among others
-that answer nothing. Times are **predicted** from these counts and the rates below; no GPU was measured. What is measured
+that answer nothing. Times are **predicted** from these counts and the rates below; no GPU was measured. Measured
 is a small decoder on processes of this machine that talk by gloo.
 """
 
