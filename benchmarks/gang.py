@@ -12,7 +12,9 @@ import json
 import tempfile
 import time
 import weakref
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,7 @@ from seedvr2_ray.models.seedvr2.transformer.ranks.choice import (
     predict_seconds,
 )
 from seedvr2_ray.models.seedvr2.transformer.ranks.traffic import head_bytes, window_bytes
-from seedvr2_ray.models.seedvr2.vae.config import FAST, SEEDVR2_VAE, VAEConfig
+from seedvr2_ray.models.seedvr2.vae.config import FAST, SEEDVR2_VAE, VAEConfig, VAEOptions
 from seedvr2_ray.models.seedvr2.vae.costs import vae_flops
 from seedvr2_ray.models.seedvr2.vae.ranks.rows import RowShares, split_rows
 from seedvr2_ray.models.seedvr2.vae.video_vae import VideoVAE
@@ -101,34 +103,40 @@ def build_vae(config: VAEConfig = SEEDVR2_VAE) -> VideoVAE:
 
 
 @torch.inference_mode()
-def count_vae(vae: VideoVAE, height: int, width: int, num_ranks: int, frames: int = FRAMES) -> dict[str, Any]:
-    """Encode and decode a chunk as a rank in the middle, slice by slice; count bytes, exchanges and memory."""
-    stride, latents = vae.config.spatial_stride, vae.config.num_latents(frames)
+def count_vae(vae: VideoVAE, height: int, width: int, num_ranks: int) -> dict[str, Any]:
+    """Encode and decode a chunk as a rank in the middle, slice by slice; count bytes, exchanges and memory.
+
+    The first two slices are run; all further ones are like the second.
+    """
+    stride, time_stride = vae.config.spatial_stride, vae.config.temporal_stride
+    further = (FRAMES - 1) // time_stride - 1
     parallel = SilentRank(num_ranks // 2, num_ranks)
     heights = split_rows(height // stride, num_ranks)
     rows = RowShares(parallel, heights) if num_ranks > 1 else None
-    options, own = FAST.__class__(**{**_fields(FAST), "rows": rows}), heights[parallel.rank]
+    options, own = replace(FAST, rows=rows), heights[parallel.rank]
     counted: dict[str, Any] = {}
-    for name, first, later in (("encode", 5, 4), ("decode", 2, 1)):
-        live, state, left = LiveBytes(), None, frames if name == "encode" else latents
+    sent: Counter[str] = Counter()
+    exchanges = 0
+    for name in ("encode", "decode"):
+        live, state = LiveBytes(), None
         with live:
-            while left:
-                num = min(first if state is None else later, left)
+            for times in (1, further):
+                parallel.sent.clear()
+                parallel.num_exchanges = 0
+                new = 2 if state is None else 1
                 if name == "encode":
-                    given = torch.empty(1, 3, num, own * stride, width, dtype=BFLOAT16, device=META)
+                    num_frames = 1 + time_stride if state is None else time_stride
+                    given = torch.empty(1, 3, num_frames, own * stride, width, dtype=BFLOAT16, device=META)
                     _, state = vae.encode_slice(given, state, overwrite=True, options=options)
                 else:
-                    size = (1, vae.config.latent_channels, num, own, width // stride)
-                    given = torch.empty(size, dtype=BFLOAT16, device=META)
+                    shape = (1, vae.config.latent_channels, new, own, width // stride)
+                    given = torch.empty(shape, dtype=BFLOAT16, device=META)
                     _, state = vae.decode_slice(given, state, overwrite=True, options=options)
-                left -= num
+                sent.update({kind: times * count for kind, count in parallel.sent.items()})
+                exchanges += times * parallel.num_exchanges
         assert state is not None
         counted[name] = {"peak_bytes": live.peak, "state_bytes": state.num_bytes}
-    return {**counted, "sent_bytes": dict(parallel.sent), "exchanges": parallel.num_exchanges}
-
-
-def _fields(options: Any) -> dict[str, Any]:
-    return {name: getattr(options, name) for name in options.__dataclass_fields__}
+    return {**counted, "sent_bytes": dict(sent), "exchanges": exchanges}
 
 
 @torch.inference_mode()
@@ -208,7 +216,7 @@ def _decode_on_cpu(rank: int, size: int, folder: str) -> None:
     torch.manual_seed(0)
     vae, heights = VideoVAE(_MEASURED).requires_grad_(False), split_rows(48, size)
     rows = RowShares(parallel, heights) if size > 1 else None
-    options = FAST.__class__(direct_norm=True, rows=rows)
+    options = VAEOptions(direct_norm=True, rows=rows)
     latents = torch.randn(1, 16, 2, heights[rank], 64)
     seconds = []
     with torch.inference_mode():
