@@ -10,8 +10,9 @@ with torch. Peaks are exact up to what kernels need for scratch; times are **pre
 
 import argparse
 import json
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -23,6 +24,7 @@ import torch
 
 from benchmarks.machine import describe_machine, results_folder
 from benchmarks.virtual_device import MOST_ELEMENTS, StageTally, Tally, counting, virtual_device
+from benchmarks.virtual_repeats import Repeats
 from seedvr2_ray.errors import SeedVR2Error
 from seedvr2_ray.frames import Frames
 from seedvr2_ray.models.seedvr2.transformer.dit import SeedVR2Transformer
@@ -79,20 +81,11 @@ class VirtualRun:
     plan: SegmentPlan
     weight_bytes: int
     stages: dict[str, StageTally]
-    seconds: dict[str, dict[str, float]]
-    """By GPU and stage; predicted."""
 
 
-class Roofline:
-    """Adds up the shortest times of launches."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, defaultdict[str, float]] = {name: defaultdict(float) for name in known_rates()}
-
-    def __call__(self, stage: str, flops: float, num_bytes: int, is_fp32: bool) -> None:
-        """Count one launch."""
-        for name, rates in known_rates().items():
-            self.seconds[name][stage] += rates.seconds(flops, num_bytes, is_fp32=is_fp32)
+def price(flops: float, num_bytes: int, is_fp32: bool) -> dict[str, float]:
+    """Return the shortest time of one launch on every GPU."""
+    return {name: rates.seconds(flops, num_bytes, is_fp32=is_fp32) for name, rates in known_rates().items()}
 
 
 def build(entry: ModelEntry, dtype: torch.dtype = torch.bfloat16) -> DiffusionModel:
@@ -140,17 +133,23 @@ def run(
     channels: int = 3,
     free_bytes: int = 2**60,
     dtype: torch.dtype = torch.bfloat16,
+    repeats: Repeats | None = None,
 ) -> VirtualRun:
     """Restore one segment with given knobs.
 
     Args:
+        repeats: what was counted before and need not be run again; None runs everything.
         channels: 4 for a source with alpha.
         free_bytes: what the restorer is told is free; nothing ever runs out.
     """
     plan_packing.cache_clear()
-    roofline = Roofline()
     try:
-        with counting(roofline) as tally, _forced(knobs, free_bytes), patch.object(placement, "_exchange", tally.move):
+        with (
+            counting(price) as tally,
+            _forced(knobs, free_bytes),
+            patch.object(placement, "_exchange", tally.move),
+            repeats.reused(tally, (entry.transformer, entry.vae, dtype)) if repeats else nullcontext(),
+        ):
             model = build(entry, dtype)
             weight_bytes = tally.live_bytes
             restorer = _restorer(model, tally)
@@ -159,8 +158,7 @@ def run(
             assert count == task.num_frames
     finally:
         plan_packing.cache_clear()
-    seconds = {gpu: dict(stages) for gpu, stages in roofline.seconds.items()}
-    return VirtualRun(plan=plan, weight_bytes=weight_bytes, stages=dict(tally.stages), seconds=seconds)
+    return VirtualRun(plan=plan, weight_bytes=weight_bytes, stages=dict(tally.stages))
 
 
 class _forced:
@@ -204,8 +202,8 @@ def figures(ran: VirtualRun) -> dict[str, Any]:
     for stage in STAGES:
         tally = ran.stages.get(stage, StageTally())
         stages[stage] = {
-            "peak_gib": round(tally.peak_bytes / GIB, 2),
-            "planned_gib": round(getattr(predicted, stage) / GIB, 2),
+            "peak_bytes": tally.peak_bytes,
+            "planned_bytes": getattr(predicted, stage),
             "peak_at": tally.peak_at,
             "tflop": round(sum(tally.flops.values()) / 1e12, 2),
             "gigabytes": round(sum(tally.bytes_by_operation.values()) / 1e9, 1),
@@ -216,12 +214,12 @@ def figures(ran: VirtualRun) -> dict[str, Any]:
             "syncs": dict(tally.syncs),
             "mixed": dict(tally.mixed),
             "layouts": dict(tally.layouts),
-            "largest_convolution": round(tally.largest_convolution / 2**31, 3),
-            "predicted_seconds": {gpu: round(seconds.get(stage, 0.0), 3) for gpu, seconds in ran.seconds.items()},
+            "largest_convolution": tally.largest_convolution,
+            "predicted_seconds": {gpu: round(seconds, 3) for gpu, seconds in tally.seconds.items()},
         }
     return {
         "padded": [ran.plan.padding.padded_width, ran.plan.padding.padded_height],
-        "weights_gib": round(ran.weight_bytes / GIB, 2),
+        "weight_bytes": ran.weight_bytes,
         "stages": stages,
     }
 
@@ -233,24 +231,45 @@ def _megabytes(moved: Counter[str]) -> dict[str, float]:
 def main() -> None:
     """Run every combination that was asked for, print a table, keep the figures."""
     arguments = _parse()
-    path = results_folder() / "virtual_gpu.json"
-    kept: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    rows: dict[str, Any] = kept.get("rows", {})
-    for model in arguments.models.split(","):
-        for resolution in arguments.resolutions.split(","):
-            for rung in map(int, arguments.rungs.split(",")):
+    path = arguments.into or results_folder() / "virtual_gpu.json"
+    rows: dict[str, Any] = json.loads(path.read_text())["rows"] if path.exists() else {}
+    repeats = Repeats()
+    for resolution in arguments.resolutions.split(","):
+        for rung in map(int, arguments.rungs.split(",")):
+            for model in arguments.models.split(","):
                 width, height = map(int, resolution.split("x"))
+                name = row_name(model, (width, height), rung, arguments.frames, arguments.channels)
+                if name in rows and not arguments.again:
+                    continue
                 try:
                     task = describe_task((width, height), arguments.frames)
-                    ran = run(CATALOGUE[f"seedvr2-{model}"], task, LADDER[rung - 1], channels=arguments.channels)
+                    entry, knobs = CATALOGUE[f"seedvr2-{model}"], LADDER[rung - 1]
+                    ran = run(entry, task, knobs, channels=arguments.channels, repeats=repeats)
                 except SeedVR2Error as error:
                     print(f"{model} {resolution} rung {rung}: {error}")
                     continue
-                rows[f"{model} {resolution} {arguments.frames} frames, rung {rung}"] = figures(ran)
+                rows[name] = figures(ran)
                 _print_row(model, resolution, rung, ran)
-    sources = {name: rates.source for name, rates in known_rates().items()}
-    document = {"benchmark": "virtual_gpu", "machine": describe_machine(), "rates": sources, "rows": rows}
-    path.write_text(json.dumps(document, indent=1) + "\n")
+                _write(path, rows)
+
+
+def row_name(model: str, size: tuple[int, int], rung: int, num_frames: int, channels: int = 3) -> str:
+    """Return under which name a run is kept."""
+    return f"{model} {size[0]}x{size[1]} rung {rung}, {num_frames} frames{', alpha' if channels == 4 else ''}"
+
+
+def _write(path: Path, rows: dict[str, Any]) -> None:
+    """Keep all rows, one a line; after every one, because a whole table takes long."""
+    head = {
+        "benchmark": "virtual_gpu",
+        "machine": describe_machine(),
+        "rates": {name: rates.source for name, rates in known_rates().items()},
+    }
+    lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(row)}" for name, row in rows.items())
+    text = f'{json.dumps(head, indent=1)[:-2]},\n "rows": {{\n{lines}\n }}\n}}\n'
+    part = path.with_suffix(".part")
+    part.write_text(text)
+    part.replace(path)
 
 
 def _print_row(model: str, resolution: str, rung: int, ran: VirtualRun) -> None:
@@ -260,8 +279,9 @@ def _print_row(model: str, resolution: str, rung: int, ran: VirtualRun) -> None:
         cells.append(f"{max(_peak(ran, stage), 0) / GIB:.1f} / {planned / GIB:.1f}")
     largest = max(tally.largest_convolution for tally in ran.stages.values()) / MOST_ELEMENTS
     cells.append(f"{largest:.2f}")
-    total = {gpu: sum(stages.get(stage, 0) for stage in STAGES) for gpu, stages in ran.seconds.items()}
-    cells += [f"{ran.plan.task.num_frames / seconds:.2f}" for seconds in total.values()]
+    for gpu in known_rates():
+        seconds = sum(ran.stages[stage].seconds[gpu] for stage in STAGES if stage in ran.stages)
+        cells.append(f"{ran.plan.task.num_frames / seconds:.2f}")
     print("| " + " | ".join(cells) + " |", flush=True)
 
 
@@ -275,6 +295,8 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--resolutions", default="1280x720,1920x1080,2560x1440,3840x2160", help="output sizes")
     parser.add_argument("--rungs", default="1,9", help=f"rungs of the ladder, 1 to {len(LADDER)}")
     parser.add_argument("--frames", type=int, default=45, help="length of the segment")
+    parser.add_argument("--into", type=Path, help="the file of rows, by default benchmarks/results/virtual_gpu.json")
+    parser.add_argument("--again", action="store_true", help="run what is there already, too")
     parser.add_argument("--channels", type=int, choices=(3, 4), default=3, help="4 for a source with alpha")
     return parser.parse_args()
 

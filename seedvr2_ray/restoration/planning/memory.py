@@ -251,7 +251,8 @@ def predict(demand: MemoryDemand, costs: MemoryCosts, knobs: ExactKnobs) -> Stag
     is_one_slice = latents <= 1 + knobs.slice_groups
     first = min(latents, 1 + knobs.slice_groups)
     slice_frames = frames_for_latents(first, stride)
-    slices = [(first, True)] if is_one_slice else [(first, True), (knobs.slice_groups, False)]
+    # A short segment has no second slice of full length.
+    slices = [(first, True)] if is_one_slice else [(first, True), (min(knobs.slice_groups, latents - first), False)]
     encode = decode = 0
     for num_latents, starts_clip in slices:
         work = _work(demand, knobs, starts_clip=starts_clip)
