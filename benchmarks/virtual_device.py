@@ -268,9 +268,7 @@ def _shims(tally: Tally) -> Iterator[None]:
 
 
 @contextmanager
-def counting(
-    prices: Prices = lambda *_: {}, *, limit_bytes: int | None = None
-) -> Iterator[Tally]:
+def counting(prices: Prices = lambda *_: {}, *, limit_bytes: int | None = None) -> Iterator[Tally]:
     """Make every new tensor one without data, and count.
 
     Args:

@@ -4,7 +4,7 @@
 
 The real restorer runs on tensors without data (:mod:`benchmarks.virtual_device`), so this takes seconds and any machine
 with torch. Peaks are exact up to what kernels need for scratch; times are **predicted** from public rates
-(``gpu_rates.json``): of every launch the longer of arithmetic and traffic. Rows are kept in
+(:mod:`seedvr2_ray.restoration.planning.gpus`): of every launch the longer of arithmetic and traffic. Rows are kept in
 ``benchmarks/results/virtual_gpu.json``.
 """
 
@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 from unittest.mock import patch
@@ -38,6 +37,7 @@ from seedvr2_ray.restoration.diffusion import restorer as diffusion
 from seedvr2_ray.restoration.diffusion.restorer import DiffusionRestorer
 from seedvr2_ray.restoration.diffusion.stages import DiffusionModel
 from seedvr2_ray.restoration.planning.geometry import Geometry
+from seedvr2_ray.restoration.planning.gpus import known_gpus
 from seedvr2_ray.restoration.planning.memory import LADDER, ExactKnobs
 from seedvr2_ray.restoration.planning.segment_plan import SegmentPlan
 from seedvr2_ray.restoration.restorer import RestorerIdentity, SegmentTask
@@ -46,32 +46,6 @@ from seedvr2_ray.settings import RestoreSettings
 STAGES = ("encode", "transform", "decode", "finish")
 TEXT_TOKENS = 58
 GIB = 2**30
-LAUNCH_SECONDS = 3e-6
-"""The least that one launch takes: an assumption, the same for every GPU."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Rates:
-    """What a vendor promises of a GPU."""
-
-    name: str
-    memory_gib: float
-    bf16_tflops: float
-    fp32_tflops: float
-    gigabytes_per_second: float
-    source: str
-
-    def seconds(self, flops: float, num_bytes: int, *, is_fp32: bool) -> float:
-        """Return the shortest time one launch can take."""
-        rate = self.fp32_tflops if is_fp32 else self.bf16_tflops
-        return max(flops / (rate * 1e12), num_bytes / (self.gigabytes_per_second * 1e9), LAUNCH_SECONDS)
-
-
-@lru_cache(maxsize=1)
-def known_rates() -> dict[str, Rates]:
-    """Return every GPU whose rates are stored."""
-    table = json.loads((Path(__file__).parent / "gpu_rates.json").read_text())
-    return {name: Rates(**rates) for name, rates in table.items()}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,7 +59,7 @@ class VirtualRun:
 
 def price(flops: float, num_bytes: int, is_fp32: bool) -> dict[str, float]:
     """Return the shortest time of one launch on every GPU."""
-    return {name: rates.seconds(flops, num_bytes, is_fp32=is_fp32) for name, rates in known_rates().items()}
+    return {name: rates.seconds(flops, num_bytes, is_fp32=is_fp32) for name, rates in known_gpus().items()}
 
 
 def build(entry: ModelEntry, dtype: torch.dtype = torch.bfloat16) -> DiffusionModel:
@@ -263,7 +237,7 @@ def _write(path: Path, rows: dict[str, Any]) -> None:
     head = {
         "benchmark": "virtual_gpu",
         "machine": describe_machine(),
-        "rates": {name: rates.source for name, rates in known_rates().items()},
+        "rates": {name: rates.source for name, rates in known_gpus().items()},
     }
     lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(row)}" for name, row in rows.items())
     text = f'{json.dumps(head, indent=1)[:-2]},\n "rows": {{\n{lines}\n }}\n}}\n'
@@ -279,7 +253,7 @@ def _print_row(model: str, resolution: str, rung: int, ran: VirtualRun) -> None:
         cells.append(f"{max(_peak(ran, stage), 0) / GIB:.1f} / {planned / GIB:.1f}")
     largest = max(tally.largest_convolution for tally in ran.stages.values()) / MOST_ELEMENTS
     cells.append(f"{largest:.2f}")
-    for gpu in known_rates():
+    for gpu in known_gpus():
         seconds = sum(ran.stages[stage].seconds[gpu] for stage in STAGES if stage in ran.stages)
         cells.append(f"{ran.plan.task.num_frames / seconds:.2f}")
     print("| " + " | ".join(cells) + " |", flush=True)

@@ -11,7 +11,7 @@ from seedvr2_ray.models.seedvr2.vae.config import VAEConfig, VAEOptions
 from seedvr2_ray.models.seedvr2.vae.costs import decoder_cache_bytes_per_pixel, encoder_cache_bytes_per_pixel
 from seedvr2_ray.models.seedvr2.vae.tiles import Tiling
 from seedvr2_ray.models.seedvr2.vae.video_vae import VideoVAE
-from seedvr2_ray.restoration.diffusion.chunks import Chunk, latents_for_frames, plan_chunks
+from seedvr2_ray.restoration.diffusion.chunks import Chunk, frames_for_latents, latents_for_frames, plan_chunks
 from seedvr2_ray.restoration.diffusion.padding import SpatialPadding, plan_padding
 from seedvr2_ray.restoration.planning.memory import MemoryDemand, MemoryPlan
 from seedvr2_ray.restoration.planning.reference_size import ReferenceSize, reference_size
@@ -54,6 +54,10 @@ class SegmentPlan:
     is_one_slice: bool
     """The whole segment goes through the VAE at once, which then need not remember anything."""
     slice_latents: int
+
+    def padded_frames(self, temporal_stride: int) -> int:
+        """Return how many frames go through the VAE, those that fill the last latent included."""
+        return frames_for_latents(self.chunks[-1].stop, temporal_stride)
 
 
 def describe_model(

@@ -41,5 +41,7 @@ def transform_bytes(
     joined = 5 * stream + kept
     activations = max(attention, joining, mlp, joined) * item_bytes
     latent_pixels = tokens * config.patch**2
+    # Heads of a band on their way between ranks: what is handed over and what comes for it.
+    exchanged = 0 if num_ranks == 1 else 2 * 3 * heads * item_bytes
     latents = latent_pixels * (6 * config.latent_channels * _FLOAT + 2 * config.in_channels * item_bytes)
-    return round(activations + latents + 2 * 3 * _INDEX * tokens)
+    return round(activations + exchanged + latents + 2 * 3 * _INDEX * tokens)

@@ -27,6 +27,8 @@ class Work:
     frames_in_flight: int | None
     starts_clip: bool
     """Whether no slice came before."""
+    num_ranks: int = 1
+    """Processes that share a frame's rows. Each is handed the rows next to its own by its neighbours."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -222,7 +224,10 @@ def _resnet(layer: Layer, clip: _Clip, work: Work) -> tuple[int, _Clip]:
 
 def _attention(layer: Layer, clip: _Clip, work: Work) -> tuple[int, _Clip]:
     # The norm in float32 and rounded; tokens, queries, keys, values, what was attended to, and its projection.
-    return clip.values() * max(_FLOAT + work.item_bytes, 7 * work.item_bytes), clip
+    own = clip.values() * max(_FLOAT + work.item_bytes, 7 * work.item_bytes)
+    # Every rank needs the keys and values of all: as they came, and joined one kind after the other.
+    gathered = 0 if work.num_ranks == 1 else (2 * work.num_ranks + 1) * clip.values() * work.item_bytes
+    return own + gathered, clip
 
 
 def _down(layer: Layer, clip: _Clip, work: Work) -> tuple[int, _Clip]:
@@ -302,12 +307,14 @@ def _step(
     """Norm, activation and convolution in bands, beside the input: with the result, unless it takes its place."""
     item_out = item_out or work.item_bytes
     band = _band(clip, out, work, taps=taps, stride=stride)
+    # A row above and one below are handed over, and two come in their place.
+    halo = 0 if work.num_ranks == 1 else 4 * clip.channels * (clip.frames + taps - 1) * clip.width * work.item_bytes
     if band.is_whole:
-        return band.bytes_in + band.values_out * item_out
+        return band.bytes_in + band.values_out * item_out + halo
     whole = 0 if in_place else out.values() * item_out
     # The rows that the next band is given, beside the band they were taken from.
     carried = 2 * clip.channels * (clip.frames + taps - 1) * clip.width * work.item_bytes
-    return whole + band.bytes_in + band.values_out * item_out + carried
+    return whole + band.bytes_in + band.values_out * item_out + carried + halo
 
 
 def _whole_or_band(out: _Clip, work: Work) -> int:
