@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 from unittest.mock import patch
@@ -208,23 +209,27 @@ def main() -> None:
     path = arguments.into or results_folder() / "virtual_gpu.json"
     rows: dict[str, Any] = json.loads(path.read_text())["rows"] if path.exists() else {}
     repeats = Repeats()
-    for resolution in arguments.resolutions.split(","):
-        for rung in map(int, arguments.rungs.split(",")):
-            for model in arguments.models.split(","):
-                width, height = map(int, resolution.split("x"))
-                name = row_name(model, (width, height), rung, arguments.frames, arguments.channels)
-                if name in rows and not arguments.again:
-                    continue
-                try:
-                    task = describe_task((width, height), arguments.frames)
-                    entry, knobs = CATALOGUE[f"seedvr2-{model}"], LADDER[rung - 1]
-                    ran = run(entry, task, knobs, channels=arguments.channels, repeats=repeats)
-                except SeedVR2Error as error:
-                    print(f"{model} {resolution} rung {rung}: {error}")
-                    continue
-                rows[name] = figures(ran)
-                _print_row(model, resolution, rung, ran)
-                _write(path, rows)
+    asked = product(
+        arguments.resolutions.split(","),
+        map(int, arguments.rungs.split(",")),
+        arguments.models.split(","),
+        map(int, arguments.channels.split(",")),
+    )
+    for resolution, rung, model, channels in asked:
+        width, height = map(int, resolution.split("x"))
+        name = row_name(model, (width, height), rung, arguments.frames, channels)
+        if name in rows and not arguments.again:
+            continue
+        try:
+            task = describe_task((width, height), arguments.frames)
+            entry = CATALOGUE[f"seedvr2-{model}"]
+            ran = run(entry, task, LADDER[rung - 1], channels=channels, repeats=repeats)
+        except SeedVR2Error as error:
+            print(f"{name}: {error}")
+            continue
+        rows[name] = figures(ran)
+        _print_row(name, ran)
+        _write(path, rows)
 
 
 def row_name(model: str, size: tuple[int, int], rung: int, num_frames: int, channels: int = 3) -> str:
@@ -246,8 +251,8 @@ def _write(path: Path, rows: dict[str, Any]) -> None:
     part.replace(path)
 
 
-def _print_row(model: str, resolution: str, rung: int, ran: VirtualRun) -> None:
-    cells = [model, resolution, str(rung)]
+def _print_row(name: str, ran: VirtualRun) -> None:
+    cells = [name]
     for stage in ("encode", "transform", "decode"):
         planned = getattr(ran.plan.memory.stages, stage)
         cells.append(f"{max(_peak(ran, stage), 0) / GIB:.1f} / {planned / GIB:.1f}")
@@ -271,7 +276,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--frames", type=int, default=45, help="length of the segment")
     parser.add_argument("--into", type=Path, help="the file of rows, by default benchmarks/results/virtual_gpu.json")
     parser.add_argument("--again", action="store_true", help="run what is there already, too")
-    parser.add_argument("--channels", type=int, choices=(3, 4), default=3, help="4 for a source with alpha")
+    parser.add_argument("--channels", default="3", help="3, and 4 for sources with alpha")
     return parser.parse_args()
 
 

@@ -13,7 +13,7 @@ from seedvr2_ray.models.seedvr2.vae.config import fastest_options
 from seedvr2_ray.models.seedvr2.vae.upsampler import Upsampler
 from seedvr2_ray.models.seedvr2.vae.video_vae import VideoVAE
 from seedvr2_ray.models.swiftvr.config import SwiftVRConfig
-from seedvr2_ray.models.weights.catalogue import ModelEntry
+from seedvr2_ray.models.weights.catalogue import ModelEntry, find_entry
 from seedvr2_ray.restoration.device import default_dtype, device_name, free_bytes
 from seedvr2_ray.restoration.planning.gang import choose_gang
 from seedvr2_ray.restoration.planning.gpus import KnownGPU
@@ -121,7 +121,7 @@ def forecast_memory(
             height, width = padded_size(task.geometry, entry.swiftvr)
             peak = plan_swiftvr_memory(facts, costs, height, width, device.free_bytes).stages.peak
         else:
-            demand = describe_segment(task, _facts_of(entry, device.kind, device.dtype))
+            demand = describe_segment(task, facts_of(entry, device.kind, device.dtype))
             if device.kind == "cpu" and size == 1:
                 # A gang of processors would share the memory it lacks.
                 peak = plan_memory(demand, costs, device.free_bytes, may_offload=False).stages.peak
@@ -135,13 +135,20 @@ def forecast_memory(
     )
 
 
+def foresee_on_gpus(plan: Plan, memory_bytes: int, gang_size: int) -> MemoryForecast | None:
+    """Predict the memory of a plan's longest segment on other machines' GPUs, of which only their size is known."""
+    device = DeviceMemory(name="gpu", kind="cuda", dtype=torch.bfloat16, free_bytes=memory_bytes, num_devices=gang_size)
+    return forecast_memory(plan, find_entry(plan.recipe.restorer.name), device, gang_size=gang_size)
+
+
 @lru_cache(maxsize=8)
 def _swiftvr_facts(config: SwiftVRConfig, dtype: torch.dtype) -> SwiftVRFacts:
     return foresee_swiftvr(config, dtype)
 
 
 @lru_cache(maxsize=8)
-def _facts_of(entry: ModelEntry, kind: str, dtype: torch.dtype) -> ModelFacts:
+def facts_of(entry: ModelEntry, kind: str, dtype: torch.dtype) -> ModelFacts:
+    """Return what a restorer would know of its loaded networks, from their configuration alone."""
     if entry.transformer is None or entry.vae is None:
         raise ValueError(f"{entry.name} is no model of SeedVR2's kind")
     # Shapes without numbers: sizes are known from the configuration alone.

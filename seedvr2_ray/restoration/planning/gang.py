@@ -71,7 +71,8 @@ def require_gang_size(demand: MemoryDemand, size: int, node_gpus: int) -> None:
         raise SettingsError(f"a gang has at least 1 GPU, got gang_size {size}; leave it out to have it chosen")
     if size > node_gpus:
         raise SettingsError(
-            f"gang_size {size} needs {size} GPUs in one machine and there {_are(node_gpus)}; ask for at most {node_gpus}"
+            f"gang_size {size} needs {size} GPUs in one machine and there {_are(node_gpus)}; "
+            f"ask for at most {node_gpus}"
         )
     if size > most:
         raise SettingsError(

@@ -128,7 +128,7 @@ class MemoryDemand:
 
     @property
     def own_height(self) -> int:
-        """Rows of a padded frame that one rank's VAE works on: whole rows of latents, shared as evenly as they can be."""
+        """Rows of a padded frame that one rank's VAE works on: whole rows of latents, shared evenly."""
         stride = self.vae.spatial_stride
         return -(-(self.padded_height // stride) // self.num_ranks) * stride
 
@@ -276,22 +276,9 @@ def predict(demand: MemoryDemand, costs: MemoryCosts, knobs: ExactKnobs) -> Stag
 
 def _step_bytes(demand: MemoryDemand, costs: MemoryCosts, knobs: ExactKnobs, step: Step) -> dict[str, float]:
     """Return what one step holds; that of decoding also finishes what it decoded."""
-    # A tile runs through the whole segment by itself: nothing of it is left for the other stages, but all its
-    # frames are held.
-    tile_latents = demand.num_latents if demand.is_tiled else 0
-    tile_clip = 2 * 3 * 4 * demand.vae_pixels * frames_for_latents(tile_latents, demand.vae.temporal_stride)
     held = 2 * 4 * demand.num_latents * demand.vae.latent_channels * demand.pixels / demand.vae.spatial_stride**2
-    past_of_encoder, past_of_decoder = (
-        per_pixel * demand.vae_pixels * remembers
-        for per_pixel, remembers in (
-            (demand.encode_cache_bytes, step.encoder_remembers),
-            (demand.decode_cache_bytes, step.decoder_remembers),
-        )
-    )
-    if demand.is_tiled and step.stage != "encode":
-        past_of_encoder = 0
-    if demand.is_tiled and step.stage != "decode":
-        past_of_decoder = 0
+    past_of_encoder = demand.encode_cache_bytes * demand.vae_pixels * step.encoder_remembers
+    past_of_decoder = demand.decode_cache_bytes * demand.vae_pixels * step.decoder_remembers
     if step.stage == "transform":
         grid = (demand.padded_height // demand.vae.spatial_stride, demand.padded_width // demand.vae.spatial_stride)
         activations = transform_bytes(
@@ -301,21 +288,28 @@ def _step_bytes(demand: MemoryDemand, costs: MemoryCosts, knobs: ExactKnobs, ste
             item_bytes=demand.item_bytes,
             num_ranks=demand.num_ranks,
         )
-        resident = demand.transformer_bytes + (0 if knobs.offload else demand.vae_bytes)
-        return {"transform": resident + held + past_of_encoder + past_of_decoder + costs.slack * activations}
+        network = demand.transformer_bytes + (0 if knobs.offload else demand.vae_bytes)
+        past = 0.0 if demand.is_tiled else past_of_encoder + past_of_decoder
+        return {"transform": network + held + past + costs.slack * activations}
     work, keeps = _work(demand, knobs, starts_clip=step.starts_clip), not demand.lengths(knobs).is_one_slice
-    resident = demand.vae_bytes + (0 if knobs.offload else demand.transformer_bytes) + held + tile_clip
+    resident = demand.vae_bytes + (0 if knobs.offload else demand.transformer_bytes) + held
     num_frames = step.num_latents * demand.vae.temporal_stride
     if step.starts_clip:
         num_frames = frames_for_latents(step.num_latents, demand.vae.temporal_stride)
     pictures = costs.frame_tensors * demand.pixels * 3 * 4 * (num_frames + _PICTURES_OF_ONE_FRAME)
+    tile_clip = 0
+    if demand.is_tiled:
+        # A tile runs through the whole segment by itself: nothing of it is left for other stages, but all its frames
+        # are held.
+        tile_clip = 2 * 3 * 4 * demand.vae_pixels * frames_for_latents(demand.num_latents, demand.vae.temporal_stride)
     if step.stage == "encode":
         encoding = costs.slack * encode_bytes(demand.vae, work, num_frames, keeps=keeps)
-        return {"encode": resident + past_of_decoder + max(encoding, past_of_encoder + pictures)}
+        other = 0.0 if demand.is_tiled else past_of_decoder
+        return {"encode": resident + tile_clip + other + max(encoding, past_of_encoder + pictures)}
     decoding = costs.slack * decode_bytes(demand.vae, work, step.num_latents, keeps=keeps)
-    resident += past_of_encoder
-    past = demand.decode_cache_bytes * demand.vae_pixels * (not step.is_last and not demand.is_tiled)
-    return {"decode": resident + decoding, "finish": resident - tile_clip + past + pictures}
+    other = 0.0 if demand.is_tiled else past_of_encoder
+    own = demand.decode_cache_bytes * demand.vae_pixels * (not step.is_last and not demand.is_tiled)
+    return {"decode": resident + tile_clip + other + decoding, "finish": resident + other + own + pictures}
 
 
 def _work(demand: MemoryDemand, knobs: ExactKnobs, *, starts_clip: bool) -> Work:
