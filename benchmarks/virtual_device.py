@@ -25,6 +25,11 @@ MOST_ELEMENTS = 2**31 - 1
 _VALUES = ("_local_scalar_dense", "item", "is_nonzero")
 _SYNCS = (*_VALUES, "nonzero", "equal", "masked_select", "_unique2", "unique_dim")
 _CONVOLUTIONS = ("conv2d", "conv3d", "conv_transpose2d", "conv_transpose3d")
+_IN_PLACE = ("add_", "mul_", "copy_", "silu_", "zero_", "fill_", "sub_", "div_", "clamp_")
+_VIEWS = frozenset(
+    "slice view unsqueeze squeeze narrow select detach alias expand transpose permute t unflatten chunk split".split()
+)
+"""Never anything but another look at the same memory."""
 _NO_WORK = ("prim::device", "empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided")
 
 
@@ -126,8 +131,12 @@ class Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's clas
             tally.peak_bytes, tally.peak_at = self.live_bytes + more_bytes, part.peak_at
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.prim.device.default:
+            return args[0].fake_device
         kwargs = kwargs or {}
         name = func.name().removeprefix("aten::").partition(".")[0]
+        if name in _VIEWS:
+            return func(*args, **kwargs)
         ins = [value for value in tree_iter((args, kwargs)) if isinstance(value, Tensor)]
         if name in _SYNCS:
             if any(_is_virtual(tensor) for tensor in ins):
@@ -139,7 +148,11 @@ class Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's clas
             for tensor in ins:
                 # Small constants are computed for real, which ends where there is no memory.
                 tensor.constant = None  # type: ignore[attr-defined]
-        out = func(*args, **kwargs)
+        if ("out" in kwargs or name in _IN_PLACE) and all(_is_virtual(tensor) or tensor.dim() == 0 for tensor in ins):
+            # The result is there already; what shapes it may have is checked where numbers are computed.
+            out = kwargs.get("out", args[0])
+        else:
+            out = func(*args, **kwargs)
         if name in _CONVOLUTIONS:
             out = self._convolution(args, out)
         outs = [value for value in tree_iter(out) if isinstance(value, Tensor)]
@@ -282,7 +295,9 @@ def counting(prices: Prices = lambda *_: {}, *, limit_bytes: int | None = None) 
 
 
 def _is_virtual(tensor: Tensor) -> bool:
-    return tensor.device.type == "virtual"
+    # Asking a tensor without data for its device is itself an operation.
+    device: torch.device = getattr(tensor, "fake_device", None) or tensor.device
+    return device.type == "virtual"
 
 
 def _share_memory(ins: list[Tensor], outs: list[Tensor]) -> bool:
