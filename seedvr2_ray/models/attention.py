@@ -64,12 +64,12 @@ class WindowBand:
     @property
     def max_video(self) -> int:
         """Video tokens of the longest window."""
-        return max(batch.window_tokens for batch in self.batches)
+        return max((batch.window_tokens for batch in self.batches), default=0)
 
     @property
     def max_joint(self) -> int:
         """Video and text tokens of the longest window."""
-        return max(batch.joint_length for batch in self.batches)
+        return max((batch.joint_length for batch in self.batches), default=0)
 
 
 def attend_windows(
@@ -89,6 +89,8 @@ def attend_windows(
     attend = _attend_dense if backend == "sdpa" else _attend_packed
     out_LNE = torch.empty_like(video.v_LNE, memory_format=torch.contiguous_format)
     text_sum_LNE = torch.zeros_like(text.v_LNE, dtype=torch.float32) if text_queries else None
+    if not band.batches:  # a device that was left without windows; kernels refuse to do nothing
+        return out_LNE, text_sum_LNE
     start = 0
     for batch, result_WLNE in zip(band.batches, attend(video, text, band, backend, text_queries), strict=True):
         _windows(out_LNE, start, batch).copy_(result_WLNE[:, : batch.window_tokens])

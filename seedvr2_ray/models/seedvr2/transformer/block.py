@@ -15,6 +15,7 @@ from seedvr2_ray.models.seedvr2.config import DiTConfig
 from seedvr2_ray.models.seedvr2.transformer.execution import Execution
 from seedvr2_ray.models.seedvr2.transformer.layer_steps import Branch, Slot, TimeSlots, rms_norm
 from seedvr2_ray.models.seedvr2.transformer.packing import PackingPlan
+from seedvr2_ray.models.seedvr2.transformer.ranks.exchange import Exchange
 from seedvr2_ray.models.seedvr2.transformer.rope import rope_frequencies
 
 Part = TypeVar("Part", bound=nn.Module)
@@ -152,35 +153,42 @@ class Block(nn.Module):
         self.ada = PerBranch(lambda: AdaLN(config.width), dual=dual)
 
     def forward(
-        self, video_LD: Tensor, text_LD: Tensor, time: TimeSlots | None, plan: PackingPlan, execution: Execution
+        self,
+        video_LD: Tensor,
+        text_LD: Tensor,
+        time: TimeSlots | None,
+        plan: PackingPlan,
+        execution: Execution,
+        exchange: Exchange,
     ) -> tuple[Tensor, Tensor]:
         """Return the residual streams after this layer.
 
         Args:
             time: the timestep's share of the modulation, or ``None`` for the folded timestep.
-            execution: how the steps are carried out, and what exchanges heads around attention.
+            execution: how the steps are carried out.
+            exchange: what stands around attention where other devices hold tokens too.
         """
-        video, text = self._video(time), self._text(time)
-        steps, exchange = execution.steps, execution.exchange
+        video, text, steps = self._video(time), self._text(time), execution.steps
         text_asks = not (self.is_last and execution.skip_unused_text)
-        text_heads = exchange.before(steps.project(text_LD, text, plan.text_rotations_LP2))
+        text_heads = exchange.before_text(steps.project(text_LD, text, plan.text_rotations_LP2))
         changes: list[Tensor] = []
         text_sums: list[Tensor] = []
         for band in plan.bands:
             rotations_LP2 = plan.video_rotations_LP2.index_select(0, band.rotation_rows_L)
-            heads = exchange.before(steps.project(video_LD.index_select(0, band.rows_L), video, rotations_LP2))
+            heads = exchange.before(steps.project(video_LD.index_select(0, band.rows_L), video, rotations_LP2), band)
             out_LNE, text_sum_LNE = attend_windows(
                 heads, text_heads, band.windows, backend=execution.attention, text_queries=text_asks
             )
-            changes.append(steps.project_back(exchange.after(out_LNE), video))
+            changes.append(steps.project_back(exchange.after(out_LNE, band), video))
             if text_sum_LNE is not None:
                 text_sums.append(text_sum_LNE)
         video_LD = video_LD + _joined(changes).index_select(0, plan.inverse_L)
         video_LD = self._add_mlp(video_LD, video, execution)
         if not text_asks:
             return video_LD, text_LD
-        mean_LNE = sum(text_sums[1:], start=text_sums[0]) / plan.text_windows_L[:, None, None]
-        text_LD = text_LD + steps.project_back(exchange.after(mean_LNE.to(text_heads.v_LNE.dtype)), text)
+        sum_LNE = exchange.after_text(sum(text_sums[1:], start=text_sums[0]))
+        mean_LNE = sum_LNE / plan.text_windows_L[:, None, None]
+        text_LD = text_LD + steps.project_back(mean_LNE.to(text_heads.v_LNE.dtype), text)
         if self.has_plain_text:
             return video_LD, text_LD
         return video_LD, self._add_mlp(text_LD, text, execution)

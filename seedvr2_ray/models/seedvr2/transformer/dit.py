@@ -14,7 +14,7 @@ from seedvr2_ray.models.seedvr2.config import TIME_CHANNELS, DiTConfig
 from seedvr2_ray.models.seedvr2.transformer.block import AdaLN, Block, Scale
 from seedvr2_ray.models.seedvr2.transformer.execution import DEFAULT_EXECUTION, Execution
 from seedvr2_ray.models.seedvr2.transformer.layer_steps import Slot, TimeSlots, modulate
-from seedvr2_ray.models.seedvr2.transformer.packing import Size, plan_packing
+from seedvr2_ray.models.seedvr2.transformer.packing import Size
 
 
 class PatchIn(nn.Module):
@@ -25,12 +25,16 @@ class PatchIn(nn.Module):
         self.patch = config.patch
         self.proj = nn.Linear(config.patch**2 * config.in_channels, config.width)
 
-    def forward(self, clip_THWC: Tensor) -> Tensor:
-        """Return the clip's tokens."""
+    def forward(self, squares_LC: Tensor) -> Tensor:
+        """Return the tokens of squares."""
+        tokens_LD: Tensor = self.proj(squares_LC)
+        return tokens_LD
+
+    def cut(self, clip_THWC: Tensor) -> Tensor:
+        """Return the clip's squares in the order of tokens."""
         (t, h, w, _), p = clip_THWC.shape, self.patch
         squares = clip_THWC.reshape(t, h // p, p, w // p, p, -1).transpose(2, 3)
-        tokens_LD: Tensor = self.proj(squares.reshape(t * (h // p) * (w // p), -1))
-        return tokens_LD
+        return squares.reshape(t * (h // p) * (w // p), -1)
 
 
 class PatchOut(nn.Module):
@@ -41,12 +45,15 @@ class PatchOut(nn.Module):
         self.patch = config.patch
         self.proj = nn.Linear(config.width, config.patch**2 * config.latent_channels)
 
-    def forward(self, tokens_LD: Tensor, size_THW: Size) -> Tensor:
-        """Return the clip [T, H, W, C]."""
+    def forward(self, tokens_LD: Tensor) -> Tensor:
+        """Return the squares of tokens."""
+        squares_LC: Tensor = self.proj(tokens_LD)
+        return squares_LC
+
+    def join(self, squares_LC: Tensor, size_THW: Size) -> Tensor:
+        """Return the clip [T, H, W, C]; the opposite of :meth:`PatchIn.cut`."""
         (t, h, w), p = size_THW, self.patch
-        squares = self.proj(tokens_LD).reshape(t, h // p, w // p, p, p, -1).transpose(2, 3)
-        clip_THWC: Tensor = squares.reshape(t, h, w, -1)
-        return clip_THWC
+        return squares_LC.reshape(t, h // p, w // p, p, p, -1).transpose(2, 3).reshape(t, h, w, -1)
 
 
 class TimeEmbedding(nn.Module):
@@ -141,26 +148,21 @@ class SeedVR2Transformer(nn.Module):
         self._require_consistent(clip_THWC, text_LC)
         size_THW = (clip_THWC.shape[0], clip_THWC.shape[1], clip_THWC.shape[2])
         grid = self.config.patched(size_THW)
-        video_LD: Tensor = self.vid_in(clip_THWC.to(self.dtype))
+        device = self.txt_in.weight.device
+        exchange = execution.sharing.begin(
+            self.config, grid, len(text_LC), band_tokens=execution.band_tokens, device=device
+        )
+        video_LD: Tensor = self.vid_in(exchange.take(self.vid_in.cut(clip_THWC.to(self.dtype))))
         text_LD: Tensor = self.txt_in(text_LC.to(self.dtype))
         require_backend(execution.attention, video_LD.device, video_LD.dtype)
         time = None if timestep == self.folded_timestep else self.embed_timestep(timestep)
-        plans = [
-            plan_packing(
-                self.config,
-                grid,
-                len(text_LC),
-                shifted=shifted,
-                band_tokens=execution.band_tokens,
-                device=video_LD.device,
-            )
-            for shifted in (False, True)
-        ]
         for layer, block in enumerate(self.blocks):
-            video_LD, text_LD = block(video_LD, text_LD, time, plans[layer % 2], execution)
+            video_LD = exchange.enter(video_LD, layer)
+            plan = exchange.plans[layer % 2]
+            video_LD, text_LD = block(video_LD, text_LD, time, plan, execution, exchange)
         if self.config.has_output_modulation:
             video_LD = self.vid_out_ada(self.vid_out_norm(video_LD), time)
-        out_THWC: Tensor = self.vid_out(video_LD, size_THW)
+        out_THWC: Tensor = self.vid_out.join(exchange.join(self.vid_out(video_LD)), size_THW)
         return out_THWC
 
     def embed_timestep(self, timestep: float) -> TimeSlots:

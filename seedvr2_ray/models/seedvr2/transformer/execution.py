@@ -6,7 +6,6 @@ Shapes: L tokens, D model width, N heads, E head width.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from seedvr2_ray.models.attention import Heads
 from seedvr2_ray.models.backends import AttentionBackend
 from seedvr2_ray.models.seedvr2.transformer import layer_steps
 from seedvr2_ray.models.seedvr2.transformer.layer_steps import Branch
+from seedvr2_ray.models.seedvr2.transformer.ranks.exchange import OneDevice, Sharing
 
 _MOST_GRAPHS = 32
 """Of one step: video and text, with weights of their own or shared, at the folded timestep or another."""
@@ -44,28 +44,6 @@ def compiled_steps() -> LayerSteps:
     )
 
 
-class Exchange(Protocol):
-    """What moves heads between devices around window attention, when each of them holds some of the tokens."""
-
-    def before(self, heads: Heads) -> Heads:
-        """From some tokens with all heads to what this device attends to."""
-
-    def after(self, out_LNE: Tensor) -> Tensor:
-        """The opposite of :meth:`before`, for what attention returns."""
-
-
-class OneDevice:
-    """All tokens and heads are here already."""
-
-    def before(self, heads: Heads) -> Heads:
-        """Return the heads themselves."""
-        return heads
-
-    def after(self, out_LNE: Tensor) -> Tensor:
-        """Return the result itself."""
-        return out_LNE
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Execution:
     """Choices of the machine. None of them changes the result beyond rounding."""
@@ -78,7 +56,8 @@ class Execution:
     """Leave out what the last layer computes for text, which nothing reads."""
     steps: LayerSteps = LayerSteps()
     """As they are, or compiled."""
-    exchange: Exchange = field(default_factory=OneDevice)
+    sharing: Sharing = field(default_factory=OneDevice)
+    """How a clip is spread over devices."""
 
     def __post_init__(self) -> None:
         if self.band_tokens < 1:

@@ -23,14 +23,28 @@ Size = tuple[int, int, int]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class BandRanks:
+    """How a band's tokens are spread over ranks that exchange heads."""
+
+    counts: tuple[int, ...]
+    """Tokens of each rank."""
+    order_L: Tensor
+    """The band's tokens, rank by rank; each rank's are in window order."""
+    places_L: Tensor
+    """For each token in window order, where it stands among those."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class BandPlan:
     """Whole windows that are attended to at once."""
 
     windows: WindowBand
     rows_L: Tensor
-    """Which video tokens the band holds, in window order."""
+    """Which of the video tokens that are here the band holds, in window order."""
     rotation_rows_L: Tensor
     """For each of them its row in the plan's ``video_rotations_LP2``."""
+    ranks: BandRanks | None = None
+    """Where other ranks hold the band's other tokens."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -89,7 +103,8 @@ def pack_windows(
     with torch.inference_mode(False), torch.device("cpu"):
         table = _RotationTable(config, text_length)
         bands = []
-        for band in _split_into_bands(list(_group_by_shape(windows)), band_tokens):
+        # A rank may be left without windows: then there is one band without any.
+        for band in list(_split_into_bands(list(_group_by_shape(windows)), band_tokens)) or [[]]:
             batches = tuple(
                 WindowBatch(
                     num_windows=len(group.spans),
@@ -103,8 +118,8 @@ def pack_windows(
             bands.append(
                 BandPlan(
                     windows=_window_band(batches, device),
-                    rows_L=torch.cat([_token_rows(group, windows.size_TYX) for group in band]).to(device),
-                    rotation_rows_L=torch.cat(rotation_rows).to(device),
+                    rows_L=_joined([_token_rows(group, windows.size_TYX) for group in band]).to(device),
+                    rotation_rows_L=_joined(rotation_rows).to(device),
                 )
             )
         text_rotations_LP2 = rotation_table(text_angles(config, text_length))
@@ -137,7 +152,7 @@ class _RotationTable:
         return torch.arange(num_tokens) + self._starts[shape_TYX]
 
     def joined(self) -> Tensor:
-        return torch.cat(self._parts)
+        return torch.cat(self._parts) if self._parts else torch.zeros(0, self._config.head_dim // 2, 2)
 
 
 def _group_by_shape(plan: WindowPlan) -> Iterator[_Group]:
@@ -177,6 +192,10 @@ def _token_rows(group: _Group, size_TYX: Size) -> Tensor:
     ).reshape(-1)
     corners = torch.tensor([(t.start * height + y.start) * width + x.start for t, y, x in group.spans])
     return (corners[:, None] + local).reshape(-1)
+
+
+def _joined(rows: Sequence[Tensor]) -> Tensor:
+    return torch.cat(list(rows)) if rows else torch.zeros(0, dtype=torch.int64)
 
 
 def _window_band(batches: tuple[WindowBatch, ...], device: torch.device) -> WindowBand:

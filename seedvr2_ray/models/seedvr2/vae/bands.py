@@ -61,7 +61,7 @@ def band_edges(height: int, rows: int, multiple: int = 1) -> list[tuple[int, int
 def conv_size(conv: CausalConv3d, frames_in: int, width: int) -> ConvSize:
     """Describe a convolution of frames that begin with those its kernel reaches back to."""
     channels_out, channels_in, taps = conv.weight.shape[:3]
-    above, below = {"both": (1, 1), "end": (0, 1), "none": (0, 0)}[conv.padding]
+    above, below = conv.reach
     frames_out = (frames_in - taps) // conv.stride[0] + 1
     return ConvSize(
         row_in=channels_in * frames_in * (width + 2 * above + (below - above)),
@@ -97,11 +97,13 @@ def banded_step(
     head = 0 if is_image else conv.head_length(cache)
     size = conv_size(conv, max(head + x_BCTHW.shape[2], conv.weight.shape[2]), x_BCTHW.shape[4])
     edges = band_edges(x_BCTHW.shape[3], rows_at_once(size, most), size.stride)
-    factors = None if norm is None else norm.affine(x_BCTHW)
+    factors = None if norm is None else norm.affine(x_BCTHW, run.options.rows)
+    beyond = _rows_beyond(conv, x_BCTHW, run, factors, cache, head)
     target = run.claim(x_BCTHW, conv.num_remembered) if conv.num_remembered else None
     carried: Tensor | None = None
     for start, stop in edges:
-        band_BCTHW = _fill(conv, x_BCTHW, factors, cache, head, (start - size.above, stop + size.below), carried)
+        rows_read = (start - size.above, stop + size.below)
+        band_BCTHW = _fill(x_BCTHW, factors, cache, head, rows_read, carried, beyond)
         if target is not None:
             own_rows = slice(size.above, size.above + stop - start)
             target[:, :, :, start:stop] = band_BCTHW[:, :, -conv.num_remembered :, own_rows]
@@ -131,28 +133,50 @@ def write_affine_silu(x_BCTHW: Tensor, scale_BCT11: Tensor, shift_BCT11: Tensor,
     F.silu(out_BCTHW, inplace=True)
 
 
-def _fill(
+_Beyond = tuple[Tensor | None, Tensor | None]
+
+
+def _rows_beyond(
     conv: CausalConv3d,
+    x_BCTHW: Tensor,
+    run: SlicePass,
+    factors: tuple[Tensor, Tensor] | None,
+    cache: Tensor | None,
+    head: int,
+) -> _Beyond:
+    """The rows of the convolution's input above and below those that are here, where other devices hold them."""
+    if run.options.rows is None:
+        return None, None
+    height, (above, below) = x_BCTHW.shape[3], conv.reach
+    first = _fill(x_BCTHW, factors, cache, head, (0, 1)) if below else None
+    last = _fill(x_BCTHW, factors, cache, head, (height - 1, height)) if above else None
+    return run.options.rows.swap(first, last)
+
+
+def _fill(
     x_BCTHW: Tensor,
     factors: tuple[Tensor, Tensor] | None,
     cache: Tensor | None,
     head: int,
     rows: tuple[int, int],
-    carried: Tensor | None,
+    carried: Tensor | None = None,
+    beyond: _Beyond = (None, None),
 ) -> Tensor:
     """One band of the convolution's input, ``head`` frames before its own, and the rows beyond the cut.
 
     Args:
-        rows: of the frame, those beyond the cut included; what lies outside the frame is zero.
+        rows: of those that are here, and beyond the cut; what lies outside the frame is zero.
         carried: the first of these rows as the band before had them: since then they may have been written over.
+        beyond: the rows right above and below those that are here.
     """
     height = x_BCTHW.shape[3]
     first, last = max(rows[0], 0), min(rows[1], height)
     num_rows, num_carried = rows[1] - rows[0], 0 if carried is None else carried.shape[3]
     shape = (*x_BCTHW.shape[:2], head + x_BCTHW.shape[2], num_rows, x_BCTHW.shape[4])
     band_BCTHW = torch.empty(shape, dtype=x_BCTHW.dtype, device=x_BCTHW.device, memory_format=layout_of(x_BCTHW))
-    band_BCTHW[:, :, :, : first - rows[0]] = 0
-    band_BCTHW[:, :, :, last - rows[0] :] = 0
+    over, under = beyond
+    band_BCTHW[:, :, :, : first - rows[0]] = 0 if over is None else over
+    band_BCTHW[:, :, :, last - rows[0] :] = 0 if under is None else under
     if carried is not None:
         band_BCTHW[:, :, :, :num_carried] = carried
         first += num_carried

@@ -63,10 +63,12 @@ class FrameAttention(nn.Module):
 
     def forward(self, x_BCTHW: Tensor, run: SlicePass) -> Tensor:
         batch, channels, frames, height, width = x_BCTHW.shape
-        tokens_BTNC = self.group_norm(x_BCTHW).permute(0, 2, 3, 4, 1).reshape(batch, frames, height * width, channels)
-        attended_BTNC = attend(
-            self.to_q(tokens_BTNC), self.to_k(tokens_BTNC), self.to_v(tokens_BTNC), run.options.attention_scores
-        )
+        tokens_BTHWC = self.group_norm.forward(x_BCTHW, run.options.rows).permute(0, 2, 3, 4, 1)
+        tokens_BTNC = tokens_BTHWC.reshape(batch, frames, height * width, channels)
+        k_BTNC, v_BTNC = self.to_k(tokens_BTNC), self.to_v(tokens_BTNC)
+        if run.options.rows is not None:
+            k_BTNC, v_BTNC = run.options.rows.gather_positions(k_BTNC, v_BTNC)
+        attended_BTNC = attend(self.to_q(tokens_BTNC), k_BTNC, v_BTNC, run.options.attention_scores)
         out_BTHWC = torch.unflatten(self.to_out[0](attended_BTNC), 2, (height, width))
         return x_BCTHW + out_BTHWC.permute(0, 4, 1, 2, 3)
 

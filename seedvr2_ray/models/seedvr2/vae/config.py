@@ -1,6 +1,10 @@
 """The shape of a causal video VAE, and the exact ways to run it faster or smaller."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # whoever only plans loads no torch
+    from seedvr2_ray.models.seedvr2.vae.ranks.rows import RowShares
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,6 +125,9 @@ class VAEOptions:
     conv_elements: int | None = None
     """Most elements of a convolution's input or output. What is larger is done in bands of rows, whole blocks at a
     time (:mod:`~seedvr2_ray.models.seedvr2.vae.bands`); None does not cut."""
+
+    rows: "RowShares | None" = None
+    """Which rows of frames are here, where other devices hold the others; None where frames are whole."""
 
     def __post_init__(self) -> None:
         for name in ("attention_scores", "frames_in_flight", "conv_elements"):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seedvr2_ray.models.seedvr2.vae.layout import layout_of
+from seedvr2_ray.models.seedvr2.vae.ranks.rows import RowShares
 
 FP32_ROWS = 256
 """Rows per step where the last convolution runs in fp32: its input is twice as large there."""
@@ -87,6 +88,11 @@ class CausalConv3d(nn.Module):
         return F.conv3d(extended_BCTHW, self.weight, self.bias, self.stride, (0, pad_rows, pad_columns))
 
     @property
+    def reach(self) -> tuple[int, int]:
+        """Rows above and below a position that the kernel reads, apart from those that a stride steps over."""
+        return {"both": (1, 1), "end": (0, 1), "none": (0, 0)}[self.padding]
+
+    @property
     def is_framewise(self) -> bool:
         """Whether frames are convolved by themselves, and keep their size."""
         return self.weight.shape[2] == 1 and self.padding == "both" and self.stride == (1, 1, 1)
@@ -137,9 +143,9 @@ class FrameNorm(nn.Module):
     def extra_repr(self) -> str:
         return f"{len(self.weight)}, groups={self.groups}, eps={self.eps}"
 
-    def forward(self, x_BCTHW: Tensor) -> Tensor:
-        if not x_BCTHW.is_cpu:
-            scale_BCT11, shift_BCT11 = self.affine(x_BCTHW)
+    def forward(self, x_BCTHW: Tensor, rows: RowShares | None = None) -> Tensor:
+        if rows is not None or not x_BCTHW.is_cpu:
+            scale_BCT11, shift_BCT11 = self.affine(x_BCTHW, rows)
             return torch.addcmul(shift_BCT11, x_BCTHW, scale_BCT11).to(x_BCTHW.dtype)
         # The CPU's own kernel keeps fp32 statistics if its factors are fp32, reads either layout,
         # and is several times faster. CUDA's would copy to another layout and round the statistics.
@@ -148,9 +154,15 @@ class FrameNorm(nn.Module):
         normed_NCHW = F.group_norm(as_frames(x_BCTHW), self.groups, weight, bias, self.eps)
         return from_frames(normed_NCHW, x_BCTHW.shape[2])
 
-    def affine(self, x_BCTHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Statistics and learned factors as one multiplication and one addition per channel and frame."""
+    def affine(self, x_BCTHW: Tensor, rows: RowShares | None = None) -> tuple[Tensor, Tensor]:
+        """Statistics and learned factors as one multiplication and one addition per channel and frame.
+
+        Args:
+            rows: which of a frame's these are; None where they are all.
+        """
         mean_BGT, var_BGT = frame_statistics(x_BCTHW, self.groups)
+        if rows is not None:
+            mean_BGT, var_BGT = rows.merge(mean_BGT, var_BGT)
         rstd_BGT = torch.rsqrt(var_BGT + self.eps)
         weight_GC = self.weight.to(rstd_BGT.dtype).view(self.groups, -1)
         bias_GC = self.bias.to(rstd_BGT.dtype).view(self.groups, -1)

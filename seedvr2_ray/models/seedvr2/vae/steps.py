@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from seedvr2_ray.models.seedvr2.vae.bands import banded_step, write_affine_silu
 from seedvr2_ray.models.seedvr2.vae.layers import CausalConv3d, FrameNorm
 from seedvr2_ray.models.seedvr2.vae.layout import empty_frames
+from seedvr2_ray.models.seedvr2.vae.ranks.rows import RowShares
 from seedvr2_ray.models.seedvr2.vae.state import SlicePass
 
 
@@ -27,42 +28,48 @@ def causal_step(
     """
     if run.options.conv_elements is not None:
         return banded_step(conv, x_BCTHW, run, norm, fp32=fp32)
+    rows = run.options.rows
     if run.options.image_conv2d and x_BCTHW.shape[2] == 1 and run.load() is None:
         # All of the head is this frame: the taps in time may be summed up before.
-        own_BCTHW = _activated(x_BCTHW, norm)
+        own_BCTHW = _activated(x_BCTHW, norm, rows)
         if conv.num_remembered > 0:
             run.store(own_BCTHW.expand(-1, -1, conv.num_remembered, -1, -1))
-        return conv.convolve_image(own_BCTHW[:, :, 0], fp32=fp32).unsqueeze(2)
-    return conv.convolve(_extended(conv, x_BCTHW, run, norm), fp32=fp32)
+        if rows is not None:
+            own_BCTHW = rows.extend(own_BCTHW, *conv.reach)
+        return conv.convolve_image(own_BCTHW[:, :, 0], rows_given=rows is not None, fp32=fp32).unsqueeze(2)
+    extended_BCTHW = _extended(conv, x_BCTHW, run, norm)
+    if rows is not None:
+        extended_BCTHW = rows.extend(extended_BCTHW, *conv.reach)
+    return conv.convolve(extended_BCTHW, rows_given=rows is not None, fp32=fp32)
 
 
 def _extended(conv: CausalConv3d, x_BCTHW: Tensor, run: SlicePass, norm: FrameNorm | None) -> Tensor:
     """The head, and behind it the frames, normed and activated where there is a norm; the cache is left behind."""
     if conv.num_remembered == 0:
-        return _activated(x_BCTHW, norm)
+        return _activated(x_BCTHW, norm, run.options.rows)
     cache = run.load()
     if norm is not None and run.options.direct_norm:
         # Written right behind the head: no concatenation, no copy of the input.
         length = conv.head_length(cache)
         extended_BCTHW = empty_frames(x_BCTHW, frames=length + x_BCTHW.shape[2])
         own_BCTHW = extended_BCTHW[:, :, length:]
-        _write_normed(norm, x_BCTHW, own_BCTHW)
+        _write_normed(norm, x_BCTHW, own_BCTHW, run.options.rows)
         extended_BCTHW[:, :, :length] = conv.head(cache, own_BCTHW)
     else:
-        own_BCTHW = _activated(x_BCTHW, norm)
+        own_BCTHW = _activated(x_BCTHW, norm, run.options.rows)
         extended_BCTHW = torch.cat([conv.head(cache, own_BCTHW), own_BCTHW], dim=2)
     run.store(extended_BCTHW[:, :, -conv.num_remembered :])
     return extended_BCTHW
 
 
-def _activated(x_BCTHW: Tensor, norm: FrameNorm | None) -> Tensor:
+def _activated(x_BCTHW: Tensor, norm: FrameNorm | None, rows: RowShares | None) -> Tensor:
     if norm is None:
         return x_BCTHW
-    return F.silu(norm.forward(x_BCTHW), inplace=not torch.is_grad_enabled())
+    return F.silu(norm.forward(x_BCTHW, rows), inplace=not torch.is_grad_enabled())
 
 
-def _write_normed(norm: FrameNorm, x_BCTHW: Tensor, out_BCTHW: Tensor) -> None:
-    if x_BCTHW.is_cpu:
+def _write_normed(norm: FrameNorm, x_BCTHW: Tensor, out_BCTHW: Tensor, rows: RowShares | None) -> None:
+    if rows is None and x_BCTHW.is_cpu:
         torch.ops.aten.silu.out(norm.forward(x_BCTHW), out=out_BCTHW)
     else:
-        write_affine_silu(x_BCTHW, *norm.affine(x_BCTHW), out_BCTHW)
+        write_affine_silu(x_BCTHW, *norm.affine(x_BCTHW, rows), out_BCTHW)

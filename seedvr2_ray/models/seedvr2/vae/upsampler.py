@@ -6,7 +6,7 @@ offsets in time, rows and columns of the samples that one sample becomes.
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from seedvr2_ray.models.seedvr2.vae.bands import ConvSize, band_edges, rows_at_once
 from seedvr2_ray.models.seedvr2.vae.layers import CausalConv3d
 from seedvr2_ray.models.seedvr2.vae.layout import empty_frames, layout_of
+from seedvr2_ray.models.seedvr2.vae.ranks.rows import RowShares
 from seedvr2_ray.models.seedvr2.vae.state import SlicePass
 from seedvr2_ray.models.seedvr2.vae.steps import causal_step
 
@@ -44,10 +45,10 @@ class Upsampler(nn.Module):
             return self._forward_fused(x_BCTHW, run)
         starts_clip = run.load() is None
 
-        def expand(rows: slice, *, at_top: bool, at_bottom: bool) -> Tensor:
-            return self.expand(x_BCTHW[:, :, :, rows], run, starts_clip=starts_clip)
+        def expand(first: int, last: int, *, at_top: bool, at_bottom: bool) -> Tensor:
+            return self.expand(x_BCTHW[:, :, :, first:last], run, starts_clip=starts_clip)
 
-        expanded_BCTHW = self._join_bands(x_BCTHW, opening_size(x_BCTHW), run, expand)
+        expanded_BCTHW = self._join_bands(_KnownFrames(None, x_BCTHW), opening_size(x_BCTHW), run, expand)
         return causal_step(self.conv, expanded_BCTHW, run)
 
     def expand(self, x_BCTHW: Tensor, run: SlicePass, *, starts_clip: bool) -> Tensor:
@@ -79,12 +80,11 @@ class Upsampler(nn.Module):
         cache = run.load()
         if cache is None and x_BCTHW.shape[2] == 1 and run.options.image_conv2d:
             run.store(x_BCTHW.expand(-1, -1, remembered, -1, -1))
-            return self._join_bands(
-                x_BCTHW, upsampling_size(x_BCTHW, 1, 1), run, partial(self._transpose_image, x_BCTHW)
-            )
+            known = _KnownFrames.of(None, x_BCTHW, run.options.rows)
+            return self._join_bands(known, upsampling_size(x_BCTHW, 1, 1), run, partial(self._transpose_image, known))
         if cache is None and self.time_factor == 1:
             cache = self.conv.repeat_first(x_BCTHW)
-        known = _KnownFrames(cache, x_BCTHW)
+        known = _KnownFrames.of(cache, x_BCTHW, run.options.rows)
         out_BCTHW = self._upsample(known, run)
         # Last: the new memory may take the place of the old one.
         run.remember(x_BCTHW, cache, remembered)
@@ -96,38 +96,41 @@ class Upsampler(nn.Module):
             return self._upsample_regular(known, slice(None), run)
         # The frames that read across the clip's beginning, where one copy was dropped, are those
         # of the first two low-resolution frames: they take the plain way.
-        opening_BCTHW = self._upsample_opening(known.rows(slice(None), slice(2)), run, num_done=int(has_past))
+        opening_BCTHW = self._upsample_opening(known, run, num_done=int(has_past))
         if known.num_frames <= 2:
             return opening_BCTHW
         return torch.cat([opening_BCTHW, self._upsample_regular(known, slice(1, None), run)], dim=2)
 
-    def _upsample_opening(self, x_BCTHW: Tensor, run: SlicePass, *, num_done: int) -> Tensor:
-        opening = replace(run.options, conv_elements=None)
+    def _upsample_opening(self, known: "_KnownFrames", run: SlicePass, *, num_done: int) -> Tensor:
+        # Each band by itself: what it makes of its outermost rows is cut off, or they are the frame's.
+        opening = replace(run.options, conv_elements=None, rows=None)
 
-        def upsample(rows: slice, *, at_top: bool, at_bottom: bool) -> Tensor:
-            expanded_BCTHW = self.expand(x_BCTHW[:, :, :, rows], SlicePass.whole_clip(opening), starts_clip=True)
+        def upsample(first: int, last: int, *, at_top: bool, at_bottom: bool) -> Tensor:
+            x_BCTHW = known.rows(first, last, slice(2))
+            expanded_BCTHW = self.expand(x_BCTHW, SlicePass.whole_clip(opening), starts_clip=True)
             return causal_step(self.conv, expanded_BCTHW, SlicePass.whole_clip(opening))[:, :, num_done:]
 
-        return self._join_bands(x_BCTHW, opening_size(x_BCTHW), run, upsample)
+        return self._join_bands(known, opening_size(known.rows(0, 1, slice(2))), run, upsample)
 
     def _upsample_regular(self, known: "_KnownFrames", frames: slice, run: SlicePass) -> Tensor:
-        def upsample(rows: slice, *, at_top: bool, at_bottom: bool) -> Tensor:
-            return self._transpose(known.rows(rows, frames), at_top=at_top, at_bottom=at_bottom)
+        def upsample(first: int, last: int, *, at_top: bool, at_bottom: bool) -> Tensor:
+            return self._transpose(known.rows(first, last, frames), at_top=at_top, at_bottom=at_bottom)
 
         num_frames = len(range(known.num_frames)[frames])
         size = upsampling_size(known.new_BCTHW, num_frames, self.time_factor)
-        return self._join_bands(known.new_BCTHW, size, run, upsample)
+        return self._join_bands(known, size, run, upsample)
 
-    def _join_bands(self, x_BCTHW: Tensor, size: ConvSize, run: SlicePass, upsample: "_UpsampleRows") -> Tensor:
+    def _join_bands(self, known: "_KnownFrames", size: ConvSize, run: SlicePass, upsample: "_UpsampleRows") -> Tensor:
         """Upsample rows with one more above and below, and cut off what those become."""
-        height, most = x_BCTHW.shape[3], run.options.conv_elements
+        height, most = known.new_BCTHW.shape[3], run.options.conv_elements
         edges = band_edges(height, height if most is None else rows_at_once(size, most))
-        if len(edges) == 1:
-            return upsample(slice(0, height), at_top=True, at_bottom=True)
+        top, bottom = known.first_row, known.last_row
+        if len(edges) == 1 and (top, bottom) == (0, height):
+            return upsample(0, height, at_top=True, at_bottom=True)
         out_BCTHW: Tensor | None = None
         for start, stop in edges:
-            first, last = max(start - 1, 0), min(stop + 1, height)
-            band_BCTHW = upsample(slice(first, last), at_top=first == 0, at_bottom=last == height)
+            first, last = max(start - 1, top), min(stop + 1, bottom)
+            band_BCTHW = upsample(first, last, at_top=first == start, at_bottom=last == stop)
             if out_BCTHW is None:
                 out_BCTHW = empty_frames(band_BCTHW, height=2 * height)
             out_BCTHW[:, :, :, 2 * start : 2 * stop] = band_BCTHW[:, :, :, 2 * (start - first) : 2 * (stop - first)]
@@ -142,10 +145,14 @@ class Upsampler(nn.Module):
         add_bias_with_edges(out_BOTHW, self.fused_bias, at_top=at_top, at_bottom=at_bottom)
         return out_BOTHW
 
-    def _transpose_image(self, x_BCTHW: Tensor, rows: slice, *, at_top: bool, at_bottom: bool) -> Tensor:
+    def _transpose_image(
+        self, known: "_KnownFrames", first: int, last: int, *, at_top: bool, at_bottom: bool
+    ) -> Tensor:
         assert self.image_kernel is not None and self.image_bias is not None
         kernel_IOHW = self.image_kernel[:, :, 0]
-        out_BOTHW = F.conv_transpose2d(x_BCTHW[:, :, 0, rows], kernel_IOHW, stride=2, padding=1).unsqueeze(2)
+        out_BOTHW = F.conv_transpose2d(
+            known.rows(first, last, slice(None))[:, :, 0], kernel_IOHW, stride=2, padding=1
+        ).unsqueeze(2)
         add_bias_with_edges(out_BOTHW, self.image_bias, at_top=at_top, at_bottom=at_bottom)
         return out_BOTHW
 
@@ -153,22 +160,55 @@ class Upsampler(nn.Module):
 class _UpsampleRows(Protocol):
     """Upsamples some rows of a tensor it knows, of which the outermost may be those of the frame."""
 
-    def __call__(self, rows: slice, *, at_top: bool, at_bottom: bool) -> Tensor: ...
+    def __call__(self, first: int, last: int, *, at_top: bool, at_bottom: bool) -> Tensor: ...
 
 
 @dataclass(frozen=True, slots=True)
 class _KnownFrames:
-    """Remembered and new frames, joined only as far as they are asked for."""
+    """Remembered and new frames, and the rows right beyond them, joined only as far as they are asked for."""
 
     past_BCTHW: Tensor | None
     new_BCTHW: Tensor
+    above_BCTHW: Tensor | None = None
+    """A row of all these frames that another device holds; None at the top of the frame."""
+    below_BCTHW: Tensor | None = None
+
+    @classmethod
+    def of(cls, past_BCTHW: Tensor | None, new_BCTHW: Tensor, rows: RowShares | None) -> Self:
+        """Ask for the rows beyond these where other devices hold some."""
+        known, height = cls(past_BCTHW, new_BCTHW), new_BCTHW.shape[3]
+        if rows is None:
+            return known
+        beyond = rows.swap(known.rows(0, 1, slice(None)), known.rows(height - 1, height, slice(None)))
+        return cls(past_BCTHW, new_BCTHW, *beyond)
 
     @property
     def num_frames(self) -> int:
         return self.new_BCTHW.shape[2] + (0 if self.past_BCTHW is None else self.past_BCTHW.shape[2])
 
-    def rows(self, rows: slice, frames: slice) -> Tensor:
-        """Some rows of some frames."""
+    @property
+    def first_row(self) -> int:
+        """The row beyond these has the number -1."""
+        return 0 if self.above_BCTHW is None else -1
+
+    @property
+    def last_row(self) -> int:
+        """One more than the number of the last row that is known."""
+        return self.new_BCTHW.shape[3] + (0 if self.below_BCTHW is None else 1)
+
+    def rows(self, first: int, last: int, frames: slice) -> Tensor:
+        """Rows ``first`` to ``last`` of some frames."""
+        height = self.new_BCTHW.shape[3]
+        parts = [self._own_rows(slice(max(first, 0), min(last, height)), frames)]
+        if first < 0:
+            assert self.above_BCTHW is not None
+            parts.insert(0, self.above_BCTHW[:, :, frames])
+        if last > height:
+            assert self.below_BCTHW is not None
+            parts.append(self.below_BCTHW[:, :, frames])
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=3)
+
+    def _own_rows(self, rows: slice, frames: slice) -> Tensor:
         new_BCTHW = self.new_BCTHW[:, :, :, rows]
         if self.past_BCTHW is None:
             return new_BCTHW[:, :, frames]

@@ -18,7 +18,9 @@ from seedvr2_ray.models.seedvr2.transformer import dit
 from seedvr2_ray.models.seedvr2.transformer.dit import SeedVR2Transformer, fold_timestep, time_sinusoid
 from seedvr2_ray.models.seedvr2.transformer.execution import Execution, LayerSteps, compiled_steps
 from seedvr2_ray.models.seedvr2.transformer.layer_steps import Slot, TimeSlots
-from seedvr2_ray.models.seedvr2.transformer.packing import pack_windows, plan_packing
+from seedvr2_ray.models.seedvr2.transformer.packing import BandPlan, pack_windows, plan_packing
+from seedvr2_ray.models.seedvr2.transformer.ranks import exchange
+from seedvr2_ray.models.seedvr2.transformer.ranks.exchange import Exchange, OneDevice, Whole
 from seedvr2_ray.models.seedvr2.transformer.windows import WindowPlan, plan_windows
 from tests.models.seedvr2.conftest import cast_weights
 
@@ -216,17 +218,27 @@ def test_layers_and_timesteps_share_what_is_compiled(tiny: SeedVR2Transformer, g
 
 
 def test_heads_can_be_exchanged_around_attention(tiny: SeedVR2Transformer, golden: Golden) -> None:
-    class Reversed:
+    class Reversed(Whole):
         """Attention sees the heads in another order, as it may see other tokens on another device."""
 
-        def before(self, heads: Heads) -> Heads:
-            return Heads(*(x.flip(1) for x in heads))
+        def before(self, heads: Heads, band: BandPlan) -> Heads:
+            return self.before_text(heads)
 
-        def after(self, out_LNE: Tensor) -> Tensor:
+        def after(self, out_LNE: Tensor, band: BandPlan) -> Tensor:
             return out_LNE.flip(1)
 
+        def before_text(self, heads: Heads) -> Heads:
+            return Heads(*(x.flip(1) for x in heads))
+
+        def after_text(self, sum_LNE: Tensor) -> Tensor:
+            return sum_LNE.flip(1)
+
+    class OneDeviceReversed(OneDevice):
+        def begin(self, *args: Any, **rest: Any) -> Exchange:
+            return Reversed(super().begin(*args, **rest).plans)
+
     inputs = _inputs(golden, "video")
-    execution = Execution(exchange=Reversed(), skip_unused_text=False)
+    execution = Execution(sharing=OneDeviceReversed(), skip_unused_text=False)
     _assert_close(tiny(*inputs, execution=execution), tiny(*inputs))
 
 
@@ -256,7 +268,7 @@ def test_the_order_of_windows_changes_nothing(
         windows = WindowPlan(grid, tuple(spans[index] for index in order))
         return pack_windows(config, windows, text_length, **rest)
 
-    monkeypatch.setattr(dit, "plan_packing", shuffled)
+    monkeypatch.setattr(exchange, "plan_packing", shuffled)
     _assert_close(tiny(*inputs), expected)
 
 
@@ -266,7 +278,7 @@ def test_odd_layers_use_other_windows_than_even_ones(
     inputs = _inputs(golden, "video")
     expected = tiny(*inputs)
     plan = plan_packing
-    monkeypatch.setattr(dit, "plan_packing", lambda *a, shifted, **k: plan(*a, shifted=False, **k))
+    monkeypatch.setattr(exchange, "plan_packing", lambda *a, shifted, **k: plan(*a, shifted=False, **k))
     assert (tiny(*inputs) - expected).abs().max() > 0.1
 
 

@@ -1,0 +1,1 @@
+"""Frames spread over several devices by rows: what neighbours and all of them hand each other, exactly."""
