@@ -26,25 +26,8 @@ _VALUES = ("_local_scalar_dense", "item", "is_nonzero")
 _SYNCS = (*_VALUES, "nonzero", "equal", "masked_select", "_unique2", "unique_dim")
 _CONVOLUTIONS = ("conv2d", "conv3d", "conv_transpose2d", "conv_transpose3d")
 _IN_PLACE = ("add_", "mul_", "copy_", "silu_", "zero_", "fill_", "sub_", "div_", "clamp_")
-_VIEWS = frozenset(
-    [
-        "slice",
-        "view",
-        "unsqueeze",
-        "squeeze",
-        "narrow",
-        "select",
-        "detach",
-        "alias",
-        "expand",
-        "transpose",
-        "permute",
-        "t",
-        "unflatten",
-        "chunk",
-        "split",
-    ]
-)
+_VIEWS = frozenset({"slice", "view", "unsqueeze", "squeeze", "narrow", "select", "detach", "alias"})
+_VIEWS |= {"expand", "transpose", "permute", "t", "unflatten", "chunk", "split"}
 """Never anything but another look at the same memory."""
 _NO_WORK = ("prim::device", "empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided")
 

@@ -19,6 +19,7 @@ from seedvr2_ray.models.seedvr2.transformer.block import Block
 from seedvr2_ray.models.seedvr2.transformer.execution import Execution
 from seedvr2_ray.models.seedvr2.transformer.layer_steps import TimeSlots
 from seedvr2_ray.models.seedvr2.transformer.packing import PackingPlan
+from seedvr2_ray.models.seedvr2.transformer.ranks.exchange import Exchange
 from seedvr2_ray.models.seedvr2.vae.config import VAEOptions
 from seedvr2_ray.models.seedvr2.vae.state import SlicePass, VAEState
 from seedvr2_ray.models.seedvr2.vae.video_vae import VideoVAE
@@ -95,15 +96,23 @@ class _Counted:
             time: TimeSlots | None,
             plan: PackingPlan,
             execution: Execution,
+            exchange: Exchange,
         ) -> tuple[Tensor, Tensor]:
-            bands = tuple(band.windows.batches for band in plan.bands)
-            kind = ("vid" in block.ada, block.is_last, block.has_plain_text, time is None, execution.band_tokens)
+            bands = tuple((band.windows.batches, band.ranks and band.ranks.counts) for band in plan.bands)
+            kind = (
+                type(exchange),
+                "vid" in block.ada,
+                block.is_last,
+                block.has_plain_text,
+                time is None,
+                execution.band_tokens,
+            )
             shapes = (_Shape.of(video_LD), _Shape.of(text_LD))
             key = ("layer", self._transformer, self._dtype, kind, bands, shapes)
             part = self._parts.get(key)
             if part is None:
                 with self._recorded(key, video_LD.untyped_storage()) as done:
-                    out = done.made = forward(block, video_LD, text_LD, time, plan, execution)
+                    out = done.made = forward(block, video_LD, text_LD, time, plan, execution, exchange)
                 return out
             self._tally.repeat(part.tally, part.more_bytes)
             video, text = part.made

@@ -3,14 +3,14 @@
 import json
 import os
 import re
-from dataclasses import asdict
+from dataclasses import asdict, fields
 
 import pytest
 import torch
 
 from benchmarks.machine import results_folder
 from benchmarks.models import TINY
-from benchmarks.virtual_device import OutOfVirtualMemoryError, counting, virtual_device
+from benchmarks.virtual_device import OutOfVirtualMemoryError, StageTally, counting, virtual_device
 from benchmarks.virtual_gpu import STAGES, describe_task, figures, row_name, run
 from benchmarks.virtual_repeats import Repeats
 from seedvr2_ray.models.seedvr2.vae.bands import MOST_ELEMENTS
@@ -84,19 +84,20 @@ def test_a_restorer_waits_for_the_device_only_where_frames_leave(channels: int) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rung", [1, 4, 9])
+@pytest.mark.parametrize("rung", [1, 4])
 def test_what_is_not_run_again_counts_as_if_it_were(rung: int) -> None:
-    task, repeats = describe_task((128, 64), 29), Repeats()
+    task, repeats = describe_task((64, 64), 29), Repeats()
     plain = run(TINY, task, LADDER[rung - 1])
     for _ in range(2):
         again = run(TINY, task, LADDER[rung - 1], repeats=repeats)
         for stage in STAGES:
-            ours, theirs = asdict(again.stages[stage]), asdict(plain.stages[stage])
-            for name in ("flops", "seconds"):
-                assert ours.pop(name) == pytest.approx(theirs.pop(name))
-            # The same bytes may be reached at another place first.
-            del ours["peak_at"], theirs["peak_at"]
-            assert ours == theirs
+            for field in fields(StageTally):
+                ours, theirs = (getattr(ran.stages[stage], field.name) for ran in (again, plain))
+                if field.name in ("flops", "seconds"):
+                    assert dict(ours) == pytest.approx(dict(theirs))
+                # The same bytes may be reached at another place first.
+                elif field.name != "peak_at":
+                    assert ours == theirs, (stage, field.name)
 
 
 @pytest.mark.parametrize("channels", [3, 4])
