@@ -1,7 +1,7 @@
 """One rank of a gang on a GPU that is not there: what it holds, while the others exist in name only.
 
-What others would hand it is made without data, of the shapes they would send; so a single process tells what each of any
-number of ranks needs.
+What others would hand it is made without data, of the shapes they would send; so a single process tells what each of
+any number of ranks needs.
 """
 
 from collections.abc import Sequence

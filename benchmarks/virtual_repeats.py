@@ -20,7 +20,10 @@ from seedvr2_ray.models.seedvr2.transformer.execution import Execution
 from seedvr2_ray.models.seedvr2.transformer.layer_steps import TimeSlots
 from seedvr2_ray.models.seedvr2.transformer.packing import PackingPlan
 from seedvr2_ray.models.seedvr2.transformer.ranks.exchange import Exchange
+from seedvr2_ray.models.seedvr2.vae import blocks, steps
+from seedvr2_ray.models.seedvr2.vae.blocks import ResnetBlock
 from seedvr2_ray.models.seedvr2.vae.config import VAEOptions
+from seedvr2_ray.models.seedvr2.vae.layers import CausalConv3d, FrameNorm
 from seedvr2_ray.models.seedvr2.vae.state import SlicePass, VAEState
 from seedvr2_ray.models.seedvr2.vae.video_vae import VideoVAE
 
@@ -71,8 +74,10 @@ class Repeats:
             for owner, name, like in (
                 (Block, "forward", counted.layer),
                 (SlicePass, "in_steps", counted.steps),
-                (VideoVAE, "encode_slice", counted.slice),
-                (VideoVAE, "decode_slice", counted.slice),
+                (steps, "banded_step", counted.convolution),
+                (blocks, "banded_step", counted.convolution),
+                (VideoVAE, "encode_slice", counted.slices),
+                (VideoVAE, "decode_slice", counted.slices),
             ):
                 patches.enter_context(patch.object(owner, name, like(getattr(owner, name))))
             yield
@@ -155,7 +160,46 @@ class _Counted:
 
         return of_known_steps
 
-    def slice(self, run_slice: Callable[..., tuple[Tensor, VAEState]]) -> Callable[..., tuple[Tensor, VAEState]]:
+    def convolution(self, banded_step: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """Wrap norm, activation and convolution in bands, where memory of the past is there already or none is kept."""
+
+        def like_another(
+            conv: CausalConv3d,
+            x_BCTHW: Tensor,
+            run: SlicePass,
+            norm: FrameNorm | None = None,
+            *,
+            fp32: bool = False,
+            out: Tensor | None = None,
+            residual: Callable[[slice], Tensor] | None = None,
+        ) -> Tensor:
+            remembers = bool(conv.num_remembered)
+            found = run.load() if remembers else None
+            given = (
+                None if found is None else _Shape.of(found),
+                run.place in run._writable,
+                run._keep,
+                None if out is None else (out is x_BCTHW, _Shape.of(out)),
+                _what_is_added(residual),
+            )
+            layer = (tuple(conv.weight.shape), conv.padding, conv.stride, norm is None, fp32)
+            key = ("convolution", self._vae, layer, given, _Shape.of(x_BCTHW), run.options)
+            part = self._parts.get(key)
+            if part is None:
+                with self._recorded(key, x_BCTHW.untyped_storage()) as done:
+                    made = banded_step(conv, x_BCTHW, run, norm, fp32=fp32, out=out, residual=residual)
+                    done.made = () if made is out else (made,)
+                return made
+            run.place += remembers
+            self._tally.repeat(part.tally, part.more_bytes)
+            if not part.made:
+                assert out is not None
+                return out
+            return part.made[0].made_on(x_BCTHW.device)
+
+        return like_another
+
+    def slices(self, run_slice: Callable[..., tuple[Tensor, VAEState]]) -> Callable[..., tuple[Tensor, VAEState]]:
         """Wrap encoding or decoding a slice; the first one leaves a state behind and is always run."""
 
         def like_another(
@@ -193,6 +237,13 @@ class _Counted:
         if is_new and grown <= sum(storage.nbytes() for storage in storages):
             shapes = tuple(_Shape.of(tensor) for tensor in done.made)
             self._parts[key] = _Part(part, part.peak_bytes - before, shapes, done.places)
+
+
+def _what_is_added(residual: Callable[[slice], Tensor] | None) -> Hashable:
+    """Describe a residual without computing it: the block it belongs to, and that block's input."""
+    cells = [] if residual is None else [cell.cell_contents for cell in residual.__closure__ or ()]
+    block = [cell.has_shortcut for cell in cells if isinstance(cell, ResnetBlock)]
+    return (*block, *(_Shape.of(cell) for cell in cells if isinstance(cell, Tensor)))
 
 
 class _Done:
