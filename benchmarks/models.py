@@ -38,8 +38,9 @@ from seedvr2_ray.models.seedvr2.vae.costs import vae_flops
 from seedvr2_ray.models.seedvr2.vae.video_vae import VideoVAE
 from seedvr2_ray.models.weights.catalogue import CATALOGUE, ModelEntry
 from seedvr2_ray.restoration.device import default_dtype, device_name, release_memory
+from seedvr2_ray.restoration.diffusion.finish import Stage
 from seedvr2_ray.restoration.diffusion.restorer import DiffusionRestorer
-from seedvr2_ray.restoration.diffusion.stages import DiffusionModel, Stage
+from seedvr2_ray.restoration.diffusion.stages import DiffusionModel
 from seedvr2_ray.restoration.planning.geometry import Geometry
 from seedvr2_ray.restoration.planning.segment_plan import SegmentPlan
 from seedvr2_ray.restoration.restorer import RestorerIdentity, SegmentTask

@@ -39,7 +39,7 @@ from seedvr2_ray.models.swiftvr.schedule import plan_schedule
 from seedvr2_ray.models.swiftvr.stream import SwiftVR
 from seedvr2_ray.models.swiftvr.transformer import SwiftVRTransformer, parameter_dtype
 from seedvr2_ray.restoration.device import default_dtype, device_name, release_memory
-from seedvr2_ray.restoration.diffusion.stages import Stage
+from seedvr2_ray.restoration.diffusion.finish import Stage
 from seedvr2_ray.restoration.planning.geometry import Geometry
 from seedvr2_ray.restoration.restorer import RestorerIdentity, SegmentTask
 from seedvr2_ray.restoration.swiftvr.restorer import SwiftVRPlan, SwiftVRRestorer

@@ -24,9 +24,11 @@ import torch
 
 from benchmarks.machine import describe_machine, results_folder
 from benchmarks.virtual_device import MOST_ELEMENTS, StageTally, Tally, counting, virtual_device
+from benchmarks.virtual_ranks import VirtualRank
 from benchmarks.virtual_repeats import Repeats
 from seedvr2_ray.errors import SeedVR2Error
 from seedvr2_ray.frames import Frames
+from seedvr2_ray.models.parallel import SequenceParallel
 from seedvr2_ray.models.seedvr2.transformer.dit import SeedVR2Transformer
 from seedvr2_ray.models.seedvr2.transformer.packing import plan_packing
 from seedvr2_ray.models.seedvr2.transformer.precision import parameter_dtype
@@ -109,10 +111,12 @@ def run(
     free_bytes: int = 2**60,
     dtype: torch.dtype = torch.bfloat16,
     repeats: Repeats | None = None,
+    num_ranks: int = 1,
 ) -> VirtualRun:
     """Restore one segment with given knobs.
 
     Args:
+        num_ranks: GPUs that restore it together; what is counted is one that holds as much as any other.
         repeats: what was counted before and need not be run again; None runs everything.
         channels: 4 for a source with alpha.
         free_bytes: what the restorer is told is free; nothing ever runs out.
@@ -123,11 +127,13 @@ def run(
             counting(price) as tally,
             _forced(knobs, free_bytes),
             patch.object(placement, "_exchange", tally.move),
-            repeats.reused(tally, (entry.transformer, entry.vae, dtype)) if repeats else nullcontext(),
+            repeats.reused(tally, (entry.transformer, entry.vae, num_ranks, dtype)) if repeats else nullcontext(),
         ):
             model = build(entry, dtype)
             weight_bytes = tally.live_bytes
-            restorer = _restorer(model, tally)
+            # Rank 0 also collects what leaves, so no other holds more.
+            rank = VirtualRank(0, num_ranks)
+            restorer = _restorer(model, tally, rank)
             plan = restorer.plan(task)
             count = sum(len(frames) for frames in restorer.restore(_source(task, channels), task))
             assert count == task.num_frames
@@ -154,13 +160,14 @@ class _forced:
             one.stop()
 
 
-def _restorer(model: DiffusionModel, tally: Tally) -> DiffusionRestorer:
+def _restorer(model: DiffusionModel, tally: Tally, rank: SequenceParallel) -> DiffusionRestorer:
     return DiffusionRestorer(
         model,
         RestorerIdentity("virtual", ""),
         device=virtual_device(),
         draw=lambda seed, numbers, size: torch.empty(len(numbers), *size),
         watch=tally.watch,
+        parallel=rank,
     )
 
 

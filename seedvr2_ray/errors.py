@@ -12,6 +12,7 @@
     ├── RetryableError        the same call may succeed later or on another machine
     │   ├── CapacityError     memory, disk or queue is too small; a smaller or later request may fit
     │   │   └── DeviceMemoryError   no exact way of restoring fits this device; only a smaller request may
+    │   ├── StoppedElsewhereError   another rank of the same gang stopped the segment
     │   └── StorageError      a store did not answer, or a committed object is not what its record says
     └── DeploymentError       the installation is wrong: weights, codecs, drivers; every call will fail
 
@@ -70,6 +71,10 @@ class CapacityError(RetryableError):
 
 class DeviceMemoryError(CapacityError):
     """No exact way of restoring fits this device's memory, counted or tried; the same call fails here again."""
+
+
+class StoppedElsewhereError(RetryableError):
+    """Another rank stopped the segment and told this one, which is ready for the next."""
 
 
 class StorageError(RetryableError):

@@ -88,6 +88,8 @@ def all_finite(values: Tensor) -> Tensor:
     import torch
 
     # NaN goes through a minimum and a maximum, and neither needs memory of the values' size.
+    if not values.numel():  # a rank that was left without frames
+        return torch.ones((), dtype=torch.bool, device=values.device)
     lowest, highest = torch.aminmax(values)
     return torch.isfinite(lowest) & torch.isfinite(highest)
 

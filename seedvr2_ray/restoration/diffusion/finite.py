@@ -15,6 +15,7 @@ from torch import Tensor
 
 from seedvr2_ray.errors import NotFiniteError
 from seedvr2_ray.frames import all_finite
+from seedvr2_ray.models.parallel import ALONE, SequenceParallel
 
 CheckedStage = Literal["encode", "transform", "decode", "colour match"]
 
@@ -29,17 +30,21 @@ class _Question:
 class FiniteChecks:
     """What is asked about one segment's numbers until frames leave."""
 
-    def __init__(self, first_frame: int, num_frames: int, *, plain_path: bool) -> None:
+    def __init__(
+        self, first_frame: int, num_frames: int, *, plain_path: bool, parallel: SequenceParallel = ALONE
+    ) -> None:
         """Begin a segment.
 
         Args:
             first_frame: its number in the file.
             num_frames: without the fill at the end, which no message names.
             plain_path: whether this is the second try.
+            parallel: ranks that ask the same of their parts of each result, and get the same answers.
         """
         self._first_frame = first_frame
         self._num_frames = num_frames
         self._plain_path = plain_path
+        self._parallel = parallel
         self._open: list[_Question] = []
 
     def ask(self, stage: CheckedStage, frames: range, made: Tensor) -> None:
@@ -55,7 +60,8 @@ class FiniteChecks:
         questions, self._open = self._open, []
         if not questions:
             return
-        answers = _wait([question.answer for question in questions])
+        mine = torch.tensor(_wait([question.answer for question in questions]))
+        answers = torch.stack(self._parallel.all_gather(mine, kind="checks")).all(0).tolist()
         failed = [question for question, is_finite in zip(questions, answers, strict=True) if not is_finite]
         if not failed:
             return

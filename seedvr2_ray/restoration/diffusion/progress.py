@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, contextmanager
 
 from torch import Tensor
 
-from seedvr2_ray.restoration.diffusion.stages import Stage
+from seedvr2_ray.restoration.diffusion.finish import Stage
 from seedvr2_ray.restoration.planning.memory import MemoryLesson, MemoryPlan
 
 

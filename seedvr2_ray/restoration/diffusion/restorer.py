@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Self
 
 import torch
@@ -21,23 +22,26 @@ from torch import Tensor, nn
 from seedvr2_ray.errors import CapacityError, DeploymentError
 from seedvr2_ray.frames import Frames
 from seedvr2_ray.models.backends import AttentionBackend
+from seedvr2_ray.models.parallel import ALONE, SequenceParallel
 from seedvr2_ray.models.seedvr2.sampler import sample
 from seedvr2_ray.models.seedvr2.transformer.dit import fold_timestep
 from seedvr2_ray.models.seedvr2.transformer.execution import Execution, compiled_steps
+from seedvr2_ray.models.seedvr2.transformer.ranks.choice import SpStrategy, share_tokens
+from seedvr2_ray.models.seedvr2.transformer.ranks.exchange import OneDevice
 from seedvr2_ray.models.seedvr2.vae.config import PLAIN, VAEOptions
 from seedvr2_ray.restoration.device import device_name, free_bytes, is_out_of_memory, release_memory
+from seedvr2_ray.restoration.diffusion.finish import FinishStage, Stage
 from seedvr2_ray.restoration.diffusion.finite import FiniteChecks
 from seedvr2_ray.restoration.diffusion.frame_stream import Rewindable, SourceFrame, copy_to, split_frames
 from seedvr2_ray.restoration.diffusion.noise import draw_noise
 from seedvr2_ray.restoration.diffusion.placement import Placement
 from seedvr2_ray.restoration.diffusion.progress import FinishedStage, MemoryLessons
+from seedvr2_ray.restoration.diffusion.ranks import InStep, PictureShare
 from seedvr2_ray.restoration.diffusion.stages import (
     DecodeStage,
     DiffusionModel,
     EncodeStage,
-    FinishStage,
     Network,
-    Stage,
     TransformStage,
     Workbench,
     compute_dtype,
@@ -70,6 +74,8 @@ class DiffusionRestorer:
         vae_options: VAEOptions | None = None,
         costs: MemoryCosts | None = None,
         may_change_picture: bool = False,
+        parallel: SequenceParallel = ALONE,
+        sp_strategy: SpStrategy = "auto",
         draw: Callable[[int, list[int], tuple[int, int, int]], Tensor] = draw_noise,
         watch: Callable[[Stage], AbstractContextManager[object]] = lambda stage: nullcontext(),
     ) -> None:
@@ -80,6 +86,9 @@ class DiffusionRestorer:
             vae_options: how the VAE computes, if otherwise than it was built to.
             costs: what this device needs; by default what is stored for its name.
             may_change_picture: shorten chunks where nothing else fits; the plan says so.
+            parallel: this rank, where several restore together. Each calls the same methods with the same arguments;
+                rank 0 yields the frames, and the others nothing.
+            sp_strategy: how the transformer's work is spread over ranks.
             draw: makes noise from seed, frame numbers and latent size; replaced to reproduce somebody else's.
             watch: entered around every step of a stage, to measure it.
         """
@@ -91,9 +100,12 @@ class DiffusionRestorer:
             model=model,
             device=device,
             placement=Placement(networks, device),
-            execution=Execution(attention=attention),
+            execution=Execution(
+                attention=attention, sharing=share_tokens(parallel, sp_strategy, model.transformer.config)
+            ),
             draw=draw,
             watch=self._lessons.watching(watch),
+            in_step=InStep(parallel),
         )
         self._costs = costs or MemoryCosts.for_device(device_name(device))
         self._may_change_picture = may_change_picture
@@ -139,7 +151,8 @@ class DiffusionRestorer:
     def _warm_up(self, size_THW: tuple[int, int, int], steps: int) -> None:
         bench, model = self._bench, self._bench.model
         latents_THWC = torch.zeros(*size_THW, model.vae.config.latent_channels, device=bench.device)
-        text_LC, execution = model.positive_LC, bench.execution
+        # Every rank compiles by itself: what is compiled stands around attention and knows of no exchange.
+        text_LC, execution = model.positive_LC, replace(bench.execution, sharing=OneDevice())
         sample(model.transformer, latents_THWC, latents_THWC, text_LC, steps=steps, execution=execution)
 
     def plan(self, task: SegmentTask) -> SegmentPlan:
@@ -149,12 +162,18 @@ class DiffusionRestorer:
             DeviceMemoryError: no way fits into this machine's memory.
             SettingsError: the settings contradict the geometry.
         """
+        return self._plan(task, self._available_bytes())
+
+    def _available_bytes(self) -> int:
+        return free_bytes(self._bench.device) + self._bench.placement.resident_bytes()
+
+    def _plan(self, task: SegmentTask, available_bytes: int) -> SegmentPlan:
         facts = self._plain_facts if task.plain_path else self._facts
-        demand = describe_segment(task, facts)
+        demand = describe_segment(task, facts, self._bench.in_step.parallel.size)
         memory = plan_memory(
             demand,
             self._costs,
-            free_bytes(self._bench.device) + self._bench.placement.resident_bytes(),
+            available_bytes,
             may_offload=self._bench.device.type != "cpu",
             may_change_picture=self._may_change_picture and not task.settings.reference,
             lessons=self._lessons.learned,
@@ -166,12 +185,21 @@ class DiffusionRestorer:
 
         When memory runs out before the first frame is done (later steps need no more than the first), the next
         smaller exact settings take over from the last finished stage. Later segments begin with these.
+        With several ranks it is raised instead, and the gang has to be started again; see
+        :class:`~seedvr2_ray.restoration.diffusion.ranks.InStep`.
         """
-        source = Rewindable(split_frames(frames))
+        in_step = self._bench.in_step
+        yield from in_step.through(self._restore(split_frames(in_step.read(frames)), task))
+
+    def _restore(self, frames: Iterator[SourceFrame], task: SegmentTask) -> Iterator[Frames]:
+        in_step = self._bench.in_step
+        source = Rewindable(frames)
         done: _Done | None = None
         while True:
-            plan = self.plan(task)
-            done = done or _Done.of(plan)
+            # All ranks take the same steps: those that fit the one with the least memory.
+            available_bytes = in_step.least(self._available_bytes())
+            plan = in_step.same_everywhere(partial(self._plan, task, available_bytes))
+            done = done or _Done.of(plan, in_step.parallel)
             try:
                 yield from self._run(plan, source, done)
                 return
@@ -179,7 +207,7 @@ class DiffusionRestorer:
                 if not is_out_of_memory(error):
                     raise
                 lesson = self._lessons.learn(plan.memory)
-                if not source.can_rewind:
+                if not source.can_rewind or in_step.parallel.size > 1:
                     raise _out_of_memory(plan, lesson.planned_bytes) from error
             # Outside the handler: the exception would keep the tensors of the failed attempt alive.
             release_memory(self._bench.device)
@@ -188,10 +216,12 @@ class DiffusionRestorer:
 
     def _run(self, plan: SegmentPlan, source: Rewindable, done: "_Done") -> Iterator[Frames]:
         bench, knobs, checks = self._bench, plan.memory.knobs, done.checks
+        stride = bench.model.vae.config.spatial_stride
+        share = bench.in_step.same_everywhere(lambda: PictureShare(bench.in_step.parallel, plan.padding, stride))
         waiting: deque[SourceFrame] = deque()
         if done.encoded.is_complete:
             waiting.extend(source)
-        latents = done.encoded.through(lambda: EncodeStage(bench, plan, checks).run(copy_to(waiting, source)))
+        latents = done.encoded.through(lambda: EncodeStage(bench, plan, checks, share).run(copy_to(waiting, source)))
         if knobs.encode_first:
             # All latents of the segment are on the device, and the encoder's memory of the past is not any more.
             latents = iter(list(latents))
@@ -199,8 +229,8 @@ class DiffusionRestorer:
         if knobs.offload:
             # All restored latents are on the device, so that the transformer leaves it once and for all.
             restored = iter(list(restored))
-        decoded = DecodeStage(bench, plan, checks).run(restored)
-        for frames in FinishStage(bench, plan, checks, waiting).run(decoded):
+        decoded = DecodeStage(bench, plan, checks, share).run(restored)
+        for frames in FinishStage(bench, plan, checks, waiting, share).run(decoded):
             # What comes next needs no more memory than this did, so it need not be begun again.
             source.forget()
             done.forget()
@@ -216,10 +246,10 @@ class _Done:
     checks: FiniteChecks
 
     @classmethod
-    def of(cls, plan: SegmentPlan) -> Self:
+    def of(cls, plan: SegmentPlan, parallel: SequenceParallel) -> Self:
         """Begin a segment."""
         task, num_latents = plan.task, plan.chunks[-1].stop
-        checks = FiniteChecks(task.first_frame, task.num_frames, plain_path=task.plain_path)
+        checks = FiniteChecks(task.first_frame, task.num_frames, plain_path=task.plain_path, parallel=parallel)
         return cls(FinishedStage(num_latents), FinishedStage(num_latents), checks)
 
     def forget(self) -> None:

@@ -1,4 +1,4 @@
-"""The stages of a diffusion model: encode, transform, decode, and finishing what leaves.
+"""The stages of a diffusion model: encode, transform, decode.
 
 Each stage is made for one segment and turns a stream into a stream. What a stage keeps on the device between two
 pieces stands in its docstring; beyond that there are the piece it works on and the weights.
@@ -8,16 +8,14 @@ Inference mode stands at the steps and not around the streams: it would leak int
 Shape letters: B clips, T frames or latents, C channels, H height, W width, L text tokens.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
 
-from seedvr2_ray.frames import Frames, to_codes, to_unit_range
 from seedvr2_ray.models.seedvr2.sampler import sample
 from seedvr2_ray.models.seedvr2.transformer.dit import SeedVR2Transformer
 from seedvr2_ray.models.seedvr2.transformer.execution import Execution
@@ -25,28 +23,19 @@ from seedvr2_ray.models.seedvr2.vae.config import PLAIN, VAEOptions
 from seedvr2_ray.models.seedvr2.vae.state import VAEState
 from seedvr2_ray.models.seedvr2.vae.tiles import decode_tiled, encode_tiled
 from seedvr2_ray.models.seedvr2.vae.video_vae import Posterior, VideoVAE
-from seedvr2_ray.restoration.colour.alpha import fill_transparent, scale_alpha
-from seedvr2_ray.restoration.colour.colour_match import match_colour, wavelet_original
 from seedvr2_ray.restoration.diffusion.chunks import Chunk, frames_behind
+from seedvr2_ray.restoration.diffusion.finish import Stage, scaled_source
 from seedvr2_ray.restoration.diffusion.finite import FiniteChecks
 from seedvr2_ray.restoration.diffusion.frame_stream import SourceFrame, batched, regroup
 from seedvr2_ray.restoration.diffusion.noise import latent_frame_number
-from seedvr2_ray.restoration.diffusion.padding import crop_frames, pad_frames, pad_in_time
+from seedvr2_ray.restoration.diffusion.padding import pad_frames, pad_in_time
 from seedvr2_ray.restoration.diffusion.placement import Placement
-from seedvr2_ray.restoration.diffusion.preprocess import (
-    from_model_range,
-    preprocess_reference,
-    resize_frames,
-    to_model_range,
-)
+from seedvr2_ray.restoration.diffusion.ranks import InStep, PictureShare
 from seedvr2_ray.restoration.diffusion.stitch import stitch_chunk
-from seedvr2_ray.restoration.planning.reference_size import ReferenceSize
 from seedvr2_ray.restoration.planning.segment_plan import SegmentPlan
 from seedvr2_ray.restoration.restorer import SegmentTask
 
 Given = TypeVar("Given")
-Stage = Literal["encode", "transform", "decode", "finish"]
-"""Encoding includes scaling the source; finishing is colours, alpha, rounding and the way to the host."""
 Network = Literal["vae", "transformer"]
 _BAND_TOKENS_ON_CPU = 16_384
 """A CPU gains nothing from longer bands, and buffers of one size are used again where larger ones find no room."""
@@ -78,26 +67,35 @@ class Workbench:
     """Makes noise from seed, frame numbers and latent size."""
     watch: Callable[[Stage], AbstractContextManager[object]]
     """Entered around every step of a stage, to measure it."""
+    in_step: InStep
+    """The ranks this machine restores with; it may be the only one."""
 
-    def vae_options(self, plan: SegmentPlan) -> VAEOptions:
+    def vae_options(self, plan: SegmentPlan, share: PictureShare) -> VAEOptions:
         """Return how the VAE computes for a segment: the machine's way or the plain one, in the steps that fit."""
         knobs = plan.memory.knobs
         options = PLAIN if plan.task.plain_path else self.model.vae.options
         in_flight = knobs.frames_in_flight or options.frames_in_flight
         most = self.model.vae.options.conv_elements
         most = most and min(most, knobs.conv_elements)
-        return replace(options, frames_in_flight=in_flight, conv_elements=most)
+        # Tiles are small, and approximate: each rank does all of them.
+        rows = share.rows if plan.tiling is None else None
+        return replace(options, frames_in_flight=in_flight, conv_elements=most, rows=rows)
 
     def execution_for(self, plan: SegmentPlan) -> Execution:
         """Return how the transformer is carried out for a segment."""
         band_tokens = plan.memory.knobs.band_tokens
         if self.device.type == "cpu":
             band_tokens = min(band_tokens, _BAND_TOKENS_ON_CPU)
-        return replace(Execution() if plan.task.plain_path else self.execution, band_tokens=band_tokens)
+        execution = Execution(sharing=self.execution.sharing) if plan.task.plain_path else self.execution
+        return replace(execution, band_tokens=band_tokens)
+
+    def checking(self, task: SegmentTask) -> Callable[[], None]:
+        """Return what is called between steps: it raises on all ranks when the job was cancelled on one."""
+        return lambda: self.in_step.check(task.check_cancelled)
 
     def begin_step(self, plan: SegmentPlan, network: Network) -> None:
         """Have a network where it works, unless the job was cancelled."""
-        plan.task.check_cancelled()
+        self.in_step.check(plan.task.check_cancelled)
         self.placement.bring(network, alone=plan.memory.knobs.offload)
 
 
@@ -107,12 +105,13 @@ class EncodeStage:
     With tiles the whole segment is encoded at once, and its scaled frames wait in host memory.
     """
 
-    def __init__(self, bench: Workbench, plan: SegmentPlan, checks: FiniteChecks) -> None:
+    def __init__(self, bench: Workbench, plan: SegmentPlan, checks: FiniteChecks, share: PictureShare) -> None:
         self._bench = bench
         self._plan = plan
         self._checks = checks
+        self._share = share
         self._vae = bench.model.vae
-        self._options = bench.vae_options(plan)
+        self._options = bench.vae_options(plan, share)
         self._state: VAEState | None = None
 
     def run(self, source: Iterable[SourceFrame]) -> Iterator[Tensor]:
@@ -121,7 +120,7 @@ class EncodeStage:
         padded = pad_in_time(source, plan.task.num_frames, stride, "repeat" if plan.reference else "mirror")
         batches = batched(padded, 1 + plan.slice_latents * stride, plan.slice_latents * stride)
         if plan.tiling is not None:
-            frames_BCTHW = torch.cat([self._pictures(batch).cpu() for batch in batches], dim=2)
+            frames_BCTHW = torch.cat([self._clip(self._pictures(batch)).cpu() for batch in batches], dim=2)
             yield self._step(range(plan.task.num_frames), self._encode_tiles, frames_BCTHW)
             return
         first = 0
@@ -142,20 +141,28 @@ class EncodeStage:
         return latents_THWC
 
     @torch.inference_mode()
-    def _pictures(self, batch: list[SourceFrame]) -> Tensor:
+    def _pictures(self, batch: Sequence[SourceFrame]) -> Tensor:
+        """Return frames scaled and filled up, T x C x H x W."""
+        padding, dtype = self._plan.padding, compute_dtype(self._vae)
+        if not batch:  # fewer frames than ranks
+            size = (padding.padded_height, padding.padded_width)
+            return torch.zeros(0, 3, *size, dtype=dtype, device=self._bench.device)
+        return pad_frames(scaled_source(self._bench, self._plan, batch), padding, black=-1.0).to(dtype)
+
+    def _clip(self, pictures_TCHW: Tensor) -> Tensor:
         """Return frames as the VAE takes them, B x C x T x H x W."""
-        pictures_TCHW = pad_frames(scaled_source(self._bench, self._plan, batch), self._plan.padding, black=-1.0)
-        return pictures_TCHW.to(compute_dtype(self._vae)).transpose(0, 1)[None]
+        return pictures_TCHW.transpose(0, 1)[None]
 
     @torch.inference_mode()
     def _encode_slice(self, batch: list[SourceFrame]) -> Tensor:
-        clip_BCTHW = self._pictures(batch)
+        share = self._share
+        clip_BCTHW = self._clip(share.to_rows(self._pictures(share.frames(batch)), len(batch)))
         if self._plan.is_one_slice:
-            return self._scaled(self._vae.encode(clip_BCTHW, options=self._options))
+            return share.whole_latents(self._scaled(self._vae.encode(clip_BCTHW, options=self._options)))
         moments_BCTHW, self._state = self._vae.encode_slice(
             clip_BCTHW, self._state, overwrite=True, options=self._options
         )
-        return self._scaled(Posterior.from_moments(moments_BCTHW))
+        return share.whole_latents(self._scaled(Posterior.from_moments(moments_BCTHW)))
 
     @torch.inference_mode()
     def _encode_tiles(self, frames_BCTHW: Tensor) -> Tensor:
@@ -166,7 +173,7 @@ class EncodeStage:
             self._plan.tiling,
             slice_frames=self._plan.slice_latents * self._vae.config.temporal_stride,
             options=self._options,
-            check_cancelled=self._plan.task.check_cancelled,
+            check_cancelled=self._bench.checking(self._plan.task),
         )
         return self._scaled(posterior)
 
@@ -218,7 +225,7 @@ class TransformStage:
             cfg_scale=settings.cfg_scale,
             cfg_rescale=settings.cfg_rescale,
             execution=bench.execution_for(self._plan),
-            check_cancelled=task.check_cancelled,
+            check_cancelled=bench.checking(task),
         )
 
 
@@ -228,22 +235,23 @@ class DecodeStage:
     With tiles the whole segment is decoded at once, and its frames wait in host memory.
     """
 
-    def __init__(self, bench: Workbench, plan: SegmentPlan, checks: FiniteChecks) -> None:
+    def __init__(self, bench: Workbench, plan: SegmentPlan, checks: FiniteChecks, share: PictureShare) -> None:
         self._bench = bench
         self._plan = plan
         self._checks = checks
+        self._share = share
         self._vae = bench.model.vae
-        self._options = bench.vae_options(plan)
+        self._options = bench.vae_options(plan, share)
         self._state: VAEState | None = None
 
     def run(self, latents: Iterator[Tensor]) -> Iterator[Tensor]:
-        """Yield restored pictures T x 3 x H x W in about -1..1 on the device, the fill around them cut off."""
+        """Yield restored pictures T x 3 x H x W in about -1..1 on the device, this rank's rows of them."""
         plan = self._plan
         if plan.tiling is not None:
             frames_TCHW = self._step(0, self._decode_tiles, torch.cat(list(latents)))
             for clip_TCHW in torch.split(frames_TCHW, plan.slice_latents * self._vae.config.temporal_stride):
-                plan.task.check_cancelled()
-                yield crop_frames(clip_TCHW.to(self._bench.device), plan.padding)
+                self._bench.in_step.check(plan.task.check_cancelled)
+                yield self._share.rows_of(clip_TCHW).to(self._bench.device)
             return
         first = 0
         for slice_THWC in regroup(latents, 1 + plan.slice_latents, plan.slice_latents):
@@ -251,7 +259,7 @@ class DecodeStage:
             first += len(clip_TCHW)
             if first == plan.padded_frames(self._vae.config.temporal_stride):
                 self._state = None
-            yield crop_frames(clip_TCHW, plan.padding)
+            yield clip_TCHW
             # What comes next is made while this name would still hold what has left.
             del clip_TCHW
 
@@ -264,7 +272,7 @@ class DecodeStage:
 
     @torch.inference_mode()
     def _decode_slice(self, latents_THWC: Tensor) -> Tensor:
-        latents_BCTHW = self._unscaled(latents_THWC)
+        latents_BCTHW = self._unscaled(self._share.latents(latents_THWC))
         if self._plan.is_one_slice:
             clip_BCTHW = self._vae.decode(latents_BCTHW, options=self._options)
         else:
@@ -284,101 +292,12 @@ class DecodeStage:
             slice_latents=self._plan.slice_latents,
             keep_on=torch.device("cpu"),
             options=self._options,
-            check_cancelled=self._plan.task.check_cancelled,
+            check_cancelled=self._bench.checking(self._plan.task),
         )
         return frames_BCTHW[0].transpose(0, 1)
 
     def _unscaled(self, latents_THWC: Tensor) -> Tensor:
         return self._vae.unscale(latents_THWC).to(compute_dtype(self._vae)).permute(3, 0, 1, 2)[None]
-
-
-class FinishBench(Protocol):
-    """What finishing works with, whichever kind of model decoded."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where pictures are decoded."""
-
-    @property
-    def watch(self) -> Callable[[Stage], AbstractContextManager[object]]:
-        """Entered around every step of a stage, to measure it."""
-
-
-class FinishPlan(Protocol):
-    """What finishing must know about a segment, whichever kind of model decoded."""
-
-    @property
-    def task(self) -> SegmentTask:
-        """What was asked for."""
-
-    @property
-    def reference(self) -> ReferenceSize | None:
-        """How SeedVR2's published script would scale the source, where that is followed."""
-
-
-class FinishStage:
-    """Decoded pictures to the frames that leave; keeps nothing on the device."""
-
-    def __init__(self, bench: FinishBench, plan: FinishPlan, checks: FiniteChecks, waiting: deque[SourceFrame]) -> None:
-        """Begin a segment.
-
-        Args:
-            waiting: source frames that were encoded and whose pictures have not left yet, in host memory.
-        """
-        self._bench = bench
-        self._plan = plan
-        self._checks = checks
-        self._waiting = waiting
-        self._num_left = 0
-
-    def run(self, decoded: Iterable[Tensor]) -> Iterator[Frames]:
-        """Yield frames in host memory; the fill at the end of the clip is dropped."""
-        for decoded_TCHW in decoded:
-            with self._bench.watch("finish"):
-                batch = [self._waiting.popleft() for _ in range(min(len(decoded_TCHW), len(self._waiting)))]
-                frames = self._finish(decoded_TCHW[: len(batch)], batch) if batch else None
-            # What comes next is made while this name would still hold what has left.
-            del decoded_TCHW
-            if frames is not None:
-                self._num_left += len(frames)
-                yield frames
-
-    @torch.inference_mode()
-    def _finish(self, decoded_TCHW: Tensor, batch: list[SourceFrame]) -> Frames:
-        """Match colours, restore alpha and round."""
-        plan, task = self._plan, self._plan.task
-        decoded_TCHW = decoded_TCHW.float()
-        if task.settings.colour_match != "none":
-            source_TCHW = scaled_source(self._bench, plan, batch)
-            if plan.reference is not None and task.settings.colour_match == "wavelet":
-                decoded_TCHW = wavelet_original(decoded_TCHW, source_TCHW)
-            else:
-                decoded_TCHW = match_colour(decoded_TCHW, source_TCHW, task.settings.colour_match)
-            self._checks.ask("colour match", range(self._num_left, self._num_left + len(batch)), decoded_TCHW)
-        # Before the clamp, which would make white of infinity.
-        self._checks.require()
-        restored_TCHW = from_model_range(decoded_TCHW)
-        if batch[0].codes_CHW.shape[0] == 4:
-            alpha_T1HW = to_unit_range(torch.stack([frame.codes_CHW[3:] for frame in batch]).to(self._bench.device))
-            restored_TCHW = torch.cat([restored_TCHW, scale_alpha(alpha_T1HW, restored_TCHW)], dim=1)
-        codes = to_codes(restored_TCHW, torch.uint8 if task.output_depth == 8 else torch.uint16)
-        return Frames(codes.cpu(), tuple(frame.pts for frame in batch), batch[0].time_base)
-
-
-def source_colours(device: torch.device, batch: Sequence[SourceFrame]) -> Tensor:
-    """Return the colours of source frames at their own size, float32 in 0..1; invisible pixels are filled."""
-    codes_TCHW = torch.stack([frame.codes_CHW for frame in batch])
-    unit_TCHW = to_unit_range(codes_TCHW.to(device))
-    colours_TCHW = unit_TCHW[:, :3]
-    return colours_TCHW if unit_TCHW.shape[1] == 3 else fill_transparent(colours_TCHW, unit_TCHW[:, 3:])
-
-
-def scaled_source(bench: FinishBench, plan: FinishPlan, batch: list[SourceFrame]) -> Tensor:
-    """Return the colours of source frames at the output's size, float32 in -1..1 on the device."""
-    colours_TCHW = source_colours(bench.device, batch)
-    if plan.reference is not None:
-        return preprocess_reference(colours_TCHW, plan.reference)
-    return to_model_range(resize_frames(colours_TCHW, plan.task.geometry.height, plan.task.geometry.width))
 
 
 def compute_dtype(vae: VideoVAE) -> torch.dtype:

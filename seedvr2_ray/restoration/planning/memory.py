@@ -296,7 +296,11 @@ def _step_bytes(demand: MemoryDemand, costs: MemoryCosts, knobs: ExactKnobs, ste
     num_frames = step.num_latents * demand.vae.temporal_stride
     if step.starts_clip:
         num_frames = frames_for_latents(step.num_latents, demand.vae.temporal_stride)
-    pictures = costs.frame_tensors * demand.pixels * 3 * 4 * (num_frames + _PICTURES_OF_ONE_FRAME)
+    # Whole frames, of which each rank has some; on the way to and from its rows they exist twice.
+    own_frames = -(-num_frames // demand.num_ranks)
+    pictures = costs.frame_tensors * demand.pixels * 3 * 4 * (own_frames + _PICTURES_OF_ONE_FRAME)
+    if demand.num_ranks > 1:
+        pictures += 2 * 3 * 4 * demand.vae_pixels * num_frames
     tile_clip = 0
     if demand.is_tiled:
         # A tile runs through the whole segment by itself: nothing of it is left for other stages, but all its frames

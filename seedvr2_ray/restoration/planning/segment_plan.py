@@ -79,8 +79,12 @@ def describe_model(
     )
 
 
-def describe_segment(task: SegmentTask, facts: ModelFacts) -> MemoryDemand:
-    """Say what a segment asks of memory, before it is known what there is."""
+def describe_segment(task: SegmentTask, facts: ModelFacts, num_ranks: int = 1) -> MemoryDemand:
+    """Say what a segment asks of memory, before it is known what there is.
+
+    Args:
+        num_ranks: GPUs that restore it together.
+    """
     settings = task.settings
     padding = _plan_padding(task, facts)
     return MemoryDemand(
@@ -98,6 +102,7 @@ def describe_segment(task: SegmentTask, facts: ModelFacts) -> MemoryDemand:
         chunk_frames=task.num_frames if settings.reference else settings.chunk_frames,
         chunk_overlap=0 if settings.reference else settings.chunk_overlap,
         vae_tile=settings.vae_tile,
+        num_ranks=num_ranks,
     )
 
 

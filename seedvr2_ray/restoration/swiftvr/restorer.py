@@ -32,9 +32,9 @@ from seedvr2_ray.models.swiftvr.stream import (
     restore_latents,
 )
 from seedvr2_ray.restoration.device import device_name, free_bytes, is_out_of_memory
+from seedvr2_ray.restoration.diffusion.finish import FinishStage, Stage, source_colours
 from seedvr2_ray.restoration.diffusion.finite import FiniteChecks
 from seedvr2_ray.restoration.diffusion.frame_stream import SourceFrame, copy_to, split_frames
-from seedvr2_ray.restoration.diffusion.stages import FinishStage, Stage, source_colours
 from seedvr2_ray.restoration.planning.memory import MemoryCosts
 from seedvr2_ray.restoration.restorer import RestorerIdentity, SegmentTask
 from seedvr2_ray.restoration.swiftvr.memory import (

@@ -10,6 +10,7 @@ from seedvr2_ray.errors import NotFiniteError
 from seedvr2_ray.frames import all_finite, to_unit_range
 from seedvr2_ray.models.seedvr2.vae.config import FAST, PLAIN
 from seedvr2_ray.models.seedvr2.vae.video_vae import VideoVAE
+from seedvr2_ray.restoration.diffusion import finish as diffusion_finish
 from seedvr2_ray.restoration.diffusion import finite
 from seedvr2_ray.restoration.diffusion import stages as diffusion_stages
 from seedvr2_ray.restoration.diffusion.finite import FiniteChecks
@@ -34,7 +35,7 @@ def _spoil(monkeypatch: pytest.MonkeyPatch, stage: str, bad: float, call: int) -
         "encode": (MODEL.vae.encoder, "forward"),
         "transform": (diffusion_stages, "sample"),
         "decode": (MODEL.vae.decoder, "forward"),
-        "colour match": (diffusion_stages, "match_colour"),
+        "colour match": (diffusion_finish, "match_colour"),
     }[stage]
     real, calls = getattr(owner, name), []
 

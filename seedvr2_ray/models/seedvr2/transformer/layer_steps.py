@@ -8,6 +8,7 @@ Shapes: L tokens, D model width, N heads, E head width, P rotated pairs.
 
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -51,7 +52,7 @@ def project(x_LD: Tensor, branch: Branch, rotations_LP2: Tensor | None) -> Heads
         x_LD = modulate(x_LD, branch.slots.attn.shift_D, branch.slots.attn.scale_D)
     # Three products instead of one: the norm and the kernels want each of them contiguous.
     q_LNE, k_LNE, v_LNE = (
-        F.linear(x_LD, weight).unflatten(-1, (-1, branch.head_dim)) for weight in branch.proj_qkv.weight.chunk(3)
+        torch.unflatten(F.linear(x_LD, weight), -1, (-1, branch.head_dim)) for weight in branch.proj_qkv.weight.chunk(3)
     )
     q_LNE, k_LNE = branch.norm_q(q_LNE), branch.norm_k(k_LNE)
     if rotations_LP2 is not None:

@@ -5,6 +5,7 @@ Units: tokens, and bytes beyond the weights. L tokens of the chunk, b of a band.
 
 from seedvr2_ray.models.seedvr2.config import DiTConfig
 from seedvr2_ray.models.seedvr2.transformer.ranks.assignment import assign_windows
+from seedvr2_ray.models.seedvr2.transformer.ranks.choice import cheaper_strategy
 from seedvr2_ray.models.seedvr2.transformer.windows import window_size
 
 _FLOAT = 4
@@ -26,7 +27,7 @@ def transform_bytes(
     window = window_size(grid, config.windows)
     window_tokens = window[0] * window[1] * window[2]
     total = grid[0] * grid[1] * grid[2]
-    exchanges_heads = False
+    exchanges_heads = num_ranks > 1 and cheaper_strategy(config, grid, _TEXT_TOKENS, num_ranks) == "ulysses"
     tokens, band = total, max(band_tokens, window_tokens)
     if exchanges_heads:
         tokens = -(-total // num_ranks)

@@ -62,7 +62,7 @@ def rotation_table(angles_LP: Tensor) -> Tensor:
 def rotate(heads_LNE: Tensor, rotations_LP2: Tensor) -> Tensor:
     """Turn adjacent channel pairs by the token's angles, in float32; the result has the dtype of ``heads_LNE``."""
     rotations_L1P2 = rotations_LP2[:, None]
-    pairs = heads_LNE.float().unflatten(-1, (-1, 2))
+    pairs = torch.unflatten(heads_LNE.float(), -1, (-1, 2))
     if torch.compiler.is_compiling():  # the compiler fuses real arithmetic and falls back on complex
         (a, b), (cos, sin) = pairs.unbind(-1), rotations_L1P2.unbind(-1)
         turned = torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1)

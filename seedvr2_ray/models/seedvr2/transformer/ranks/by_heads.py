@@ -71,7 +71,7 @@ class _HeadExchange(Whole):
         self._counts = counts
 
     def take(self, all_LX: Tensor) -> Tensor:
-        return all_LX.split(self._counts)[self._parallel.rank]
+        return torch.split(all_LX, list(self._counts))[self._parallel.rank]
 
     def before(self, heads: Heads, band: BandPlan) -> Heads:
         ranks, size = _ranks_of(band), self._parallel.size
@@ -83,7 +83,7 @@ class _HeadExchange(Whole):
 
     def after(self, out_LNE: Tensor, band: BandPlan) -> Tensor:
         ranks, size = _ranks_of(band), self._parallel.size
-        pieces = out_LNE.index_select(0, ranks.order_L).split(ranks.counts)
+        pieces = torch.split(out_LNE.index_select(0, ranks.order_L), list(ranks.counts))
         shapes = [(len(pieces[self._parallel.rank]), *out_LNE.shape[1:])] * size
         return torch.cat(self._parallel.all_to_all(pieces, shapes, HEADS), dim=1)
 
@@ -124,7 +124,7 @@ def _plan_rank(
             owners_L = torch.bucketize(band.rows_L, ends, right=True)
             order_L, mine_L = owners_L.argsort(stable=True), owners_L == rank
             ranks = BandRanks(
-                counts=tuple((owners_L == other).sum().item() for other in range(size)),
+                counts=tuple(int((owners_L == other).sum()) for other in range(size)),
                 order_L=order_L,
                 places_L=order_L.argsort(),
             )

@@ -137,6 +137,6 @@ def _hold(
         rows_L=(after_L == rank).nonzero()[:, 0].to(device),
         order_L=after_L.argsort(stable=True).to(device),
         leaving=tuple((next_ranks_L == other).nonzero()[:, 0].to(device) for other in range(size)),
-        coming=tuple((past_ranks_L == other).sum().item() for other in range(size)),
+        coming=tuple(int((past_ranks_L == other).sum()) for other in range(size)),
         places_L=past_ranks_L.argsort(stable=True).argsort().to(device),
     )
