@@ -24,7 +24,7 @@ import torch
 
 from benchmarks.machine import describe_machine, results_folder
 from benchmarks.virtual_device import MOST_ELEMENTS, StageTally, Tally, counting, virtual_device
-from benchmarks.virtual_ranks import VirtualRank
+from benchmarks.virtual_ranks import VirtualRank, sharing_planned
 from benchmarks.virtual_repeats import Repeats
 from seedvr2_ray.errors import SeedVR2Error
 from seedvr2_ray.frames import Frames
@@ -111,12 +111,12 @@ def run(
     free_bytes: int = 2**60,
     dtype: torch.dtype = torch.bfloat16,
     repeats: Repeats | None = None,
-    num_ranks: int = 1,
+    rank: tuple[int, int] = (0, 1),
 ) -> VirtualRun:
     """Restore one segment with given knobs.
 
     Args:
-        num_ranks: GPUs that restore it together; what is counted is one that holds as much as any other.
+        rank: which one of how many GPUs that restore it together is counted.
         repeats: what was counted before and need not be run again; None runs everything.
         channels: 4 for a source with alpha.
         free_bytes: what the restorer is told is free; nothing ever runs out.
@@ -127,16 +127,15 @@ def run(
             counting(price) as tally,
             _forced(knobs, free_bytes),
             patch.object(placement, "_exchange", tally.move),
-            repeats.reused(tally, (entry.transformer, entry.vae, num_ranks, dtype)) if repeats else nullcontext(),
+            sharing_planned(),
+            repeats.reused(tally, (entry.transformer, entry.vae, rank, dtype)) if repeats else nullcontext(),
         ):
             model = build(entry, dtype)
             weight_bytes = tally.live_bytes
-            # Rank 0 also collects what leaves, so no other holds more.
-            rank = VirtualRank(0, num_ranks)
-            restorer = _restorer(model, tally, rank)
+            restorer = _restorer(model, tally, VirtualRank(*rank))
             plan = restorer.plan(task)
             count = sum(len(frames) for frames in restorer.restore(_source(task, channels), task))
-            assert count == task.num_frames
+            assert count == (task.num_frames if rank[0] == 0 else 0)
     finally:
         plan_packing.cache_clear()
     return VirtualRun(plan=plan, weight_bytes=weight_bytes, stages=dict(tally.stages))
@@ -221,16 +220,17 @@ def main() -> None:
         map(int, arguments.rungs.split(",")),
         arguments.models.split(","),
         map(int, arguments.channels.split(",")),
+        [tuple(map(int, rank.split("/"))) for rank in arguments.ranks.split(",")],
     )
-    for resolution, rung, model, channels in asked:
+    for resolution, rung, model, channels, rank in asked:
         width, height = map(int, resolution.split("x"))
-        name = row_name(model, (width, height), rung, arguments.frames, channels)
+        name = row_name(model, (width, height), rung, arguments.frames, channels, rank)
         if name in rows and not arguments.again:
             continue
         try:
             task = describe_task((width, height), arguments.frames)
             entry = CATALOGUE[f"seedvr2-{model}"]
-            ran = run(entry, task, LADDER[rung - 1], channels=channels, repeats=repeats)
+            ran = run(entry, task, LADDER[rung - 1], channels=channels, repeats=repeats, rank=rank)
         except SeedVR2Error as error:
             print(f"{name}: {error}")
             continue
@@ -239,9 +239,18 @@ def main() -> None:
         _write(path, rows)
 
 
-def row_name(model: str, size: tuple[int, int], rung: int, num_frames: int, channels: int = 3) -> str:
+def row_name(
+    model: str,
+    size: tuple[int, int],
+    rung: int,
+    num_frames: int,
+    channels: int = 3,
+    rank: tuple[int, int] = (0, 1),
+) -> str:
     """Return under which name a run is kept."""
-    return f"{model} {size[0]}x{size[1]} rung {rung}, {num_frames} frames{', alpha' if channels == 4 else ''}"
+    alpha = ", alpha" if channels == 4 else ""
+    which = f", rank {rank[0]} of {rank[1]}" if rank[1] > 1 else ""
+    return f"{model} {size[0]}x{size[1]} rung {rung}, {num_frames} frames{alpha}{which}"
 
 
 def _write(path: Path, rows: dict[str, Any]) -> None:
@@ -281,6 +290,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--resolutions", default="1280x720,1920x1080,2560x1440,3840x2160", help="output sizes")
     parser.add_argument("--rungs", default="1,9", help=f"rungs of the ladder, 1 to {len(LADDER)}")
     parser.add_argument("--frames", type=int, default=45, help="length of the segment")
+    parser.add_argument("--ranks", default="0/1", help="0/4,1/4 for the first two of four GPUs")
     parser.add_argument("--into", type=Path, help="the file of rows, by default benchmarks/results/virtual_gpu.json")
     parser.add_argument("--again", action="store_true", help="run what is there already, too")
     parser.add_argument("--channels", default="3", help="3, and 4 for sources with alpha")
