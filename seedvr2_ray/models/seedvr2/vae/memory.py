@@ -319,8 +319,8 @@ def _step(
     """Norm, activation and convolution in bands, beside the input: with the result, unless it takes its place."""
     item_out = item_out or work.item_bytes
     band = _band(clip, out, work, taps=taps, stride=stride)
-    # A row above and one below are handed over, and two come in their place.
-    halo = 0 if work.num_ranks == 1 else 4 * clip.channels * (clip.frames + taps - 1) * clip.width * work.item_bytes
+    # Rows above and below are handed over in copies, and others come in their place.
+    halo = 0 if work.num_ranks == 1 else 8 * clip.channels * (clip.frames + taps - 1) * clip.width * work.item_bytes
     if band.is_whole:
         return band.bytes_in + band.values_out * item_out + halo
     whole = 0 if in_place else out.values() * item_out
