@@ -1,18 +1,27 @@
 """The planner against the restorer itself, on tensors without data."""
 
-import json
 import os
 import re
 from dataclasses import asdict, fields
+from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks.machine import results_folder
 from benchmarks.models import TINY
 from benchmarks.virtual_device import OutOfVirtualMemoryError, StageTally, counting, virtual_device
 from benchmarks.virtual_gpu import STAGES, describe_task, figures, row_name, run
 from benchmarks.virtual_repeats import Repeats
+from benchmarks.virtual_table import (
+    MODELS,
+    NUM_FRAMES,
+    RANK_FRAMES,
+    RUNGS,
+    SIZES,
+    memory_table,
+    speed_table,
+    stored_rows,
+)
 from seedvr2_ray.models.seedvr2.vae.bands import MOST_ELEMENTS
 from seedvr2_ray.models.weights.catalogue import CATALOGUE
 from seedvr2_ray.restoration.planning.forecast import DeviceMemory, facts_of
@@ -20,12 +29,14 @@ from seedvr2_ray.restoration.planning.gpus import known_gpus
 from seedvr2_ray.restoration.planning.memory import LADDER, MemoryCosts, predict
 from seedvr2_ray.restoration.planning.segment_plan import describe_segment
 
-MODELS = ("3b", "7b")
-SIZES = ((1280, 720), (1920, 1080), (2560, 1440), (3840, 2160), (7680, 4320))
-RUNGS = range(1, len(LADDER) + 1)
-NUM_FRAMES = 61
-"""Long enough for every rung that all stages alternate: slices of 17 and 16 frames, and four chunks."""
+RANKS = [(SIZES[0], 1, *rank) for rank in ((0, 2), (1, 3), (1, 4), (2, 5), (2, 6), (6, 7), (1, 8))]
+RANKS += [(SIZES[0], rung, *rank) for rung in (5, 9) for rank in ((0, 2), (1, 4), (1, 8))]
+"""Of every number of ranks one that holds as many rows as any, and has neighbours on both sides where there is one."""
 FIRST = [("3b", SIZES[0], 1, 3), ("7b", SIZES[0], 8, 3), ("3b", SIZES[1], 6, 4)]
+
+
+def _entry(model):
+    return CATALOGUE[f"seedvr2-{model}"]
 
 
 def _require_true_plan(row) -> None:
@@ -47,7 +58,7 @@ def _require_steady(row) -> None:
 
 @pytest.fixture(scope="module")
 def stored():
-    return json.loads((results_folder() / "virtual_gpu.json").read_text())["rows"]
+    return stored_rows()
 
 
 def test_live_bytes_syncs_and_copies_are_counted() -> None:
@@ -113,6 +124,21 @@ def test_a_stored_plan_is_never_below_the_virtual_gpu_and_a_tenth_above_at_most(
     assert set(row["stages"]["decode"]["predicted_seconds"]) == set(known_gpus())
 
 
+@pytest.mark.parametrize("rank", RANKS, ids=str)
+@pytest.mark.parametrize("model", MODELS)
+def test_no_rank_of_a_gang_holds_more_than_is_planned_nor_much_less(model, rank, stored) -> None:
+    size, rung, *which = rank
+    row = stored[row_name(model, size, rung, RANK_FRAMES, rank=tuple(which))]
+    _require_true_plan(row)
+    _require_steady(row)
+
+
+def test_the_tables_of_the_documents_are_those_of_the_stored_runs(stored) -> None:
+    text = (Path(__file__).parents[2] / "docs/performance.md").read_text(encoding="utf-8")
+    for table in (memory_table(stored), speed_table(stored)):
+        assert "\n".join(table) in text
+
+
 @pytest.mark.slow
 def test_the_stored_table_is_what_the_planner_says_now(stored) -> None:
     costs = MemoryCosts.for_device("virtual")
@@ -120,7 +146,7 @@ def test_the_stored_table_is_what_the_planner_says_now(stored) -> None:
     for name, row in stored.items():
         model, width, height, rung, num_frames = re.match(r"(\w+) (\d+)x(\d+) rung (\d+), (\d+) frames", name).groups()
         task = describe_task((int(width), int(height)), int(num_frames))
-        demand = describe_segment(task, facts_of(CATALOGUE[f"seedvr2-{model}"], gpu.kind, gpu.dtype))
+        demand = describe_segment(task, facts_of(_entry(model), gpu.kind, gpu.dtype))
         fresh = predict(demand, costs, LADDER[int(rung) - 1])
         assert {stage: row["stages"][stage]["planned_bytes"] for stage in STAGES} == asdict(fresh), name
 
@@ -134,7 +160,7 @@ def test_the_virtual_gpu_still_says_what_is_stored(stored) -> None:
     repeats = Repeats()
     for model, size, rung, channels in cases:
         task = describe_task(size, NUM_FRAMES)
-        ran = run(CATALOGUE[f"seedvr2-{model}"], task, LADDER[rung - 1], channels=channels, repeats=repeats)
+        ran = run(_entry(model), task, LADDER[rung - 1], channels=channels, repeats=repeats)
         row = stored[row_name(model, size, rung, NUM_FRAMES, channels)]
         fresh = figures(ran)
         for stage in STAGES:

@@ -260,7 +260,7 @@ class _Done:
 def _out_of_memory(plan: SegmentPlan, failed_bytes: int) -> CapacityError:
     padding, memory = plan.padding, plan.memory
     return CapacityError(
-        f"memory ran out at {padding.padded_width}x{padding.padded_height} after the first frames: "
-        f"{failed_bytes / _GIB:.1f} GiB were needed and {memory.available_bytes / _GIB:.1f} GiB free at the start; "
+        f"memory ran out at {padding.padded_width}x{padding.padded_height} after the first frames, although "
+        f"{failed_bytes / _GIB:.1f} GiB were planned and {memory.available_bytes / _GIB:.1f} GiB free at the start; "
         "try again, which takes smaller steps, or leave the device to this job alone"
     )
