@@ -323,6 +323,7 @@ def test_a_plan_needs_no_weights_and_says_what_it_will_take(clip, run, tmp_path,
     assert tree(tmp_path) == {}
 
 
+@pytest.mark.slow
 def test_a_plan_may_be_made_for_other_gpus_and_says_how_many_work_together(clip, run, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *names, **options: None)
     arguments = ("plan", clip, tmp_path / "out.mp4", "--model", "seedvr2-7b", "--weights-dir", tmp_path / "none")

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from seedvr2_ray.errors import DeviceMemoryError, SettingsError
 from seedvr2_ray.restoration.planning.memory import MemoryCosts, MemoryDemand, MemoryPlan, plan_memory
 
-_LARGEST_NAMED = 64
-"""Larger gangs are not suggested to anybody."""
+_LARGEST_NAMED = 16
+"""GPUs of the largest machines: larger gangs are not suggested to anybody."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -158,7 +158,7 @@ def test_the_length_of_a_segment_hardly_matters_once_all_stages_alternate():
 
 @pytest.mark.parametrize("knobs", LADDER)
 def test_more_ranks_need_less_each_and_never_less_than_their_share(knobs):
-    demand = replace(DEMAND, padded_height=2192, padded_width=3840)
+    demand = replace(DEMAND, padded_height=736, padded_width=1280)
     peaks = [predict(replace(demand, num_ranks=size), COSTS, knobs) for size in range(1, 9)]
     weights = demand.vae_bytes + demand.transformer_bytes
     for before, after in pairwise(peaks):

@@ -228,6 +228,7 @@ def test_more_replicas_shorten_a_job_and_not_its_bill(media):
     assert (four.gpu_seconds, four.cost) == (one.gpu_seconds, one.cost)
 
 
+@pytest.mark.slow
 def test_an_estimate_says_how_many_gpus_work_together_and_refuses_what_they_cannot_hold(media):
     settings = RestoreSettings(model="seedvr2-3b", resolution="x2")
     silent, small, large = (
