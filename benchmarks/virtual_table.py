@@ -42,14 +42,15 @@ def frames_per_second(row: dict[str, Any], gpu: str) -> float:
 def memory_table(rows: dict[str, Any]) -> Iterator[str]:
     """Yield the lines of: what lives at the peak, what is planned, and how far the plan is above it at most."""
     names = " | ".join(f"rung {rung}" for rung in SHOWN_RUNGS)
-    yield f"| model | output | {names} | plan above, at most |"
-    yield "|---" * (len(SHOWN_RUNGS) + 3) + "|"
+    yield f"| model | output | {names} | plan above, at most | rungs run |"
+    yield "|---" * (len(SHOWN_RUNGS) + 4) + "|"
     for model in MODELS:
         for size in SIZES:
             found = {rung: rows.get(row_name(model, size, rung, NUM_FRAMES)) for rung in RUNGS}
             cells = [_cell(found[rung]) for rung in SHOWN_RUNGS]
-            above = max(peak(row, "planned_bytes") / peak(row, "peak_bytes") for row in found.values() if row)
-            yield f"| {model.upper()} | {size[1]}p | {' | '.join(cells)} | {100 * (above - 1):.1f} % |"
+            above = [peak(row, "planned_bytes") / peak(row, "peak_bytes") for row in found.values() if row]
+            excess = f"{100 * (max(above) - 1):.1f} %" if above else "not run"
+            yield f"| {model.upper()} | {size[1]}p | {' | '.join(cells)} | {excess} | {len(above)} of {len(RUNGS)} |"
 
 
 def speed_table(rows: dict[str, Any]) -> Iterator[str]:
@@ -74,7 +75,10 @@ def _fastest(rows: dict[str, Any], model: str, size: tuple[int, int], name: str,
     usable = gpu.free_bytes * (1 - costs.reserve_share) - costs.workspace_bytes
     for rung in RUNGS:
         row = rows.get(row_name(model, size, rung, NUM_FRAMES))
-        if row is not None and peak(row, "planned_bytes") <= usable:
+        if row is None:
+            # What was not run might be the fastest.
+            return "not run"
+        if peak(row, "planned_bytes") <= usable:
             return f"{frames_per_second(row, name):.2g} ({rung})"
     return "-"
 

@@ -1,4 +1,5 @@
-from dataclasses import replace
+import json
+from dataclasses import fields, replace
 
 import pytest
 
@@ -7,6 +8,11 @@ from seedvr2_ray.models.seedvr2.config import SEEDVR2_3B
 from seedvr2_ray.models.seedvr2.vae.config import SEEDVR2_VAE
 from seedvr2_ray.restoration.planning.gang import choose_gang
 from seedvr2_ray.restoration.planning.memory import MemoryCosts, MemoryDemand
+from seedvr2_ray.restoration.planning.plan import plan_video
+from seedvr2_ray.restoration.restorer import RestorerIdentity
+from seedvr2_ray.settings import RestoreSettings
+from seedvr2_ray.storage.address import jsonable
+from tests.media.masters import a_source
 
 GIB = 2**30
 COSTS = MemoryCosts.for_device("NVIDIA H200")
@@ -79,6 +85,24 @@ def test_ranks_that_a_machine_or_a_picture_does_not_have_are_refused(asked, node
     tiny = replace(DEMAND, padded_height=32, padded_width=64)
     with pytest.raises(SettingsError, match=words):
         _choose(100, node_gpus, tiny, asked=asked)
+
+
+def test_the_size_of_a_gang_is_in_no_address():
+    plan = plan_video(
+        a_source(),
+        RestoreSettings(),
+        source="in.mp4",
+        fingerprint="f",
+        shots=(0,),
+        restorer=RestorerIdentity("seedvr2-3b", "0"),
+        target="out.mp4",
+        max_pixels=10**8,
+    )
+    hashed = json.dumps(jsonable(plan.recipe)).lower()
+    names = [field.name for field in fields(RestoreSettings)]
+    for word in ("gang", "rank", "gpu", "sp_size"):
+        assert word not in hashed
+        assert not any(word in name for name in names)
 
 
 def test_a_choice_of_size_is_not_lost_on_the_way_to_the_rank():
