@@ -220,7 +220,7 @@ def main() -> None:
         map(int, arguments.rungs.split(",")),
         arguments.models.split(","),
         map(int, arguments.channels.split(",")),
-        [tuple(map(int, rank.split("/"))) for rank in arguments.ranks.split(",")],
+        [_rank(rank) for rank in arguments.ranks.split(",")],
     )
     for resolution, rung, model, channels, rank in asked:
         width, height = map(int, resolution.split("x"))
@@ -237,6 +237,11 @@ def main() -> None:
         rows[name] = figures(ran)
         _print_row(name, ran)
         _write(path, rows)
+
+
+def _rank(text: str) -> tuple[int, int]:
+    rank, _, size = text.partition("/")
+    return int(rank), int(size)
 
 
 def row_name(
