@@ -12,18 +12,17 @@ from dataclasses import dataclass
 import torch
 
 from seedvr2_ray.errors import CapacityError
-from seedvr2_ray.models.seedvr2.transformer.dit import SeedVR2Transformer
 from seedvr2_ray.models.seedvr2.transformer.flops import count_flops
-from seedvr2_ray.models.seedvr2.vae.config import FAST
 from seedvr2_ray.models.seedvr2.vae.costs import vae_flops
-from seedvr2_ray.models.seedvr2.vae.video_vae import VideoVAE
 from seedvr2_ray.models.weights.catalogue import CATALOGUE
+from seedvr2_ray.restoration.families import facts_of
+from seedvr2_ray.restoration.planning.gang import choose_gang
 from seedvr2_ray.restoration.planning.geometry import Geometry
-from seedvr2_ray.restoration.planning.memory import LADDER, MemoryCosts, MemoryPlan, plan_memory
+from seedvr2_ray.restoration.planning.gpus import KnownGPU, known_gpus
+from seedvr2_ray.restoration.planning.memory import LADDER, MemoryCosts, MemoryDemand, MemoryPlan, plan_memory
 from seedvr2_ray.restoration.planning.segment_plan import (
     ModelFacts,
     SegmentPlan,
-    describe_model,
     describe_segment,
     plan_segment,
 )
@@ -54,15 +53,11 @@ def main() -> None:
     facts = {name: _facts(entry) for name, entry in MODELS.items()}
     _print_arithmetic(facts)
     _print_memory(facts)
+    _print_gangs(facts)
 
 
 def _facts(entry_name: str) -> ModelFacts:
-    entry = CATALOGUE[entry_name]
-    config = entry.seedvr2
-    with torch.device("meta"):
-        transformer = SeedVR2Transformer(config.transformer).to(torch.bfloat16)
-        vae = VideoVAE(config.vae).to(torch.bfloat16)
-    return describe_model(transformer, vae, FAST, dtype=torch.bfloat16, anchor_rows=config.anchor_rows)
+    return facts_of(CATALOGUE[entry_name].seedvr2, "cuda", torch.bfloat16)
 
 
 def _task(size: tuple[int, int], num_frames: int, settings: RestoreSettings) -> SegmentTask:
@@ -118,6 +113,24 @@ def _print_memory(facts: dict[str, ModelFacts]) -> None:
                 cells = [_describe(fact, task, gigabytes) for gigabytes in GPUS_GIB]
                 rows.append([model, name + (f", vae_tile {tile}" if tile else ""), *cells])
     _print_table(["model", "output", *(f"{gigabytes} GiB" for gigabytes in GPUS_GIB)], rows)
+
+
+def _print_gangs(facts: dict[str, ModelFacts]) -> None:
+    print(f"\nGPUs (of 8) that restore {SEGMENT_FRAMES} frames together: predicted GiB of each\n")
+    rows = []
+    for model, fact in facts.items():
+        for name, size in {**SIZES, "4320p": (7680, 4320)}.items():
+            demand = describe_segment(_task(size, SEGMENT_FRAMES, RestoreSettings()), fact)
+            rows.append([model, name, *(_gang(demand, gpu) for gpu in known_gpus().values())])
+    _print_table(["model", "output", *known_gpus()], rows)
+
+
+def _gang(demand: MemoryDemand, gpu: KnownGPU) -> str:
+    try:
+        choice = choose_gang(demand, MemoryCosts.for_device(gpu.name), gpu.free_bytes, node_gpus=8)
+    except CapacityError:
+        return "-"
+    return f"{choice.size}: {choice.bytes_per_rank / GIB:.0f} ({_rung(choice.memory)})"
 
 
 def _describe(facts: ModelFacts, task: SegmentTask, gigabytes: int) -> str:

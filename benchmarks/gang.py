@@ -43,6 +43,7 @@ from seedvr2_ray.models.seedvr2.transformer.ranks.traffic import head_bytes, win
 from seedvr2_ray.models.seedvr2.vae.config import FAST, SEEDVR2_VAE, VAEConfig, VAEOptions
 from seedvr2_ray.models.seedvr2.vae.costs import vae_flops
 from seedvr2_ray.models.seedvr2.vae.ranks.rows import RowShares, split_rows
+from seedvr2_ray.models.seedvr2.vae.upsampler import Upsampler
 from seedvr2_ray.models.seedvr2.vae.video_vae import VideoVAE
 from seedvr2_ray.restoration.diffusion.padding import plan_padding
 
@@ -97,7 +98,7 @@ def build_vae(config: VAEConfig = SEEDVR2_VAE) -> VideoVAE:
     for name, parameter in vae.named_parameters():
         parameter.data = parameter.data.to(parameter_dtype(BFLOAT16, name))
     for module in vae.modules():
-        if hasattr(module, "fuse"):
+        if isinstance(module, Upsampler):
             module.fuse()
     return vae
 
@@ -156,7 +157,7 @@ def transformer_peak(config: DiTConfig, size_THW: tuple[int, int, int], num_rank
     network.blocks = network.blocks[:4]  # all layers of a kind are alike
     with LiveBytes() as live:
         network(clip, text, 1000.0, execution=execution)
-    return live.peak
+    return int(live.peak)
 
 
 def predict(model: str, size: str, num_ranks: int, vae: dict[str, Any], one: dict[str, Any] | None) -> dict[str, Any]:
@@ -237,7 +238,7 @@ def measure_gloo(sizes: Sequence[int]) -> list[dict[str, Any]]:
     rows = []
     for size in sizes:
         with tempfile.TemporaryDirectory() as folder:
-            torch.multiprocessing.spawn(_decode_on_cpu, (size, folder), size)  # type: ignore[no-untyped-call]
+            torch.multiprocessing.spawn(_decode_on_cpu, (size, folder), size)  # type: ignore[no-untyped-call, attr-defined]
             rows.append(json.loads((Path(folder) / "found.json").read_text()))
     return rows
 

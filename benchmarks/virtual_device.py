@@ -25,6 +25,10 @@ MOST_ELEMENTS = 2**31 - 1
 _VALUES = ("_local_scalar_dense", "item", "is_nonzero")
 _SYNCS = (*_VALUES, "nonzero", "equal", "masked_select", "_unique2", "unique_dim")
 _CONVOLUTIONS = ("conv2d", "conv3d", "conv_transpose2d", "conv_transpose3d")
+_IN_PLACE = ("add_", "mul_", "copy_", "silu_", "zero_", "fill_", "sub_", "div_", "clamp_")
+_VIEWS = frozenset({"slice", "view", "unsqueeze", "squeeze", "narrow", "select", "detach", "alias"})
+_VIEWS |= {"expand", "transpose", "permute", "t", "unflatten", "chunk", "split"}
+"""Never anything but another look at the same memory."""
 _NO_WORK = ("prim::device", "empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided")
 
 
@@ -48,6 +52,8 @@ class StageTally:
     peak_at: str = ""
     flops: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     """By the type that is computed in."""
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    """By what :func:`counting` was told to price launches for."""
     bytes_by_operation: Counter[str] = field(default_factory=Counter)
     """Read and written."""
     launches: Counter[str] = field(default_factory=Counter)
@@ -63,11 +69,25 @@ class StageTally:
     largest_convolution: int = 0
     """Elements of its input or output, whichever is more."""
 
+    def add(self, other: "StageTally") -> None:
+        """Count what another counted as well; peaks are not sums and stay."""
+        for name in ("flops", "seconds"):
+            for key, value in getattr(other, name).items():
+                getattr(self, name)[key] += value
+        for name in _COUNTERS:
+            getattr(self, name).update(getattr(other, name))
+        self.largest_convolution = max(self.largest_convolution, other.largest_convolution)
+
+
+_COUNTERS = ("bytes_by_operation", "launches", "to_device", "to_host", "syncs", "mixed", "layouts")
+Prices = Callable[[float, int, bool], dict[str, float]]
+"""Maps floating-point operations, bytes and whether in float32 of a launch to seconds by name of a device."""
+
 
 class Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's class hook has no types
     """Counts per stage. Entered inside a ``FakeTensorMode``; see :func:`counting`."""
 
-    def __init__(self, on_operation: Callable[[str, float, int, bool], None], limit_bytes: int | None) -> None:
+    def __init__(self, prices: Prices, limit_bytes: int | None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.stages: defaultdict[str, StageTally] = defaultdict(StageTally)
         self.stage = "setup"
@@ -76,7 +96,7 @@ class Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's clas
         self.limit_bytes = limit_bytes
         self.fail_at: int | None = None
         """Number of the allocation that fails, whatever the limit."""
-        self._on_operation = on_operation
+        self._prices = prices
         self._known: set[int] = set()
 
     @contextmanager
@@ -89,9 +109,33 @@ class Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's clas
         finally:
             self.stage = before
 
+    @contextmanager
+    def apart(self) -> Iterator[StageTally]:
+        """Count a part of a stage by itself, and then as the stage's."""
+        stage, before = self.stage, self.stages[self.stage]
+        part = self.stages[stage] = StageTally()
+        try:
+            yield part
+        finally:
+            self.stages[stage] = before
+            before.add(part)
+            if part.peak_bytes > before.peak_bytes:
+                before.peak_bytes, before.peak_at = part.peak_bytes, part.peak_at
+
+    def repeat(self, part: StageTally, more_bytes: int) -> None:
+        """Count a part once more, which would hold so many bytes at its fullest beside what is alive now."""
+        tally = self.stages[self.stage]
+        tally.add(part)
+        if self.live_bytes + more_bytes > tally.peak_bytes:
+            tally.peak_bytes, tally.peak_at = self.live_bytes + more_bytes, part.peak_at
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.prim.device.default:
+            return args[0].fake_device
         kwargs = kwargs or {}
         name = func.name().removeprefix("aten::").partition(".")[0]
+        if name in _VIEWS:
+            return func(*args, **kwargs)
         ins = [value for value in tree_iter((args, kwargs)) if isinstance(value, Tensor)]
         if name in _SYNCS:
             if any(_is_virtual(tensor) for tensor in ins):
@@ -103,7 +147,11 @@ class Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's clas
             for tensor in ins:
                 # Small constants are computed for real, which ends where there is no memory.
                 tensor.constant = None  # type: ignore[attr-defined]
-        out = func(*args, **kwargs)
+        if ("out" in kwargs or name in _IN_PLACE) and all(_is_virtual(tensor) or tensor.dim() == 0 for tensor in ins):
+            # The result is there already; what shapes it may have is checked where numbers are computed.
+            out = kwargs.get("out", args[0])
+        else:
+            out = func(*args, **kwargs)
         if name in _CONVOLUTIONS:
             out = self._convolution(args, out)
         outs = [value for value in tree_iter(out) if isinstance(value, Tensor)]
@@ -132,7 +180,11 @@ class Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's clas
         tally.bytes_by_operation[name] += moved
         if flops:
             tally.flops[str(outs[0].dtype).removeprefix("torch.")] += flops
-        self._on_operation(self.stage, flops, moved, is_fp32)
+        self._price(tally, flops, moved, is_fp32=is_fp32)
+
+    def _price(self, tally: StageTally, flops: float, moved: int, *, is_fp32: bool) -> None:
+        for name, seconds in self._prices(flops, moved, is_fp32).items():
+            tally.seconds[name] += seconds
 
     def _note_copy(self, tally: StageTally, source: Tensor, *, to_device: bool) -> None:
         place = _place()
@@ -149,7 +201,7 @@ class Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's clas
         tally.flops[str(q.dtype).removeprefix("torch.")] += flops
         moved = sum(t.numel() * t.element_size() for t in (q, k, v, out))
         tally.bytes_by_operation["attention"] += moved
-        self._on_operation(self.stage, flops, moved, q.dtype == torch.float32)
+        self._price(tally, flops, moved, is_fp32=q.dtype == torch.float32)
         # Wide heads are summed in float32 first, and every row has the logarithm of its sum.
         scratch = 4 * (q.numel() * (q.shape[-1] > 256) + q.numel() // q.shape[-1])
         self._note_peak(scratch, "attention")
@@ -228,23 +280,23 @@ def _shims(tally: Tally) -> Iterator[None]:
 
 
 @contextmanager
-def counting(
-    on_operation: Callable[[str, float, int, bool], None] = lambda *_: None, *, limit_bytes: int | None = None
-) -> Iterator[Tally]:
+def counting(prices: Prices = lambda *_: {}, *, limit_bytes: int | None = None) -> Iterator[Tally]:
     """Make every new tensor one without data, and count.
 
     Args:
-        on_operation: told stage, floating-point operations, bytes and whether in float32, of every launch.
+        prices: says how long a launch takes, on whichever devices.
         limit_bytes: of the device; None has no end.
     """
     virtual_device()
-    tally = Tally(on_operation, limit_bytes)
+    tally = Tally(prices, limit_bytes)
     with FakeTensorMode(allow_non_fake_inputs=True), tally, _shims(tally):
         yield tally
 
 
 def _is_virtual(tensor: Tensor) -> bool:
-    return tensor.device.type == "virtual"
+    # Asking a tensor without data for its device is itself an operation.
+    device: torch.device = getattr(tensor, "fake_device", None) or tensor.device
+    return device.type == "virtual"
 
 
 def _share_memory(ins: list[Tensor], outs: list[Tensor]) -> bool:

@@ -4,17 +4,18 @@
 
 The real restorer runs on tensors without data (:mod:`benchmarks.virtual_device`), so this takes seconds and any machine
 with torch. Peaks are exact up to what kernels need for scratch; times are **predicted** from public rates
-(``gpu_rates.json``): of every launch the longer of arithmetic and traffic. Rows are kept in
+(:mod:`seedvr2_ray.restoration.planning.gpus`): of every launch the longer of arithmetic and traffic. Rows are kept in
 ``benchmarks/results/virtual_gpu.json``.
 """
 
 import argparse
 import json
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 from unittest.mock import patch
@@ -23,8 +24,11 @@ import torch
 
 from benchmarks.machine import describe_machine, results_folder
 from benchmarks.virtual_device import MOST_ELEMENTS, StageTally, Tally, counting, virtual_device
+from benchmarks.virtual_ranks import VirtualRank, sharing_planned
+from benchmarks.virtual_repeats import Repeats
 from seedvr2_ray.errors import SeedVR2Error
 from seedvr2_ray.frames import Frames
+from seedvr2_ray.models.parallel import SequenceParallel
 from seedvr2_ray.models.seedvr2.transformer.dit import SeedVR2Transformer
 from seedvr2_ray.models.seedvr2.transformer.packing import plan_packing
 from seedvr2_ray.models.seedvr2.transformer.precision import parameter_dtype
@@ -36,6 +40,7 @@ from seedvr2_ray.restoration.diffusion import restorer as diffusion
 from seedvr2_ray.restoration.diffusion.restorer import DiffusionRestorer
 from seedvr2_ray.restoration.diffusion.stages import DiffusionModel
 from seedvr2_ray.restoration.planning.geometry import Geometry
+from seedvr2_ray.restoration.planning.gpus import known_gpus
 from seedvr2_ray.restoration.planning.memory import LADDER, ExactKnobs
 from seedvr2_ray.restoration.planning.segment_plan import SegmentPlan
 from seedvr2_ray.restoration.restorer import RestorerIdentity, SegmentTask
@@ -44,32 +49,6 @@ from seedvr2_ray.settings import RestoreSettings
 STAGES = ("encode", "transform", "decode", "finish")
 TEXT_TOKENS = 58
 GIB = 2**30
-LAUNCH_SECONDS = 3e-6
-"""The least that one launch takes: an assumption, the same for every GPU."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Rates:
-    """What a vendor promises of a GPU."""
-
-    name: str
-    memory_gib: float
-    bf16_tflops: float
-    fp32_tflops: float
-    gigabytes_per_second: float
-    source: str
-
-    def seconds(self, flops: float, num_bytes: int, *, is_fp32: bool) -> float:
-        """Return the shortest time one launch can take."""
-        rate = self.fp32_tflops if is_fp32 else self.bf16_tflops
-        return max(flops / (rate * 1e12), num_bytes / (self.gigabytes_per_second * 1e9), LAUNCH_SECONDS)
-
-
-@lru_cache(maxsize=1)
-def known_rates() -> dict[str, Rates]:
-    """Return every GPU whose rates are stored."""
-    table = json.loads((Path(__file__).parent / "gpu_rates.json").read_text())
-    return {name: Rates(**rates) for name, rates in table.items()}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,20 +58,11 @@ class VirtualRun:
     plan: SegmentPlan
     weight_bytes: int
     stages: dict[str, StageTally]
-    seconds: dict[str, dict[str, float]]
-    """By GPU and stage; predicted."""
 
 
-class Roofline:
-    """Adds up the shortest times of launches."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, defaultdict[str, float]] = {name: defaultdict(float) for name in known_rates()}
-
-    def __call__(self, stage: str, flops: float, num_bytes: int, is_fp32: bool) -> None:
-        """Count one launch."""
-        for name, rates in known_rates().items():
-            self.seconds[name][stage] += rates.seconds(flops, num_bytes, is_fp32=is_fp32)
+def price(flops: float, num_bytes: int, is_fp32: bool) -> dict[str, float]:
+    """Return the shortest time of one launch on every GPU."""
+    return {name: rates.seconds(flops, num_bytes, is_fp32=is_fp32) for name, rates in known_gpus().items()}
 
 
 def build(entry: ModelEntry, dtype: torch.dtype = torch.bfloat16) -> DiffusionModel:
@@ -139,27 +109,35 @@ def run(
     channels: int = 3,
     free_bytes: int = 2**60,
     dtype: torch.dtype = torch.bfloat16,
+    repeats: Repeats | None = None,
+    rank: tuple[int, int] = (0, 1),
 ) -> VirtualRun:
     """Restore one segment with given knobs.
 
     Args:
+        rank: which one of how many GPUs that restore it together is counted.
+        repeats: what was counted before and need not be run again; None runs everything.
         channels: 4 for a source with alpha.
         free_bytes: what the restorer is told is free; nothing ever runs out.
     """
     plan_packing.cache_clear()
-    roofline = Roofline()
     try:
-        with counting(roofline) as tally, _forced(knobs, free_bytes), patch.object(placement, "_exchange", tally.move):
+        with (
+            counting(price) as tally,
+            _forced(knobs, free_bytes),
+            patch.object(placement, "_exchange", tally.move),
+            sharing_planned(),
+            repeats.reused(tally, (entry.seedvr2, rank, dtype)) if repeats else nullcontext(),
+        ):
             model = build(entry, dtype)
             weight_bytes = tally.live_bytes
-            restorer = _restorer(model, tally)
+            restorer = _restorer(model, tally, VirtualRank(*rank))
             plan = restorer.plan(task)
             count = sum(len(frames) for frames in restorer.restore(_source(task, channels), task))
-            assert count == task.known_frames
+            assert count == (task.known_frames if rank[0] == 0 else 0)
     finally:
         plan_packing.cache_clear()
-    seconds = {gpu: dict(stages) for gpu, stages in roofline.seconds.items()}
-    return VirtualRun(plan=plan, weight_bytes=weight_bytes, stages=dict(tally.stages), seconds=seconds)
+    return VirtualRun(plan=plan, weight_bytes=weight_bytes, stages=dict(tally.stages))
 
 
 class _forced:
@@ -180,13 +158,14 @@ class _forced:
             one.stop()
 
 
-def _restorer(model: DiffusionModel, tally: Tally) -> DiffusionRestorer:
+def _restorer(model: DiffusionModel, tally: Tally, rank: SequenceParallel) -> DiffusionRestorer:
     return DiffusionRestorer(
         model,
         RestorerIdentity("virtual", ""),
         device=virtual_device(),
         draw=lambda seed, numbers, size: torch.empty(len(numbers), *size),
         watch=tally.watch,
+        parallel=rank,
     )
 
 
@@ -203,8 +182,8 @@ def figures(ran: VirtualRun) -> dict[str, Any]:
     for stage in STAGES:
         tally = ran.stages.get(stage, StageTally())
         stages[stage] = {
-            "peak_gib": round(tally.peak_bytes / GIB, 2),
-            "planned_gib": round(getattr(predicted, stage) / GIB, 2),
+            "peak_bytes": tally.peak_bytes,
+            "planned_bytes": getattr(predicted, stage),
             "peak_at": tally.peak_at,
             "tflop": round(sum(tally.flops.values()) / 1e12, 2),
             "gigabytes": round(sum(tally.bytes_by_operation.values()) / 1e9, 1),
@@ -215,12 +194,12 @@ def figures(ran: VirtualRun) -> dict[str, Any]:
             "syncs": dict(tally.syncs),
             "mixed": dict(tally.mixed),
             "layouts": dict(tally.layouts),
-            "largest_convolution": round(tally.largest_convolution / 2**31, 3),
-            "predicted_seconds": {gpu: round(seconds.get(stage, 0.0), 3) for gpu, seconds in ran.seconds.items()},
+            "largest_convolution": tally.largest_convolution,
+            "predicted_seconds": {gpu: round(seconds, 3) for gpu, seconds in tally.seconds.items()},
         }
     return {
         "padded": [ran.plan.padding.padded_width, ran.plan.padding.padded_height],
-        "weights_gib": round(ran.weight_bytes / GIB, 2),
+        "weight_bytes": ran.weight_bytes,
         "stages": stages,
     }
 
@@ -232,35 +211,76 @@ def _megabytes(moved: Counter[str]) -> dict[str, float]:
 def main() -> None:
     """Run every combination that was asked for, print a table, keep the figures."""
     arguments = _parse()
-    path = results_folder() / "virtual_gpu.json"
-    kept: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    rows: dict[str, Any] = kept.get("rows", {})
-    for model in arguments.models.split(","):
-        for resolution in arguments.resolutions.split(","):
-            for rung in map(int, arguments.rungs.split(",")):
-                width, height = map(int, resolution.split("x"))
-                try:
-                    task = describe_task((width, height), arguments.frames)
-                    ran = run(CATALOGUE[f"seedvr2-{model}"], task, LADDER[rung - 1], channels=arguments.channels)
-                except SeedVR2Error as error:
-                    print(f"{model} {resolution} rung {rung}: {error}")
-                    continue
-                rows[f"{model} {resolution} {arguments.frames} frames, rung {rung}"] = figures(ran)
-                _print_row(model, resolution, rung, ran)
-    sources = {name: rates.source for name, rates in known_rates().items()}
-    document = {"benchmark": "virtual_gpu", "machine": describe_machine(), "rates": sources, "rows": rows}
-    path.write_text(json.dumps(document, indent=1) + "\n")
+    path = arguments.into or results_folder() / "virtual_gpu.json"
+    rows: dict[str, Any] = json.loads(path.read_text())["rows"] if path.exists() else {}
+    repeats = Repeats()
+    asked = product(
+        arguments.resolutions.split(","),
+        map(int, arguments.rungs.split(",")),
+        arguments.models.split(","),
+        map(int, arguments.channels.split(",")),
+        [_rank(rank) for rank in arguments.ranks.split(",")],
+    )
+    for resolution, rung, model, channels, rank in asked:
+        width, height = map(int, resolution.split("x"))
+        name = row_name(model, (width, height), rung, arguments.frames, channels, rank)
+        if name in rows and not arguments.again:
+            continue
+        try:
+            task = describe_task((width, height), arguments.frames)
+            entry = CATALOGUE[f"seedvr2-{model}"]
+            ran = run(entry, task, LADDER[rung - 1], channels=channels, repeats=repeats, rank=rank)
+        except SeedVR2Error as error:
+            print(f"{name}: {error}")
+            continue
+        rows[name] = figures(ran)
+        _print_row(name, ran)
+        _write(path, rows)
 
 
-def _print_row(model: str, resolution: str, rung: int, ran: VirtualRun) -> None:
-    cells = [model, resolution, str(rung)]
+def _rank(text: str) -> tuple[int, int]:
+    rank, _, size = text.partition("/")
+    return int(rank), int(size)
+
+
+def row_name(
+    model: str,
+    size: tuple[int, int],
+    rung: int,
+    num_frames: int,
+    channels: int = 3,
+    rank: tuple[int, int] = (0, 1),
+) -> str:
+    """Return under which name a run is kept."""
+    alpha = ", alpha" if channels == 4 else ""
+    which = f", rank {rank[0]} of {rank[1]}" if rank[1] > 1 else ""
+    return f"{model} {size[0]}x{size[1]} rung {rung}, {num_frames} frames{alpha}{which}"
+
+
+def _write(path: Path, rows: dict[str, Any]) -> None:
+    """Keep all rows, one a line; after every one, because a whole table takes long."""
+    head = {
+        "benchmark": "virtual_gpu",
+        "machine": describe_machine(),
+        "rates": {name: rates.source for name, rates in known_gpus().items()},
+    }
+    lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(row)}" for name, row in rows.items())
+    text = f'{json.dumps(head, indent=1)[:-2]},\n "rows": {{\n{lines}\n }}\n}}\n'
+    part = path.with_suffix(".part")
+    part.write_text(text)
+    part.replace(path)
+
+
+def _print_row(name: str, ran: VirtualRun) -> None:
+    cells = [name]
     for stage in ("encode", "transform", "decode"):
         planned = getattr(ran.plan.memory.stages, stage)
         cells.append(f"{max(_peak(ran, stage), 0) / GIB:.1f} / {planned / GIB:.1f}")
     largest = max(tally.largest_convolution for tally in ran.stages.values()) / MOST_ELEMENTS
     cells.append(f"{largest:.2f}")
-    total = {gpu: sum(stages.get(stage, 0) for stage in STAGES) for gpu, stages in ran.seconds.items()}
-    cells += [f"{ran.plan.task.known_frames / seconds:.2f}" for seconds in total.values()]
+    for gpu in known_gpus():
+        seconds = sum(ran.stages[stage].seconds[gpu] for stage in STAGES if stage in ran.stages)
+        cells.append(f"{ran.plan.task.known_frames / seconds:.2f}")
     print("| " + " | ".join(cells) + " |", flush=True)
 
 
@@ -274,7 +294,10 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--resolutions", default="1280x720,1920x1080,2560x1440,3840x2160", help="output sizes")
     parser.add_argument("--rungs", default="1,9", help=f"rungs of the ladder, 1 to {len(LADDER)}")
     parser.add_argument("--frames", type=int, default=45, help="length of the segment")
-    parser.add_argument("--channels", type=int, choices=(3, 4), default=3, help="4 for a source with alpha")
+    parser.add_argument("--ranks", default="0/1", help="0/4,1/4 for the first two of four GPUs")
+    parser.add_argument("--into", type=Path, help="the file of rows, by default benchmarks/results/virtual_gpu.json")
+    parser.add_argument("--again", action="store_true", help="run what is there already, too")
+    parser.add_argument("--channels", default="3", help="3, and 4 for sources with alpha")
     return parser.parse_args()
 
 

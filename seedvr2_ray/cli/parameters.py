@@ -15,7 +15,10 @@ from seedvr2_ray.restoration.planning.geometry import DEFAULT_MAX_PIXELS
 if TYPE_CHECKING:
     from seedvr2_ray.media.container.probe import ProbeLimits
     from seedvr2_ray.models.weights.download import WeightsSource
+    from seedvr2_ray.restoration.planning.forecast import DeviceMemory
 
+_GPUS_OF_A_MACHINE = 8
+"""Of the machines that are rented by such names."""
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, for programs.")]
 WeightsDir = Annotated[
     Path | None, typer.Option(envvar="SEEDVR2_WEIGHTS_DIR", help="Folder with checkpoints; downloads go there too.")
@@ -42,6 +45,15 @@ Device = Annotated[
 SpStrategy = Annotated[
     Literal["auto", "windows", "ulysses"], typer.Option(help="How several GPUs share the transformer's work.")
 ]
+PlannedGPU = Annotated[
+    str | None, typer.Option("--gpu", help="Plan for this GPU, such as h100, instead of the device at hand.")
+]
+PlannedGPUs = Annotated[
+    int | None, typer.Option("--node-gpus", min=1, help="GPUs of the machine; by default those at hand, or 8 of --gpu.")
+]
+GangSize = Annotated[
+    int | None, typer.Option(help="GPUs that restore a segment together; by default the fewest that can.")
+]
 MaxPixels = Annotated[int, typer.Option(min=1, help="Largest picture, read or written, in pixels: width times height.")]
 
 
@@ -59,6 +71,24 @@ def probe_limits(max_pixels: int) -> "ProbeLimits":
     if max_pixels <= DEFAULT_MAX_PIXELS:
         return ProbeLimits()
     return ProbeLimits(max_width=max_pixels, max_height=max_pixels, max_pixels=max_pixels)
+
+
+def device_to_plan_for(gpu: str | None, num_gpus: int | None) -> "DeviceMemory":
+    """Return the machine that was named, or this one.
+
+    Raises:
+        SettingsError: no GPU is known by that name.
+    """
+    from dataclasses import replace
+
+    from seedvr2_ray.restoration.load import local_device
+    from seedvr2_ray.restoration.planning.forecast import DeviceMemory, look_at_device
+    from seedvr2_ray.restoration.planning.gpus import find_gpu
+
+    if gpu is not None:
+        return DeviceMemory.of_gpu(find_gpu(gpu), num_gpus or _GPUS_OF_A_MACHINE)
+    device = look_at_device(local_device())
+    return device if num_gpus is None else replace(device, num_devices=num_gpus)
 
 
 def history_file() -> Path:

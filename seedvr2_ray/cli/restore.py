@@ -10,14 +10,18 @@ from seedvr2_ray.cli.parameters import (
     Attention,
     Compile,
     Device,
+    GangSize,
     Gpus,
     Json,
     MaxPixels,
     Mirror,
+    PlannedGPU,
+    PlannedGPUs,
     Source,
     SpStrategy,
     Target,
     WeightsDir,
+    device_to_plan_for,
     history_file,
     probe_limits,
     say,
@@ -107,18 +111,20 @@ def plan(
     weights_dir: WeightsDir = None,
     mirror: Mirror = None,
     max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
+    gpu: PlannedGPU = None,
+    gpus: PlannedGPUs = None,
+    gang_size: GangSize = None,
     as_json: Json = False,
 ) -> None:
     """Show what restore would do.
 
-    Reads the source and spends nothing else: size, segments, memory, time, and what would be refused.
+    Reads the source and spends nothing else: size, segments, memory, GPUs, time, and what would be refused.
     Weights need not be on this machine; what an earlier run has restored is taken into account.
     """
     from seedvr2_ray.cli.console import show_plan
-    from seedvr2_ray.restoration.device import device_name
-    from seedvr2_ray.restoration.load import LoadOptions, find_model, identify, local_device
+    from seedvr2_ray.restoration.load import LoadOptions, find_model, identify
     from seedvr2_ray.restoration.planning.estimate import estimate_time
-    from seedvr2_ray.restoration.planning.forecast import forecast_memory, look_at_device
+    from seedvr2_ray.restoration.planning.forecast import forecast_memory
     from seedvr2_ray.restoration.run import prepare, require_target
     from seedvr2_ray.restoration.work.work_folder import open_work_to_look
     from seedvr2_ray.storage.address import jsonable
@@ -127,7 +133,7 @@ def plan(
     require_source(source)
     require_target(source, target, overwrite=overwrite)
     options = LoadOptions(weights=weights_source(weights_dir, mirror), may_download=False)
-    device = local_device()
+    device = device_to_plan_for(gpu, gpus)
     with open_work_to_look(target, work) as (store, workspace):
         prepared = prepare(
             source,
@@ -142,8 +148,8 @@ def plan(
         )
         num_frames = prepared.frames_to_restore
     made = prepared.plan
-    memory = forecast_memory(made, find_model(settings), look_at_device(device))
-    duration = estimate_time(made, device=device_name(device), num_frames=num_frames, history=history_file())
+    memory = forecast_memory(made, find_model(settings), device, gang_size=gang_size)
+    duration = estimate_time(made, device=device.name, num_frames=num_frames, history=history_file())
     values = {
         **made.summary(),
         "frames_restored_earlier": made.restored_frames - num_frames,

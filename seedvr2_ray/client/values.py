@@ -173,6 +173,10 @@ class JobEstimate:
     notices: tuple[Notice, ...]
     refusals: tuple[str, ...]
     """Why it would be refused now; empty when it would be taken."""
+    gang_size: int = 1
+    """GPUs that restore a segment together."""
+    gib_per_gpu: float | None = None
+    """Predicted, of each of them at its fullest; None where the deployment has not said what they hold."""
 
     def _repr_html_(self) -> str:
         facts = [

@@ -4,22 +4,27 @@ Nobody else asks of which family a model is: who restores sees a :class:`~seedvr
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
 import torch
 
+from seedvr2_ray.errors import SettingsError
 from seedvr2_ray.models.backends import AttentionBackend, SpStrategy
 from seedvr2_ray.models.parallel import SequenceParallel
 from seedvr2_ray.models.seedvr2.config import SeedVR2Config
-from seedvr2_ray.models.seedvr2.transformer.dit import SeedVR2Transformer
+from seedvr2_ray.models.seedvr2.transformer.dit import SeedVR2Transformer, fold_timestep
+from seedvr2_ray.models.seedvr2.transformer.precision import parameter_dtype
 from seedvr2_ray.models.seedvr2.vae.config import fastest_options
+from seedvr2_ray.models.seedvr2.vae.upsampler import Upsampler
 from seedvr2_ray.models.seedvr2.vae.video_vae import VideoVAE
 from seedvr2_ray.models.swiftvr.config import SwiftVRConfig
 from seedvr2_ray.models.weights.catalogue import ModelEntry, Role
 from seedvr2_ray.models.weights.download import FoundFile
 from seedvr2_ray.restoration.diffusion.load import identify_diffusion, load_diffusion
 from seedvr2_ray.restoration.lanczos import LANCZOS, LanczosRestorer
+from seedvr2_ray.restoration.planning.gang import choose_gang
 from seedvr2_ray.restoration.planning.memory import MemoryCosts, plan_memory
 from seedvr2_ray.restoration.planning.segment_plan import ModelFacts, describe_model, describe_segment
 from seedvr2_ray.restoration.restorer import Restorer, RestorerIdentity, SegmentTask
@@ -32,6 +37,15 @@ from seedvr2_ray.restoration.swiftvr.memory import (
     plan_swiftvr_memory,
 )
 from seedvr2_ray.settings import RestoreSettings
+
+
+@dataclass(frozen=True, slots=True)
+class ForeseenMemory:
+    """What a segment will need of each device that restores it."""
+
+    peak_bytes: int
+    gang_size: int = 1
+    """Devices that restore it together."""
 
 
 class ModelFamily(Protocol):
@@ -70,17 +84,22 @@ class ModelFamily(Protocol):
         kind: str,
         dtype: torch.dtype,
         free_bytes: int,
-    ) -> int | None:
+        node_gpus: int,
+        gang_size: int | None,
+    ) -> ForeseenMemory | None:
         """Say how many bytes a segment needs at its peak on a device that holds nothing else.
 
         Args:
             kind: of the device, as torch says it.
+            node_gpus: devices of this kind in one machine.
+            gang_size: how many of them restore a segment together; None chooses the fewest that can.
 
         Returns:
             None where a few frames are all that is ever in memory.
 
         Raises:
             CapacityError: it does not fit.
+            SettingsError: so many cannot share this work, or are not in one machine.
         """
 
     def memory_source(self, costs: MemoryCosts) -> str:
@@ -135,9 +154,15 @@ class _SeedVR2Family:
         kind: str,
         dtype: torch.dtype,
         free_bytes: int,
-    ) -> int:
-        demand = describe_segment(task, _seedvr2_facts(entry.seedvr2, kind, dtype))
-        return plan_memory(demand, costs, free_bytes, may_offload=kind != "cpu").stages.peak
+        node_gpus: int,
+        gang_size: int | None,
+    ) -> ForeseenMemory:
+        demand = describe_segment(task, facts_of(entry.seedvr2, kind, dtype))
+        if kind == "cpu" and (gang_size or 1) == 1:
+            # A gang of processors would share the memory it lacks.
+            return ForeseenMemory(plan_memory(demand, costs, free_bytes, may_offload=False).stages.peak)
+        choice = choose_gang(demand, costs, free_bytes, node_gpus=node_gpus, asked=gang_size)
+        return ForeseenMemory(choice.bytes_per_rank, choice.size)
 
     def memory_source(self, costs: MemoryCosts) -> str:
         return costs.source
@@ -175,10 +200,14 @@ class _SwiftVRFamily:
         kind: str,
         dtype: torch.dtype,
         free_bytes: int,
-    ) -> int:
+        node_gpus: int,
+        gang_size: int | None,
+    ) -> ForeseenMemory:
+        if (gang_size or 1) > 1:
+            raise SettingsError(f"{entry.name} restores on one GPU and was asked for {gang_size}; leave gang_size out")
         height, width = padded_size(task.geometry, entry.swiftvr)
         facts = _swiftvr_facts(entry.swiftvr, dtype)
-        return plan_swiftvr_memory(facts, costs, height, width, free_bytes).stages.peak
+        return ForeseenMemory(plan_swiftvr_memory(facts, costs, height, width, free_bytes).stages.peak)
 
     def memory_source(self, costs: MemoryCosts) -> str:
         return SOURCE
@@ -214,6 +243,8 @@ class _FilterFamily:
         kind: str,
         dtype: torch.dtype,
         free_bytes: int,
+        node_gpus: int,
+        gang_size: int | None,
     ) -> None:
         return None
 
@@ -227,8 +258,18 @@ def _swiftvr_facts(config: SwiftVRConfig, dtype: torch.dtype) -> SwiftVRFacts:
 
 
 @lru_cache(maxsize=8)
-def _seedvr2_facts(config: SeedVR2Config, kind: str, dtype: torch.dtype) -> ModelFacts:
+def facts_of(config: SeedVR2Config, kind: str, dtype: torch.dtype) -> ModelFacts:
+    """Return what a restorer would know of its loaded networks, from their configuration alone."""
     # Shapes without numbers: sizes are known from the configuration alone.
+    options = fastest_options(kind)
     with torch.device("meta"):
-        transformer, vae = SeedVR2Transformer(config.transformer).to(dtype), VideoVAE(config.vae).to(dtype)
-    return describe_model(transformer, vae, fastest_options(kind), dtype=dtype, anchor_rows=config.anchor_rows)
+        transformer, vae = SeedVR2Transformer(config.transformer), VideoVAE(config.vae, options)
+        for network in (transformer, vae):
+            for name, parameter in network.named_parameters():
+                parameter.data = parameter.data.to(parameter_dtype(dtype, name))
+        # What a restorer derives from weights is as large as on a device.
+        fold_timestep(transformer)
+        for module in vae.modules():
+            if isinstance(module, Upsampler) and options.fused_upsampler:
+                module.fuse()
+    return describe_model(transformer, vae, options, dtype=dtype, anchor_rows=config.anchor_rows)

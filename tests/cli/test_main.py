@@ -324,6 +324,28 @@ def test_a_plan_needs_no_weights_and_says_what_it_will_take(clip, run, tmp_path,
 
 
 @pytest.mark.slow
+def test_a_plan_may_be_made_for_other_gpus_and_says_how_many_work_together(clip, run, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *names, **options: None)
+    arguments = ("plan", clip, tmp_path / "out.mp4", "--model", "seedvr2-7b", "--weights-dir", tmp_path / "none")
+    addresses = []
+    for options, size in (((), 1), (("--gang-size", "4"), 4), (("--node-gpus", "2", "--gang-size", "2"), 2)):
+        code, out, _ = run(*arguments, "--gpu", "h100-80g", *options, "--json")
+        values = json.loads(out)
+        assert code == 0
+        assert values["memory"]["gang_size"] == size
+        assert 0 < values["memory"]["peak_bytes"] < values["memory"]["free_bytes"]
+        addresses.append(values["segments"])
+    assert addresses == [addresses[0]] * 3
+    code, out, _ = run(*arguments, "--gpu", "rtx-4090", "--gang-size", "2")
+    assert code == 0
+    assert "a gang of 2 GPUs, each" in out
+    for options, words in ((("--gpu", "gtx 480"), "choose one of h100"), (("--gang-size", "3"), "ask for at most 1")):
+        code, _, err = run(*arguments, *options)
+        assert code == 2
+        require_one_line(err, words)
+
+
+@pytest.mark.slow
 def test_a_plan_knows_how_fast_the_last_runs_were(clip, run, tmp_path, monkeypatch):
     monkeypatch.setattr("seedvr2_ray.restoration.planning.estimate._SHORTEST_SECONDS", 0.0)
     run("restore", clip, tmp_path / "one.mp4", *FAST)

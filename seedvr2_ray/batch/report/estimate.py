@@ -46,6 +46,8 @@ class Estimate:
     """What restorers run on, and the GiB that are free there; the smallest of several alike."""
     memory_gib: float = 0.0
     """Of the device, at the peak of the file that needs most of those that fit. 0 for filters, which need little."""
+    gang_size: int = 1
+    """GPUs that restore a segment together, for the file that needs most."""
     refusals: list[dict[str, Any]] = field(default_factory=list)
     """The first thousand, as they would stand in the quarantine."""
 
@@ -67,6 +69,7 @@ class Estimate:
             "megapixels_to_restore": round(self.megapixels_to_restore, 3),
             "largest_output": f"{width}x{height}",
             "memory_per_restorer_gib": round(self.memory_gib, 2),
+            "gpus_per_restorer": self.gang_size,
             "restorers_run_on": ", ".join(f"{name} ({gib:.1f} GiB free)" for name, gib in self.devices.items()),
             "gpu_hours": round(self.gpu_hours, 4),
             "assumed_megapixels_per_second": self.megapixels_per_second,
@@ -112,7 +115,7 @@ def estimates_of(shard: Shard, job: Job, identity: RestorerIdentity, device: Dev
 
 def _estimate_row(row: ManifestRow, job: Job, identity: RestorerIdentity, device: DeviceMemory) -> dict[str, Any]:
     numbers = {"segments": 0, "to_restore": 0, "frames": 0, "megapixels": 0.0, "width": 0, "height": 0}
-    empty = {**numbers, "memory_bytes": 0, "state": "planned"}
+    empty = {**numbers, "memory_bytes": 0, "gang_size": 1, "state": "planned"}
     empty |= dict.fromkeys(("stage", "error", "remedy", "path", "row", "target"), "")
     found = plan_row(row, job, identity)
     memory = forecast_memory(found.plan, find_entry(identity.name), device) if isinstance(found, Video) else None
@@ -131,6 +134,7 @@ def _estimate_row(row: ManifestRow, job: Job, identity: RestorerIdentity, device
             "width": geometry.width,
             "height": geometry.height,
             "memory_bytes": memory.peak_bytes or 0 if memory is not None else 0,
+            "gang_size": memory.gang_size if memory is not None else 1,
         }
     if found.failure is None:
         return {**empty, "state": "done"}
@@ -151,6 +155,7 @@ def _add(estimate: Estimate, row: Mapping[str, Any]) -> None:
     estimate.megapixels_to_restore += row["megapixels"]
     if row["width"] * row["height"] > estimate.largest_output[0] * estimate.largest_output[1]:
         estimate.largest_output = (row["width"], row["height"])
+    estimate.gang_size = max(estimate.gang_size, row["gang_size"])
     estimate.memory_gib = max(estimate.memory_gib, row["memory_bytes"] / _GIB)
     if row["state"] == "refused":
         estimate.refused += 1

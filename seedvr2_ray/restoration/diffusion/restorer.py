@@ -169,7 +169,7 @@ class DiffusionRestorer:
 
     def _plan(self, task: SegmentTask, available_bytes: int) -> SegmentPlan:
         facts = self._plain_facts if task.plain_path else self._facts
-        demand = describe_segment(task, facts)
+        demand = describe_segment(task, facts, self._bench.in_step.parallel.size)
         memory = plan_memory(
             demand,
             self._costs,
@@ -260,7 +260,7 @@ class _Done:
 def _out_of_memory(plan: SegmentPlan, failed_bytes: int) -> CapacityError:
     padding, memory = plan.padding, plan.memory
     return CapacityError(
-        f"memory ran out at {padding.padded_width}x{padding.padded_height} after the first frames: "
-        f"{failed_bytes / _GIB:.1f} GiB were needed and {memory.available_bytes / _GIB:.1f} GiB free at the start; "
+        f"memory ran out at {padding.padded_width}x{padding.padded_height} after the first frames, although "
+        f"{failed_bytes / _GIB:.1f} GiB were planned and {memory.available_bytes / _GIB:.1f} GiB free at the start; "
         "try again, which takes smaller steps, or leave the device to this job alone"
     )

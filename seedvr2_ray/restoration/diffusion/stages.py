@@ -125,9 +125,13 @@ class EncodeStage:
             return
         first = 0
         for batch in batches:
-            yield self._step(range(first, first + len(batch)), self._encode_slice, batch)
+            latents_THWC = self._step(range(first, first + len(batch)), self._encode_slice, batch)
             first += len(batch)
-        self._state = None
+            if first == plan.padded_frames(stride):
+                # The next stages may run before anybody asks for what comes after the last slice.
+                self._state = None
+            yield latents_THWC
+            del latents_THWC
 
     def _step(self, frames: range, encode: Callable[[Given], Tensor], given: Given) -> Tensor:
         self._bench.begin_step(self._plan, "vae")
@@ -253,8 +257,11 @@ class DecodeStage:
         for slice_THWC in regroup(latents, 1 + plan.slice_latents, plan.slice_latents):
             clip_TCHW = self._step(first, self._decode_slice, slice_THWC)
             first += len(clip_TCHW)
+            if first == plan.padded_frames(self._vae.config.temporal_stride):
+                self._state = None
             yield clip_TCHW
-        self._state = None
+            # What comes next is made while this name would still hold what has left.
+            del clip_TCHW
 
     def _step(self, first: int, decode: Callable[[Tensor], Tensor], latents_THWC: Tensor) -> Tensor:
         self._bench.begin_step(self._plan, "vae")

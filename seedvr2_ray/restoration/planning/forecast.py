@@ -1,13 +1,15 @@
 """What a plan will need of a device's memory, said before any weights are here."""
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 
 from seedvr2_ray.errors import CapacityError
-from seedvr2_ray.models.weights.catalogue import ModelEntry
+from seedvr2_ray.models.weights.catalogue import ModelEntry, find_entry
 from seedvr2_ray.restoration.device import default_dtype, device_name, free_bytes
 from seedvr2_ray.restoration.families import family_of
+from seedvr2_ray.restoration.planning.gpus import KnownGPU
 from seedvr2_ray.restoration.planning.memory import MemoryCosts
 from seedvr2_ray.restoration.planning.plan import Plan
 from seedvr2_ray.restoration.restorer import SegmentTask
@@ -27,12 +29,16 @@ class MemoryForecast:
     """Why it does not fit, and what would."""
     costs: str
     """Where the figures come from."""
+    gang_size: int = 1
+    """GPUs that restore a segment together; the peak is that of each."""
 
     def __str__(self) -> str:
         if self.peak_bytes is None:
             return f"does not fit: {self.refusal}"
+        by_whom = "" if self.gang_size == 1 else f"a gang of {self.gang_size} GPUs, each "
         return (
-            f"{self.peak_bytes / _GIB:.1f} GiB at the peak; {self.free_bytes / _GIB:.1f} GiB are free ({self.device})"
+            f"{by_whom}{self.peak_bytes / _GIB:.1f} GiB at the peak; {self.free_bytes / _GIB:.1f} GiB are free "
+            f"({self.device})"
         )
 
 
@@ -46,20 +52,39 @@ class DeviceMemory:
     """As torch says it: ``cuda`` or ``cpu``."""
     dtype: torch.dtype
     free_bytes: int
+    num_devices: int = 1
+    """Of this kind in one machine."""
+
+    @classmethod
+    def of_gpu(cls, gpu: KnownGPU, num_devices: int = 1) -> Self:
+        """Describe a machine of some GPUs that nobody uses, wherever it may be."""
+        return cls(name=gpu.name, kind="cuda", dtype=torch.bfloat16, free_bytes=gpu.free_bytes, num_devices=num_devices)
 
 
 def look_at_device(device: torch.device) -> DeviceMemory:
     """Describe a device of this machine as it is now."""
     return DeviceMemory(
-        name=device_name(device), kind=device.type, dtype=default_dtype(device), free_bytes=free_bytes(device)
+        name=device_name(device),
+        kind=device.type,
+        dtype=default_dtype(device),
+        free_bytes=free_bytes(device),
+        num_devices=torch.cuda.device_count() if device.type == "cuda" else 1,
     )
 
 
-def forecast_memory(plan: Plan, entry: ModelEntry, device: DeviceMemory) -> MemoryForecast | None:
+def forecast_memory(
+    plan: Plan, entry: ModelEntry, device: DeviceMemory, *, gang_size: int | None = 1
+) -> MemoryForecast | None:
     """Predict the memory of a plan's longest segment; allocates nothing.
+
+    Args:
+        gang_size: GPUs that restore a segment together; None chooses the fewest that can.
 
     Returns:
         None for a classical filter, which needs no more than a few frames.
+
+    Raises:
+        SettingsError: so many GPUs cannot share this work, or are not in one machine.
     """
     longest = max(plan.segments, key=lambda segment: segment.num_frames)
     task = SegmentTask(
@@ -70,13 +95,21 @@ def forecast_memory(plan: Plan, entry: ModelEntry, device: DeviceMemory) -> Memo
         output_depth=plan.recipe.master.working_depth,
     )
     costs, family = MemoryCosts.for_device(device.name), family_of(entry)
-    peak, refusal = None, ""
+    peak, refusal, size = None, "", gang_size or 1
     try:
-        peak = family.foresee_memory(
-            entry, task, costs, kind=device.kind, dtype=device.dtype, free_bytes=device.free_bytes
+        foreseen = family.foresee_memory(
+            entry,
+            task,
+            costs,
+            kind=device.kind,
+            dtype=device.dtype,
+            free_bytes=device.free_bytes,
+            node_gpus=device.num_devices,
+            gang_size=gang_size,
         )
-        if peak is None:
+        if foreseen is None:
             return None
+        peak, size = foreseen.peak_bytes, foreseen.gang_size
     except CapacityError as error:
         refusal = str(error)
     return MemoryForecast(
@@ -85,4 +118,11 @@ def forecast_memory(plan: Plan, entry: ModelEntry, device: DeviceMemory) -> Memo
         free_bytes=device.free_bytes,
         refusal=refusal,
         costs=family.memory_source(costs),
+        gang_size=size,
     )
+
+
+def foresee_on_gpus(plan: Plan, memory_bytes: int, gang_size: int) -> MemoryForecast | None:
+    """Predict the memory of a plan's longest segment on other machines' GPUs, of which only their size is known."""
+    device = DeviceMemory(name="gpu", kind="cuda", dtype=torch.bfloat16, free_bytes=memory_bytes, num_devices=gang_size)
+    return forecast_memory(plan, find_entry(plan.recipe.restorer.name), device, gang_size=gang_size)

@@ -18,6 +18,7 @@ from seedvr2_ray.models.seedvr2.transformer.memory import transform_bytes
 from seedvr2_ray.models.seedvr2.vae.config import VAEConfig
 from seedvr2_ray.models.seedvr2.vae.memory import Work, decode_bytes, encode_bytes
 from seedvr2_ray.restoration.diffusion.chunks import frames_for_latents, latents_for_frames
+from seedvr2_ray.restoration.planning.schedule import Lengths, Step, distinct_steps
 
 _SUGGESTED_TILES = (1536, 1024, 768, 512, 256)
 """Tried from large to small where nothing else fits: the smaller the tile, the more it changes the picture."""
@@ -122,6 +123,14 @@ class MemoryDemand:
     chunk_overlap: int
     vae_tile: int = 0
     """Side of the VAE's tiles; 0 takes frames whole."""
+    num_ranks: int = 1
+    """GPUs that restore the segment together. What is predicted is that of the one with most rows."""
+
+    @property
+    def own_height(self) -> int:
+        """Rows of a padded frame that one rank's VAE works on: whole rows of latents, shared evenly."""
+        stride = self.vae.spatial_stride
+        return -(-(self.padded_height // stride) // self.num_ranks) * stride
 
     @property
     def pixels(self) -> int:
@@ -137,7 +146,7 @@ class MemoryDemand:
     def vae_pixels(self) -> int:
         """Of what the VAE sees of a frame at a time."""
         if not self.is_tiled:
-            return self.pixels
+            return self.own_height * self.padded_width
         return min(self.vae_tile, self.padded_height) * min(self.vae_tile, self.padded_width)
 
     @property
@@ -149,6 +158,17 @@ class MemoryDemand:
     def chunk_latents(self) -> int:
         """Of one chunk."""
         return min(self.num_latents, latents_for_frames(self.chunk_frames, self.vae.temporal_stride))
+
+    def lengths(self, knobs: ExactKnobs) -> Lengths:
+        """Return what decides in which order slices and chunks run; tiles are whole segments, and run before others."""
+        return Lengths(
+            num_latents=self.num_latents,
+            slice_latents=knobs.slice_groups,
+            chunk_latents=self.chunk_latents,
+            chunk_overlap=min(self.chunk_overlap, self.chunk_latents - 1),
+            encode_first=knobs.encode_first or self.is_tiled,
+            decode_last=knobs.offload or self.is_tiled,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -247,51 +267,57 @@ def plan_memory(
 
 def predict(demand: MemoryDemand, costs: MemoryCosts, knobs: ExactKnobs) -> StageBytes:
     """Return what each stage will hold at its peak with given knobs, kernels' scratch space left out."""
-    stride, latents = demand.vae.temporal_stride, demand.num_latents
-    is_one_slice = latents <= 1 + knobs.slice_groups
-    first = min(latents, 1 + knobs.slice_groups)
-    slice_frames = frames_for_latents(first, stride)
-    slices = [(first, True)] if is_one_slice else [(first, True), (knobs.slice_groups, False)]
-    encode = decode = 0
-    for num_latents, starts_clip in slices:
-        work = _work(demand, knobs, starts_clip=starts_clip)
-        num_frames = frames_for_latents(num_latents, stride) if starts_clip else num_latents * stride
-        encode = max(encode, encode_bytes(demand.vae, work, num_frames, keeps=not is_one_slice))
-        decode = max(decode, decode_bytes(demand.vae, work, num_latents, keeps=not is_one_slice))
-    encode, decode = round(encode * costs.slack), round(decode * costs.slack)
-    encode_cache, decode_cache = (
-        0 if is_one_slice else per_pixel * demand.vae_pixels
-        for per_pixel in (demand.encode_cache_bytes, demand.decode_cache_bytes)
-    )
-    pictures = costs.frame_tensors * demand.pixels * 3 * 4 * (slice_frames + _PICTURES_OF_ONE_FRAME)
-    held = 2 * 4 * latents * demand.vae.latent_channels * demand.pixels / demand.vae.spatial_stride**2
-    vae_resident = demand.vae_bytes + (0 if knobs.offload else demand.transformer_bytes)
-    transformer_resident = demand.transformer_bytes + (0 if knobs.offload else demand.vae_bytes)
-    # Streaming alternates between the stages, so both caches exist at once. A tile runs through the whole segment
-    # by itself: nothing of it is left for the other stages, but all its frames are held.
-    alternates = not demand.is_tiled
-    encoders_past = encode_cache if alternates and not knobs.encode_first else 0
-    decoders_past = decode_cache if alternates and not knobs.offload else 0
-    decoder_waits = decode_cache if alternates and not knobs.encode_first else 0
-    tile_frames = frames_for_latents(latents, stride) if demand.is_tiled else 0
-    tile_clip = 2 * 3 * 4 * demand.vae_pixels * tile_frames
-    grid = (demand.padded_height // demand.vae.spatial_stride, demand.padded_width // demand.vae.spatial_stride)
-    activations = costs.slack * transform_bytes(
-        demand.transformer,
-        (demand.chunk_latents, *grid),
-        band_tokens=knobs.band_tokens,
-        item_bytes=demand.item_bytes,
-    )
-    return StageBytes(
-        encode=round(vae_resident + held + decoder_waits + tile_clip + max(encode, encode_cache + pictures)),
-        transform=round(transformer_resident + held + encoders_past + decoders_past + activations),
-        decode=round(vae_resident + held + encoders_past + tile_clip + decode),
-        finish=round(vae_resident + held + encoders_past + decode_cache * alternates + pictures),
-    )
+    peaks = dict.fromkeys(("encode", "transform", "decode", "finish"), 0)
+    for step in distinct_steps(demand.lengths(knobs)):
+        for stage, needed in _step_bytes(demand, costs, knobs, step).items():
+            peaks[stage] = max(peaks[stage], round(needed))
+    return StageBytes(**peaks)
+
+
+def _step_bytes(demand: MemoryDemand, costs: MemoryCosts, knobs: ExactKnobs, step: Step) -> dict[str, float]:
+    """Return what one step holds; that of decoding also finishes what it decoded."""
+    held = 2 * 4 * demand.num_latents * demand.vae.latent_channels * demand.pixels / demand.vae.spatial_stride**2
+    past_of_encoder = demand.encode_cache_bytes * demand.vae_pixels * step.encoder_remembers
+    past_of_decoder = demand.decode_cache_bytes * demand.vae_pixels * step.decoder_remembers
+    if step.stage == "transform":
+        grid = (demand.padded_height // demand.vae.spatial_stride, demand.padded_width // demand.vae.spatial_stride)
+        activations = transform_bytes(
+            demand.transformer,
+            (step.num_latents, *grid),
+            band_tokens=knobs.band_tokens,
+            item_bytes=demand.item_bytes,
+            num_ranks=demand.num_ranks,
+        )
+        network = demand.transformer_bytes + (0 if knobs.offload else demand.vae_bytes)
+        past = 0.0 if demand.is_tiled else past_of_encoder + past_of_decoder
+        return {"transform": network + held + past + costs.slack * activations}
+    work, keeps = _work(demand, knobs, starts_clip=step.starts_clip), not demand.lengths(knobs).is_one_slice
+    resident = demand.vae_bytes + (0 if knobs.offload else demand.transformer_bytes) + held
+    num_frames = step.num_latents * demand.vae.temporal_stride
+    if step.starts_clip:
+        num_frames = frames_for_latents(step.num_latents, demand.vae.temporal_stride)
+    # Whole frames, of which each rank has some; on the way to and from its rows they exist twice.
+    own_frames = -(-num_frames // demand.num_ranks)
+    pictures = costs.frame_tensors * demand.pixels * 3 * 4 * (own_frames + _PICTURES_OF_ONE_FRAME)
+    if demand.num_ranks > 1:
+        pictures += 2 * 3 * 4 * demand.vae_pixels * num_frames
+    tile_clip = 0
+    if demand.is_tiled:
+        # A tile runs through the whole segment by itself: nothing of it is left for other stages, but all its frames
+        # are held.
+        tile_clip = 2 * 3 * 4 * demand.vae_pixels * frames_for_latents(demand.num_latents, demand.vae.temporal_stride)
+    if step.stage == "encode":
+        encoding = costs.slack * encode_bytes(demand.vae, work, num_frames, keeps=keeps)
+        other = 0.0 if demand.is_tiled else past_of_decoder
+        return {"encode": resident + tile_clip + other + max(encoding, past_of_encoder + pictures)}
+    decoding = costs.slack * decode_bytes(demand.vae, work, step.num_latents, keeps=keeps)
+    other = 0.0 if demand.is_tiled else past_of_encoder
+    own = demand.decode_cache_bytes * demand.vae_pixels * (not step.is_last and not demand.is_tiled)
+    return {"decode": resident + tile_clip + other + decoding, "finish": resident + other + own + pictures}
 
 
 def _work(demand: MemoryDemand, knobs: ExactKnobs, *, starts_clip: bool) -> Work:
-    height, width = demand.padded_height, demand.padded_width
+    height, width = demand.own_height, demand.padded_width
     if demand.is_tiled:
         height, width = min(demand.vae_tile, height), min(demand.vae_tile, width)
     return Work(
@@ -301,6 +327,7 @@ def _work(demand: MemoryDemand, knobs: ExactKnobs, *, starts_clip: bool) -> Work
         conv_elements=knobs.conv_elements if demand.cuts_convolutions else _WHOLE,
         frames_in_flight=knobs.frames_in_flight,
         starts_clip=starts_clip,
+        num_ranks=1 if demand.is_tiled else demand.num_ranks,
     )
 
 

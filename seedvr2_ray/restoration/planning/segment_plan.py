@@ -11,7 +11,7 @@ from seedvr2_ray.models.seedvr2.vae.config import VAEConfig, VAEOptions
 from seedvr2_ray.models.seedvr2.vae.costs import decoder_cache_bytes_per_pixel, encoder_cache_bytes_per_pixel
 from seedvr2_ray.models.seedvr2.vae.tiles import Tiling
 from seedvr2_ray.models.seedvr2.vae.video_vae import VideoVAE
-from seedvr2_ray.restoration.diffusion.chunks import Chunk, latents_for_frames, plan_chunks
+from seedvr2_ray.restoration.diffusion.chunks import Chunk, frames_for_latents, latents_for_frames, plan_chunks
 from seedvr2_ray.restoration.diffusion.padding import SpatialPadding, plan_padding
 from seedvr2_ray.restoration.planning.memory import MemoryDemand, MemoryPlan
 from seedvr2_ray.restoration.planning.reference_size import ReferenceSize, reference_size
@@ -55,6 +55,10 @@ class SegmentPlan:
     """The whole segment goes through the VAE at once, which then need not remember anything."""
     slice_latents: int
 
+    def padded_frames(self, temporal_stride: int) -> int:
+        """Return how many frames go through the VAE, those that fill the last latent included."""
+        return frames_for_latents(self.chunks[-1].stop, temporal_stride)
+
 
 def describe_model(
     transformer: SeedVR2Transformer, vae: VideoVAE, options: VAEOptions, *, dtype: torch.dtype, anchor_rows: int
@@ -75,8 +79,11 @@ def describe_model(
     )
 
 
-def describe_segment(task: SegmentTask, facts: ModelFacts) -> MemoryDemand:
+def describe_segment(task: SegmentTask, facts: ModelFacts, num_ranks: int = 1) -> MemoryDemand:
     """Say what a segment asks of memory, before it is known what there is.
+
+    Args:
+        num_ranks: GPUs that restore it together.
 
     Raises:
         SettingsError: nobody knows how many frames there are. All chunks have one length, so the last reaches back.
@@ -98,6 +105,7 @@ def describe_segment(task: SegmentTask, facts: ModelFacts) -> MemoryDemand:
         chunk_frames=task.known_frames if settings.reference else settings.chunk_frames,
         chunk_overlap=0 if settings.reference else settings.chunk_overlap,
         vae_tile=settings.vae_tile,
+        num_ranks=num_ranks,
     )
 
 

@@ -1,15 +1,19 @@
 """What a job would take and cost, said before anything is spent: from the probed source and the settings alone."""
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from seedvr2_ray.errors import InputError
 from seedvr2_ray.media.container.info import MediaInfo, Notice
-from seedvr2_ray.restoration.planning.plan import plan_video
+from seedvr2_ray.restoration.planning.plan import Plan, plan_video
 from seedvr2_ray.restoration.restorer import RestorerIdentity
 from seedvr2_ray.serve.config import ModelPool
 from seedvr2_ray.serve.security.wording import explained
 from seedvr2_ray.serve.workers.prepare import target_name
 from seedvr2_ray.settings import RestoreSettings
+
+if TYPE_CHECKING:
+    from seedvr2_ray.restoration.planning.forecast import MemoryForecast
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +35,10 @@ class JobEstimate:
     """Why the job would be refused; empty when it would be taken."""
     queue_seconds: float = 0.0
     """Before it begins, judging by what waits now."""
+    gang_size: int = 1
+    """GPUs that restore a segment together here."""
+    bytes_per_gpu: int | None = None
+    """Predicted, at the fullest; None where the deployment does not say what its GPUs hold, and for filters."""
 
 
 def estimate_job(
@@ -55,6 +63,7 @@ def estimate_job(
             target=target_name(media, settings, name),
             max_pixels=max_pixels,
         )
+        memory = _foresee_memory(plan, pool)
     except InputError as error:
         return replace(refused(explained(error)), frames=media.video.num_frames, notices=media.preflight)
     seconds = plan.restored_megapixels / pool.megapixels_per_second
@@ -68,7 +77,20 @@ def estimate_job(
         gpu_seconds=gpu_seconds,
         cost=gpu_seconds * pool.price_per_gpu_hour / 3600,
         notices=plan.notices,
+        refusals=() if memory is None or not memory.refusal else (memory.refusal,),
+        gang_size=pool.gang_size,
+        bytes_per_gpu=None if memory is None else memory.peak_bytes,
     )
+
+
+def _foresee_memory(plan: Plan, pool: ModelPool) -> "MemoryForecast | None":
+    """Predict what each GPU of a pool will hold, where its configuration says what there is."""
+    if not pool.gpu_memory_bytes or not pool.num_gpus:
+        return None
+    # Torch, which knows the sizes of networks, is loaded only for deployments that ask for this.
+    from seedvr2_ray.restoration.planning.forecast import foresee_on_gpus
+
+    return foresee_on_gpus(plan, pool.gpu_memory_bytes, pool.gang_size)
 
 
 def refused(reason: str) -> JobEstimate:

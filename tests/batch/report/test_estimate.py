@@ -54,6 +54,8 @@ def test_a_filter_asks_for_no_memory_of_note(shard: Shard, job: Job) -> None:
 def test_a_summary_names_what_restorers_run_on() -> None:
     estimate = Estimate(megapixels_per_second=1.0, price_per_gpu_hour=0.0, devices={"NVIDIA H200": 139.8})
     estimate.memory_gib = 41.256
+    estimate.gang_size = 2
     summary = estimate.summary()
+    assert summary["gpus_per_restorer"] == 2
     assert summary["restorers_run_on"] == "NVIDIA H200 (139.8 GiB free)"
     assert summary["memory_per_restorer_gib"] == 41.26

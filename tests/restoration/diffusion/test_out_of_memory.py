@@ -1,6 +1,7 @@
 """Memory that runs out at any allocation: the segment ends right, or is refused with one sentence."""
 
 import os
+from contextlib import contextmanager
 from fractions import Fraction
 
 import pytest
@@ -20,6 +21,8 @@ from seedvr2_ray.restoration.planning.memory import LADDER
 from seedvr2_ray.restoration.restorer import RestorerIdentity, SegmentTask
 from seedvr2_ray.settings import RestoreSettings
 
+ORDER = {"encode": 0, "transform": 1, "decode": 2, "finish": 2}
+"""Of a segment of one chunk: decoding and finishing take turns, all else is done before the next begins."""
 DIT = DiTConfig(
     width=8,
     num_layers=1,
@@ -71,7 +74,20 @@ def restorer(monkeypatch):
         negative_LC=torch.randn(2, 4),
         anchor_rows=0,
     )
-    return lambda: DiffusionRestorer(model, RestorerIdentity("tiny", "0"), device=torch.device("cpu"), vae_options=FAST)
+    stages = []
+
+    @contextmanager
+    def watch(stage):
+        stages.append(stage)
+        yield
+
+    def make():
+        stages.clear()
+        identity, device = RestorerIdentity("tiny", "0"), torch.device("cpu")
+        return DiffusionRestorer(model, identity, device=device, vae_options=FAST, watch=watch)
+
+    make.stages = stages
+    return make
 
 
 def _restore(restorer, fails=lambda number: False):
@@ -88,7 +104,12 @@ def _require_right_or_refused(restorer, expected, number):
         out, _ = _restore(restorer(), lambda n: n == number)
     except CapacityError as error:
         assert "memory ran out" in str(error)
+        assert "\n" not in str(error)
         return
+    finally:
+        # Nothing that was done in whole is done again.
+        order = [ORDER[stage] for stage in restorer.stages]
+        assert order == sorted(order), f"allocation {number}: {restorer.stages}"
     torch.testing.assert_close(out, expected, atol=2e-4, rtol=0)
 
 

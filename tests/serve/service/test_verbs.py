@@ -228,6 +228,27 @@ def test_more_replicas_shorten_a_job_and_not_its_bill(media):
     assert (four.gpu_seconds, four.cost) == (one.gpu_seconds, one.cost)
 
 
+@pytest.mark.slow
+def test_an_estimate_says_how_many_gpus_work_together_and_refuses_what_they_cannot_hold(media):
+    settings = RestoreSettings(model="seedvr2-3b", resolution="x2")
+    silent, small, large = (
+        estimate_job(
+            media,
+            settings,
+            ModelPool(num_gpus=1, gang_size=2, gpu_memory_bytes=memory_bytes),
+            name="a.mp4",
+            max_pixels=10**7,
+        )
+        for memory_bytes in (0, 4 * 2**30, 80 * 2**30)
+    )
+    assert (silent.gang_size, silent.bytes_per_gpu, silent.refusals) == (2, None, ())
+    assert 6 * 2**30 < large.bytes_per_gpu < 80 * 2**30
+    assert large.refusals == ()
+    (reason,) = small.refusals
+    assert "GiB can be used" in reason
+    assert small.bytes_per_gpu is None
+
+
 def test_a_file_that_cannot_be_used_makes_no_job(service):
     with pytest.raises(MediaError, match="no film"):
         asyncio.run(service.submit(ANNA, Submission(upload_id=_upload(service, ANNA, b"broken"))))

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from seedvr2_ray.models.seedvr2.vae.bands import ConvSize, rows_at_once
+from seedvr2_ray.models.seedvr2.vae.bands import ConvSize, band_edges, rows_at_once
 from seedvr2_ray.models.seedvr2.vae.config import VAEConfig
 from seedvr2_ray.models.seedvr2.vae.layers import FP32_ROWS
 
@@ -27,6 +27,8 @@ class Work:
     frames_in_flight: int | None
     starts_clip: bool
     """Whether no slice came before."""
+    num_ranks: int = 1
+    """Processes that share a frame's rows. Each is handed the rows next to its own by its neighbours."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -222,7 +224,11 @@ def _resnet(layer: Layer, clip: _Clip, work: Work) -> tuple[int, _Clip]:
 
 def _attention(layer: Layer, clip: _Clip, work: Work) -> tuple[int, _Clip]:
     # The norm in float32 and rounded; tokens, queries, keys, values, what was attended to, and its projection.
-    return clip.values() * max(_FLOAT + work.item_bytes, 7 * work.item_bytes), clip
+    own = clip.values() * max(_FLOAT + work.item_bytes, 7 * work.item_bytes)
+    if work.num_ranks == 1:
+        return own, clip
+    # Every rank needs the keys and values of all: as they came and joined, beside its tokens and what it handed over.
+    return max(own, (4 * work.num_ranks + 3) * clip.values() * work.item_bytes), clip
 
 
 def _down(layer: Layer, clip: _Clip, work: Work) -> tuple[int, _Clip]:
@@ -240,9 +246,11 @@ def _up(layer: Layer, clip: _Clip, work: Work) -> tuple[int, _Clip]:
     known = clip.frames + (1 if layer.time else 2)
     row = clip.channels * known * clip.width
     size = ConvSize(row_in=row, row_out=2 * factor * row, above=1, below=1, stride=1, growth=2)
-    rows = min(rows_at_once(size, work.conv_elements) + 2, clip.height)
+    shares = work.num_ranks > 1
+    # Rows that neighbours hand over are joined to those that are here, and cut off again from what is made of them.
+    rows = min(_tallest_band(size, clip.height, work) + 2, clip.height + 2 * shares)
     piece = 2 * 2 * factor * clip.channels * known * clip.width * rows
-    whole = out.values() if rows < clip.height else 0
+    whole = out.values() if rows < clip.height or shares else 0
     beside = (whole + row * rows + piece) * work.item_bytes
     if layer.time and work.starts_clip:
         beside = max(beside, _opening(clip, out, work))
@@ -254,9 +262,10 @@ def _opening(clip: _Clip, out: _Clip, work: Work) -> int:
     row = clip.channels * clip.width
     expanded = 4 * row * 5
     size = ConvSize(row_in=expanded, row_out=expanded, above=1, below=1, stride=1)
-    rows = min(rows_at_once(size, work.conv_elements) + 2, clip.height)
+    shares = work.num_ranks > 1
+    rows = min(_tallest_band(size, clip.height, work) + 2, clip.height + 2 * shares)
     opened = _Clip(out.channels, min(3, out.frames), out.height, out.width)
-    whole = opened.values() if rows < clip.height else 0
+    whole = opened.values() if rows < clip.height or shares else 0
     transient = 11 * 4 * row * rows + whole
     joined = 2 * out.values() if clip.frames > 2 else 0
     return max(transient, joined) * work.item_bytes
@@ -283,10 +292,18 @@ def _band(clip: _Clip, out: _Clip, work: Work, *, taps: int, stride: int = 1) ->
         below=1,
         stride=stride,
     )
-    rows = min(rows_at_once(size, work.conv_elements), clip.height)
+    rows = _tallest_band(size, clip.height, work)
     bytes_in = clip.channels * frames_in * (rows + halo) * (clip.width + 1) * work.item_bytes
     values_out = out.channels * out.frames * out.width * (rows // stride)
     return _Band(rows, bytes_in, values_out, rows == clip.height)
+
+
+def _tallest_band(size: ConvSize, height: int, work: Work) -> int:
+    """Rows of the tallest of the bands that are cut nearly equal in height."""
+    start, stop = max(
+        band_edges(height, rows_at_once(size, work.conv_elements), size.stride), key=lambda edges: edges[1] - edges[0]
+    )
+    return stop - start
 
 
 def _step(
@@ -302,12 +319,14 @@ def _step(
     """Norm, activation and convolution in bands, beside the input: with the result, unless it takes its place."""
     item_out = item_out or work.item_bytes
     band = _band(clip, out, work, taps=taps, stride=stride)
+    # Rows above and below are handed over in copies, and others come in their place.
+    halo = 0 if work.num_ranks == 1 else 8 * clip.channels * (clip.frames + taps - 1) * clip.width * work.item_bytes
     if band.is_whole:
-        return band.bytes_in + band.values_out * item_out
+        return band.bytes_in + band.values_out * item_out + halo
     whole = 0 if in_place else out.values() * item_out
     # The rows that the next band is given, beside the band they were taken from.
     carried = 2 * clip.channels * (clip.frames + taps - 1) * clip.width * work.item_bytes
-    return whole + band.bytes_in + band.values_out * item_out + carried
+    return whole + band.bytes_in + band.values_out * item_out + carried + halo
 
 
 def _whole_or_band(out: _Clip, work: Work) -> int:

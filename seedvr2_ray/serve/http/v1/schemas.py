@@ -205,6 +205,10 @@ class EstimateView(BaseModel):
     gpu_seconds: float
     cost: float = Field(description="At the deployment's price of a GPU hour.")
     queue_seconds: float = Field(description="Until it would be begun, judging by what waits now.")
+    gang_size: int = Field(description="GPUs that restore a segment together.")
+    gib_per_gpu: float | None = Field(
+        description="Predicted, of each of them at its fullest; null where the deployment has not said what they hold."
+    )
     notices: list[NoticeView]
     refusals: list[str] = Field(description="Why it would be refused now; empty when it would be taken.")
 
@@ -220,6 +224,8 @@ class EstimateView(BaseModel):
             gpu_seconds=round(estimate.gpu_seconds, 3),
             cost=round(estimate.cost, 6),
             queue_seconds=round(estimate.queue_seconds, 3),
+            gang_size=estimate.gang_size,
+            gib_per_gpu=None if estimate.bytes_per_gpu is None else round(estimate.bytes_per_gpu / 2**30, 2),
             notices=[
                 NoticeView(outcome=each.outcome, subject=each.subject, reason=for_customers(each.reason))
                 for each in estimate.notices

@@ -281,11 +281,12 @@ function factsOf({ step, size, sent, upload, estimate, isWanted }, percent) {
     const words = t("pending.uploading", { sent: bytes(sent), size: bytes(size), percent: number(percent) });
     return isWanted ? `${words} · ${t("pending.wanted")}` : words;
   }
-  const { width, height, frames, seconds } = estimate;
+  const { width, height, frames, seconds, gang_size: gpus } = estimate;
   return [
     `${width} × ${height}`,
     ...(frames > 1 ? [plural("frames", frames)] : []),
     t("time.about", { time: duration(seconds) }),
+    ...(gpus > 1 ? [t("pending.gang", { gpus: number(gpus) })] : []),
     cost(estimate.cost),
   ].join(" · ");
 }
