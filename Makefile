@@ -12,11 +12,11 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONDONTWRITEBYTECODE
 PIP_INSTALL = $(BIN)/python -m pip install -qq --constraint constraints.txt \
 	$(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)")
-CODE := seedvr2_ray tests $(wildcard examples training benchmarks jobs notebooks)
+CODE := seedvr2_ray tests $(wildcard examples training benchmarks docs jobs notebooks)
 TYPED := $(filter-out tests,$(CODE))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system-packages demo serve test test-fast lint format bench clean
+.PHONY: help setup system-packages demo serve test test-fast lint format bench docs clean
 
 help: ## List these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -74,6 +74,11 @@ system-packages: ## Install the Debian packages that some tests need (as root; e
 	fi; \
 	echo "$$why; the tests that need them are skipped." >&2
 
+docs: $(VENV)/.developer ## Build the documentation site into build/site, generated pages brought up to date
+	$(BIN)/python -m docs.generate
+	$(BIN)/python -m docs.build --strict
+	@echo "Open build/site/index.html"
+
 clean: ## Remove .venv, caches and the demo's output
 	rm -rf $(VENV) $(DEMO) build dist .mypy_cache .ruff_cache .pytest_cache
 
@@ -86,7 +91,7 @@ $(VENV)/.developer: $(VENV)/.user
 $(VENV)/.user: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing seedvr2-ray and what it needs into $(VENV) (a few minutes the first time) ..."
 	@test -n "$(TORCH_INDEX)" || test -e /dev/nvidiactl || echo "No NVIDIA driver here: torch's CPU build is enough." \
-		"If pip downloads the CUDA build, stop it and set TORCH_INDEX (see README.md, 'Install')."
+		"If pip downloads the CUDA build, stop it and set TORCH_INDEX (see docs/start.md)."
 	@$(PIP_INSTALL) --editable .
 	@touch $@
 

@@ -125,7 +125,8 @@ def compare(
     """Show two versions of a video or image over each other, with figures.
 
     Args:
-        before, after: files, or frames in memory, of the same number of frames; sizes may differ.
+        before: a file, or frames in memory.
+        after: another version of the same frames; its size may differ.
         frames: which; by default the middle one.
         width: of the pictures on the page, in CSS pixels.
 

@@ -94,14 +94,31 @@ def _kill_driver(bucket: str, restorers: TracingRestorers, scratch: Path) -> Non
     time.sleep(1)  # A killed process may have one last request on its way.
 
 
-def _kill_restorer_after(restorers: TracingRestorers, num_traces: int) -> threading.Thread:
-    def kill() -> None:
-        wait_for(lambda: len(restorers.traces()) >= num_traces, "some more segments")
-        os.kill(restorers.traces()[-1].pid, signal.SIGKILL)
+class _KillsRestorer:
+    """Kills the process that began the newest segment, once so many were begun; looked after until the job is over."""
 
-    thread = threading.Thread(target=kill)
-    thread.start()
-    return thread
+    def __init__(self, restorers: TracingRestorers, num_traces: int) -> None:
+        self.has_killed = False
+        self._restorers = restorers
+        self._num_traces = num_traces
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._kill)
+
+    def __enter__(self) -> "_KillsRestorer":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        self._thread.join()
+
+    def _kill(self) -> None:
+        while not self._is_over.wait(0.02):
+            traces = self._restorers.traces()
+            if len(traces) >= self._num_traces:
+                os.kill(traces[-1].pid, signal.SIGKILL)
+                self.has_killed = True
+                return
 
 
 def _put(archive: Archive, url: str) -> fsspec.AbstractFileSystem:
@@ -135,11 +152,13 @@ def test_an_archive_in_an_object_store_comes_out_the_same_whoever_is_killed_on_t
     store.invalidate_cache()
     assert len(store.find(f"{bucket}/out")) > 0
     with small_ray():
+        # So slowly that most is left to do, however long the driver takes to end what runs.
+        slow = replace(request, restorers=replace(restorers, pause_seconds=1.0))
         with pytest.raises(KeyboardInterrupt):
-            run_bulk(request, _StopAfter(4))
-        killer = _kill_restorer_after(restorers, len(restorers.traces()) + 3)
-        summary = run_bulk(request, Quiet())
-        killer.join()
+            run_bulk(slow, _StopAfter(2))
+        with _KillsRestorer(restorers, len(restorers.traces()) + 3) as killer:
+            summary = run_bulk(request, Quiet())
+        assert killer.has_killed
         assert (summary["files"]["published"] + summary["files"]["skipped"], summary["files"]["quarantined"]) == (16, 5)
 
         assert _published(bucket, archive, tmp_path / "out") == expected

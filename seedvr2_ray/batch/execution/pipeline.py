@@ -2,6 +2,7 @@
 
 import logging
 import pickle
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -272,6 +273,8 @@ def configure(context: DataContext) -> None:
     context.autoscaling_config.actor_pool_util_upscaling_threshold = 0.99
     context.execution_no_progress_timeout_s = -1  # A segment may take as long as it takes.
     context.issue_detectors_config.detectors = []  # They would take every long segment for one that hangs.
+    # Where little is left to do, or nothing, a pool gets fewer segments than it has processes: that is no fault.
+    warnings.filterwarnings("ignore", message="The minimum number of concurrent actors", category=UserWarning)
     context.max_errored_blocks = -1  # What is lost with a block is planned again in the next pass.
     context.actor_init_retry_on_errors = True
     context.max_consecutive_actor_init_deaths = 3

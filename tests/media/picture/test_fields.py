@@ -173,7 +173,7 @@ def test_an_opening_without_fields_does_not_hide_a_video_of_fields(tmp_path):
 @pytest.mark.slow
 def test_a_few_woven_frames_in_a_whole_video_are_told(tmp_path):
     def inserted(scene, number):
-        return (top_first if 70 <= number < 100 else progressive)(scene, number)
+        return (top_first if number >= 60 else progressive)(scene, number)
 
     media = probe(write(tmp_path / "insert.mkv", inserted, num_frames=80))
     assert media.video.field_order == "progressive"
