@@ -49,7 +49,7 @@ GROWTH_LIMIT_MIB = 200.0
 
 def plan_one_video(folder: Path) -> Video:
     """Plan a video of one segment."""
-    source = folder / "film.mp4"
+    source = folder / "video.mp4"
     make_video(source, SEGMENT_FRAMES, (64, 48), seed=0)
     job = Job(folder=str(folder / "job"), run="stream", scratch=str(folder / "scratch"))
     row = ManifestRow(number=0, where="row", source=str(source), target=f"{folder}/out.mp4", settings=EQUAL_SEGMENTS)

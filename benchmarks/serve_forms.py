@@ -30,7 +30,7 @@ def padded(video: bytes, num_bytes: int) -> Iterator[bytes]:
     """Yield an MP4 file of exactly so many bytes: a video, and a box of zeros that players skip."""
     missing = num_bytes - len(video)
     if missing < 8 or missing >= 1 << 32:
-        raise ValueError(f"a film of {len(video)} bytes cannot be padded to {num_bytes}")
+        raise ValueError(f"a video of {len(video)} bytes cannot be padded to {num_bytes}")
     yield video + missing.to_bytes(4, "big") + b"free"
     left = missing - 8
     while left:

@@ -104,7 +104,7 @@ def _draw_replicas(axes: Axes, rows: list[dict[str, Any]]) -> None:
             f"{row['speedup']:.2f}", (row["replicas"], row["speedup"]), (6, -12), textcoords="offset points", fontsize=8
         )
     axes.set_xticks(sizes)
-    axes.set(xlabel="replicas, their devices simulated", ylabel="throughput", title="One film on many replicas")
+    axes.set(xlabel="replicas, their devices simulated", ylabel="throughput", title="One video on many replicas")
     axes.legend(fontsize=8, frameon=False)
 
 

@@ -110,7 +110,7 @@ def _time_video(asker: Asker, path: Path, num_segments: int) -> dict[str, float]
     restoring = committed = None
     while job["state"] != "completed":
         if job["finished_at"]:
-            raise RuntimeError(f"a film of this benchmark was {job['state']}: {job['error']}")
+            raise RuntimeError(f"a video of this benchmark was {job['state']}: {job['error']}")
         time.sleep(_POLL_SECONDS)
         job = asker.ask_json("GET", f"/v1/jobs/{job['id']}")
         done, total = job["progress"]["segments_done"], job["progress"]["segments_total"]
@@ -119,7 +119,7 @@ def _time_video(asker: Asker, path: Path, num_segments: int) -> dict[str, float]
         if committed is None and total and done == total:
             committed = time.monotonic()
     if total != num_segments or restoring is None or committed is None:
-        raise RuntimeError(f"a film of {num_segments} segments was restored in {total}; figures would mean nothing")
+        raise RuntimeError(f"a video of {num_segments} segments was restored in {total}; figures would mean nothing")
     ended = time.monotonic()
     return {
         "until_restoring_seconds": round(restoring - began, 2),

@@ -27,8 +27,8 @@ def measure_uploads(port: int, num_bytes: int) -> list[dict[str, Any]]:
     """
     with tempfile.TemporaryDirectory(prefix="sb-uploads-") as name:
         folder = Path(name)
-        make_video(folder / "film.mp4", 24, (64, 48), seed=2)
-        video = (folder / "film.mp4").read_bytes()
+        make_video(folder / "video.mp4", 24, (64, 48), seed=2)
+        video = (folder / "video.mp4").read_bytes()
         config = ServiceConfig(
             data=str(folder / "data"),
             scratch=str(folder / "scratch"),
@@ -64,7 +64,7 @@ def send_by_tus(asker: Asker, video: bytes, num_bytes: int) -> None:
 
 def send_as_form(asker: Asker, video: bytes, num_bytes: int) -> None:
     """Submit a file as a job and delete it."""
-    head, tail, headers = form_around("film.mp4", _SETTINGS)
+    head, tail, headers = form_around("video.mp4", _SETTINGS)
     body: Iterator[bytes] = chain([head], padded(video, num_bytes), [tail])
     headers["Content-Length"] = str(len(head) + num_bytes + len(tail))
     job = json.loads(asker.ask("POST", "/v1/jobs", body, headers)[1])

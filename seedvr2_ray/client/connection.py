@@ -32,7 +32,7 @@ class Retries:
 
 
 @dataclass(slots=True)
-class Patience:
+class Tries:
     """What is left of :class:`Retries` for one request or one transfer."""
 
     connection: "Connection"
@@ -64,27 +64,27 @@ class Connection:
     """Knows the address, the key and the timeouts."""
     retries: Retries = field(default_factory=Retries)
 
-    async def send(self, method: str, path: str, *, patience: Patience | None = None, **options: Any) -> Answer:
+    async def send(self, method: str, path: str, *, tries: Tries | None = None, **options: Any) -> Answer:
         """Send a request until it is answered.
 
         Args:
-            patience: counts failures; shared where several requests serve one purpose.
+            tries: counts failures; shared where several requests serve one purpose.
             options: of ``httpx.Client.build_request``.
 
         Raises:
             SeedVR2Error: the service refused.
             RetryableError: it does not answer.
         """
-        patience = patience or Patience(self)
+        tries = tries or Tries(self)
         while True:
             try:
                 answer = await self.send_once(method, path, **options)
             except RetryableError as error:
-                await patience.wait(error)
+                await tries.wait(error)
                 continue
             if answer.status < 400:
                 return answer
-            await self.wait_or_raise(answer, patience)
+            await self.wait_or_raise(answer, tries)
 
     async def send_once(self, method: str, path: str, **options: Any) -> Answer:
         """Send a request once and return whatever is answered.
@@ -103,17 +103,17 @@ class Connection:
         async with self.transport.stream(self.http.build_request(method, path, **options)) as answer:
             yield answer
 
-    async def wait_or_raise(self, answer: Answer, patience: Patience) -> None:
+    async def wait_or_raise(self, answer: Answer, tries: Tries) -> None:
         """Wait before a refused request is sent again, or raise what it says.
 
         Raises:
             SeedVR2Error: sending it again would not help.
         """
         error = error_of_answer(answer.status, answer.headers, answer.body)
-        # A service that is set up wrongly says 503 too, and no patience helps.
+        # A service that is set up wrongly says 503 too, and trying again does not help.
         if answer.status not in _MAY_PASS or isinstance(error, DeploymentError):
             raise error
-        await patience.wait(error, seconds=_retry_after(answer.headers))
+        await tries.wait(error, seconds=_retry_after(answer.headers))
 
     def unreachable(self, error: httpx.TransportError) -> RetryableError:
         """Say that the service does not answer."""

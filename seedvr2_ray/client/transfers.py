@@ -9,7 +9,7 @@ from typing import IO
 
 import httpx
 
-from seedvr2_ray.client.connection import Connection, Patience, whole_answer
+from seedvr2_ray.client.connection import Connection, Tries, whole_answer
 from seedvr2_ray.client.transport import Answer
 from seedvr2_ray.client.values import JobResult, Upload
 from seedvr2_ray.errors import MediaError, RetryableError, StorageError, TargetError
@@ -39,19 +39,19 @@ async def upload_file(
         MediaError: there is no such file, it is empty, or changed while it was sent.
     """
     num_bytes = _size_of(path)
-    patience = Patience(connection)
+    tries = Tries(connection)
     offset = 0
     if resume is None:
         location = await _announce(connection, path.name, num_bytes)
     else:
         location = f"/v1/uploads/{resume}"
-        offset = await _arrived(connection, location, num_bytes, patience)
+        offset = await _arrived(connection, location, num_bytes, tries)
     with path.open("rb") as file:
         while offset < num_bytes:
             piece = await connection.transport.call(_read_at, file, offset, piece_bytes)
             if not piece:
                 raise MediaError(f"{path.name} became shorter while it was sent; send it again when it is complete")
-            offset = await _send_piece(connection, location, offset, piece, num_bytes, patience)
+            offset = await _send_piece(connection, location, offset, piece, num_bytes, tries)
             if on_progress is not None:
                 on_progress(offset, num_bytes)
     return Upload(id=location.rpartition("/")[2], name=path.name, num_bytes=num_bytes)
@@ -104,8 +104,8 @@ async def _announce(connection: Connection, name: str, num_bytes: int) -> str:
     return f"/v1/uploads/{answer.headers['location'].rstrip('/').rpartition('/')[2]}"
 
 
-async def _arrived(connection: Connection, location: str, num_bytes: int, patience: Patience) -> int:
-    answer = await connection.send("HEAD", location, headers=_TUS, patience=patience)
+async def _arrived(connection: Connection, location: str, num_bytes: int, tries: Tries) -> int:
+    answer = await connection.send("HEAD", location, headers=_TUS, tries=tries)
     announced = int(answer.headers.get("upload-length", num_bytes))
     if announced != num_bytes:
         raise MediaError(f"the upload was announced with {announced} bytes and the file has {num_bytes}; send it anew")
@@ -113,32 +113,32 @@ async def _arrived(connection: Connection, location: str, num_bytes: int, patien
 
 
 async def _send_piece(
-    connection: Connection, location: str, offset: int, piece: bytes, num_bytes: int, patience: Patience
+    connection: Connection, location: str, offset: int, piece: bytes, num_bytes: int, tries: Tries
 ) -> int:
     """Send one piece and return how much of the file the service then has."""
     headers = {**_TUS, "Upload-Offset": str(offset), "Content-Type": "application/offset+octet-stream"}
     try:
         answer = await connection.send_once("PATCH", location, headers=headers, content=piece)
     except RetryableError as error:
-        await patience.wait(error)
+        await tries.wait(error)
     else:
         if answer.status < 400:
-            patience.renew()
+            tries.renew()
             return int(answer.headers["upload-offset"])
         if answer.status == _CONFLICT:  # The broken connection before this one brought more than was confirmed.
-            await patience.wait(RetryableError("the upload is being written by another connection; try again later"))
+            await tries.wait(RetryableError("the upload is being written by another connection; try again later"))
         else:
-            await connection.wait_or_raise(answer, patience)
-    arrived = await _arrived(connection, location, num_bytes, patience)
+            await connection.wait_or_raise(answer, tries)
+    arrived = await _arrived(connection, location, num_bytes, tries)
     if arrived > offset:
-        patience.renew()
+        tries.renew()
     return arrived
 
 
 async def _receive(
     connection: Connection, path: str, result: JobResult, file: IO[bytes], on_progress: OnTransfer | None
 ) -> None:
-    patience = Patience(connection)
+    tries = Tries(connection)
     while (offset := file.tell()) < result.num_bytes:
         try:
             refused = await _receive_once(connection, path, result, file, on_progress)
@@ -146,13 +146,13 @@ async def _receive(
             failure = connection.unreachable(error)
         else:
             if refused is not None:
-                await connection.wait_or_raise(refused, patience)
+                await connection.wait_or_raise(refused, tries)
                 continue
             failure = RetryableError("the service sends nothing of the result; try again later")
         if file.tell() > offset:
-            patience.renew()
+            tries.renew()
         else:
-            await patience.wait(failure)
+            await tries.wait(failure)
 
 
 async def _receive_once(

@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import httpx
 
-from seedvr2_ray.client.connection import Connection, Patience, whole_answer
+from seedvr2_ray.client.connection import Connection, Tries, whole_answer
 from seedvr2_ray.client.transfers import OnTransfer, download_result, upload_file
 from seedvr2_ray.client.transport import Answer
 from seedvr2_ray.client.values import Job, JobEstimate, JobPage, Model, ModelPage, Upload, Usage, parse
@@ -97,30 +97,30 @@ async def cancel(connection: Connection, job: Job | str) -> Job:
 
 
 async def delete(connection: Connection, job: Job | str) -> None:
-    patience = Patience(connection)
+    tries = Tries(connection)
     answer = await connection.send_once("DELETE", f"/v1/jobs/{_id_of(job)}")
     while answer.status >= 400:
-        if patience.failures and answer.status in _GONE:  # The try before did it, and its answer was lost.
+        if tries.failures and answer.status in _GONE:  # The try before did it, and its answer was lost.
             return
-        await connection.wait_or_raise(answer, patience)
+        await connection.wait_or_raise(answer, tries)
         answer = await connection.send_once("DELETE", f"/v1/jobs/{_id_of(job)}")
 
 
 async def watch(connection: Connection, job: Job | str, timeout_seconds: float | None) -> AsyncGenerator[Job, None]:
     """Yield the job now and whenever it has changed, the last time when it is final; go on after breaks."""
     deadline = inf if timeout_seconds is None else time.monotonic() + timeout_seconds
-    patience = Patience(connection)
+    tries = Tries(connection)
     seen: Job | None = None
     while True:
         refused: Answer | None = None
         failure = RetryableError("the stream of events ended before the job did; try again later")
         try:
-            async with aclosing(_news(connection, _id_of(job), deadline)) as news:
-                async for item in news:
+            async with aclosing(_events(connection, _id_of(job), deadline)) as events:
+                async for item in events:
                     if isinstance(item, Answer):
                         refused = item
                         break
-                    patience.renew()
+                    tries.renew()
                     if item is not None and item != seen:
                         seen = item
                         yield item
@@ -134,9 +134,9 @@ async def watch(connection: Connection, job: Job | str, timeout_seconds: float |
             state = "not known" if seen is None else seen.state
             raise CapacityError(f"job {_id_of(job)} is {state} after {timeout_seconds:g} s; wait longer for it")
         if refused is None:
-            await patience.wait(failure)
+            await tries.wait(failure)
         else:
-            await connection.wait_or_raise(refused, patience)
+            await connection.wait_or_raise(refused, tries)
 
 
 async def wait(
@@ -203,7 +203,7 @@ async def upload(
     return await upload_file(connection, Path(path), resume=resume, piece_bytes=piece_bytes, on_progress=on_progress)
 
 
-async def _news(connection: Connection, job_id: str, deadline: float) -> AsyncGenerator[Job | Answer | None, None]:
+async def _events(connection: Connection, job_id: str, deadline: float) -> AsyncGenerator[Job | Answer | None, None]:
     """Yield the job whenever the service says it, None when it says only that it is alive, or its refusal."""
     left = min(_SILENCE_SECONDS, max(0.01, deadline - time.monotonic()))
     timeout = httpx.Timeout(_SILENCE_SECONDS, read=left)

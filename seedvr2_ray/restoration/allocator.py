@@ -11,7 +11,7 @@ def tune_allocator(*, reuse_buffers: bool) -> None:
     """Decide for this process whether large freed buffers go back to the system or are kept for the next ones.
 
     Left to itself, glibc keeps more the longer a process runs: decoder, restorer and encoder are many threads, and
-    each one's heap stays at its worst moment. A filter that passes frames on needs none of that: with buffers
+    each one keeps the memory of its worst moment. A filter that passes frames on needs none of that: with buffers
     given back at once its memory is that of the frames in flight, however long the video (``benchmarks/memory.py``).
     A network on the CPU asks for the same large buffers thousands of times a frame, and to have each one
     mapped and cleared again took a third of its time.

@@ -40,7 +40,7 @@ _INGRESS_CPUS = 0.1
 _RUNNER_CPUS = 0.1
 _FINISHER_CPUS = 0.25
 """Reserved, not used up: two cores must be enough to try everything."""
-_PATIENCE: dict[str, Any] = {
+_HEALTH_CHECKS: dict[str, Any] = {
     "health_check_period_s": 5.0,
     "health_check_timeout_s": 30.0,
     "graceful_shutdown_wait_loop_s": 0.2,
@@ -108,7 +108,7 @@ def build_with(
         ray_actor_options={"num_cpus": _RUNNER_CPUS},
         max_ongoing_requests=100,
         graceful_shutdown_timeout_s=3 * DRAIN_SECONDS,
-        **_PATIENCE,
+        **_HEALTH_CHECKS,
     )(RunnerReplica)
     ingress = serve.deployment(
         name="api",
@@ -116,7 +116,7 @@ def build_with(
         ray_actor_options={"num_cpus": _INGRESS_CPUS},
         # Event streams and uploads stay open for long; what is too much is refused with a reason by the service.
         max_ongoing_requests=1000,
-        **_PATIENCE,
+        **_HEALTH_CHECKS,
     )(Ingress)
     return ingress.bind(wiring, runner.bind(wiring, finisher, pools))
 
@@ -192,7 +192,7 @@ def _finisher(config: ServiceConfig, layout: StorageLayout, instrumentation: Ins
             "downscale_delay_s": 60.0,
         },
         graceful_shutdown_timeout_s=config.limits.stall_seconds,
-        **_PATIENCE,
+        **_HEALTH_CHECKS,
     )(Finisher)
     return deployment.bind(layout, instrumentation)
 
@@ -232,6 +232,6 @@ def restorer_application(
         graceful_shutdown_timeout_s=config.limits.stall_seconds + 60.0,
         # The old replica goes before the new one comes: there may be no second device.
         max_surge_percent=0,
-        **_PATIENCE,
+        **_HEALTH_CHECKS,
     )(RestorerReplica)
     return deployment.bind(layout, model, config.limits.stall_seconds, instrumentation)

@@ -272,19 +272,19 @@ def _plan_sizes(media: MediaInfo, settings: RestoreSettings, max_pixels: int) ->
 
 def _settle(preflight: Sequence[Notice], settings: RestoreSettings) -> tuple[Notice, ...]:
     """Apply what the caller decided to the preflight; refuse what is left refused."""
-    settled: list[Notice] = []
+    decided: list[Notice] = []
     for notice in preflight:
         is_refused = notice.outcome == "refused"
         if is_refused and notice.subject in ("interlacing", "telecine") and settings.deinterlace != "refuse":
             if settings.deinterlace == "off":
-                settled.append(Notice("kept", notice.subject, "frames are restored as they are, fields and all"))
+                decided.append(Notice("kept", notice.subject, "frames are restored as they are, fields and all"))
             else:
-                settled.append(Notice("converted", notice.subject, f"deinterlaced with {settings.deinterlace}"))
+                decided.append(Notice("converted", notice.subject, f"deinterlaced with {settings.deinterlace}"))
         elif is_refused:
             raise InputError(f"{notice.subject}: {notice.reason}")
         else:
-            settled.append(notice)
-    return tuple(settled)
+            decided.append(notice)
+    return tuple(decided)
 
 
 def _address_segments(

@@ -37,7 +37,7 @@ class Restored:
 
 @dataclass(eq=False, slots=True)
 class _Call:
-    line: "Line"
+    queue: "SegmentQueue"
     order: SegmentOrder
     estimated_seconds: float
     task: "asyncio.Task[None] | None" = None
@@ -46,8 +46,8 @@ class _Call:
 
 
 @dataclass(eq=False, slots=True)
-class Line:
-    """The segments of one job that wait, and those that are with replicas. Made by :meth:`Dispatcher.open_line`."""
+class SegmentQueue:
+    """The segments of one job that wait, and those that are with replicas. Made by :meth:`Dispatcher.open_queue`."""
 
     candidate: Candidate
     model: str
@@ -88,22 +88,24 @@ class Dispatcher:
         self._limits = limits
         self._retries = retries
         self._shares = {model: FairShare() for model in pools}
-        self._lines: dict[str, Line] = {}
+        self._queues: dict[str, SegmentQueue] = {}
         self._speeds = {model: pool.megapixels_per_second for model, pool in pools.items()}
         self._is_draining = False
 
     @property
     def num_in_flight(self) -> int:
         """Segments that are with replicas."""
-        return sum(call.started_at is not None for line in self._lines.values() for call in line.calls.values())
+        return sum(call.started_at is not None for queue in self._queues.values() for call in queue.calls.values())
 
     @property
     def num_waiting(self) -> int:
         """Segments that no replica has taken up."""
-        waiting = sum(len(line.waiting) for line in self._lines.values())
-        return waiting + sum(call.started_at is None for line in self._lines.values() for call in line.calls.values())
+        waiting = sum(len(queue.waiting) for queue in self._queues.values())
+        return waiting + sum(
+            call.started_at is None for queue in self._queues.values() for call in queue.calls.values()
+        )
 
-    def open_line(
+    def open_queue(
         self,
         candidate: Candidate,
         model: str,
@@ -112,75 +114,77 @@ class Dispatcher:
         megapixels_per_frame: float,
         on_frames: Callable[[SegmentOrder, int], None],
         on_seconds: Callable[[float], None],
-    ) -> Line:
+    ) -> SegmentQueue:
         """Have segments restored, in their order as far as replicas allow; what came of them is in ``outcomes``.
 
-        The line must be closed, whatever happens.
+        The queue must be closed, whatever happens.
         """
-        line = Line(candidate, model, megapixels_per_frame, on_frames, on_seconds, deque(orders))
-        self._lines[candidate.job_id] = line
+        queue = SegmentQueue(candidate, model, megapixels_per_frame, on_frames, on_seconds, deque(orders))
+        self._queues[candidate.job_id] = queue
         self._shares[model].enter(candidate.job_id, candidate.owner)
         self._fill(model)
-        return line
+        return queue
 
-    async def close_line(self, line: Line) -> None:
+    async def close_queue(self, queue: SegmentQueue) -> None:
         """Want nothing more of a job: waiting segments are forgotten, replicas stop within a batch of frames.
 
         Returns when what they have taken until now is counted.
         """
-        line.is_open = False
-        line.waiting.clear()
-        for timer in line.paused:
+        queue.is_open = False
+        queue.waiting.clear()
+        for timer in queue.paused:
             timer.cancel()
-        tasks = [call.task for call in line.calls.values() if call.task is not None]
+        tasks = [call.task for call in queue.calls.values() if call.task is not None]
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=_CLOSE_SECONDS)
-        if not line.calls:
-            self._forget(line)
+        if not queue.calls:
+            self._forget(queue)
 
     def stop_sending(self) -> None:
         """Send nothing more to replicas, and take back what none of them has taken up."""
         self._is_draining = True
-        for line in self._lines.values():
-            for call in line.calls.values():
+        for queue in self._queues.values():
+            for call in queue.calls.values():
                 if call.started_at is None and call.task is not None:
                     call.task.cancel()
 
     def is_idle(self, job_id: str) -> bool:
         """Whether none of a job's segments is with a replica."""
-        line = self._lines.get(job_id)
-        return line is None or all(call.started_at is None for call in line.calls.values())
+        queue = self._queues.get(job_id)
+        return queue is None or all(call.started_at is None for call in queue.calls.values())
 
     def _fill(self, model: str) -> None:
         """Send what there is room for, the fairest first."""
         most_taken_back = self._pools[model].max_replicas
         while not self._is_draining:
-            ready = [line for line in self._lines.values() if line.model == model and line.waiting]
+            ready = [queue for queue in self._queues.values() if queue.model == model and queue.waiting]
             if not ready:
                 return
-            ranked = self._shares[model].ranked(line.candidate for line in ready)
-            line = self._lines[ranked[0].job_id]
+            ranked = self._shares[model].ranked(queue.candidate for queue in ready)
+            queue = self._queues[ranked[0].job_id]
             if self._num_sent(model) < self._pools[model].max_replicas:
-                self._send(line)
-            elif most_taken_back > 0 and self._take_one_back(model, line):
+                self._send(queue)
+            elif most_taken_back > 0 and self._take_one_back(model, queue):
                 most_taken_back -= 1
             else:
                 return
 
     def _num_sent(self, model: str) -> int:
-        return sum(len(line.calls) for line in self._lines.values() if line.model == model)
+        return sum(len(queue.calls) for queue in self._queues.values() if queue.model == model)
 
-    def _take_one_back(self, model: str, first: Line) -> bool:
+    def _take_one_back(self, model: str, first: SegmentQueue) -> bool:
         """Make room for a job whose turn comes before that of a segment which no replica has taken up yet."""
         holding = [
-            line
-            for line in self._lines.values()
-            if line.model == model and any(call.started_at is None for call in line.calls.values())
+            queue
+            for queue in self._queues.values()
+            if queue.model == model and any(call.started_at is None for call in queue.calls.values())
         ]
-        ranked = self._shares[model].ranked([first.candidate, *(line.candidate for line in holding if line != first)])
-        last = self._lines[ranked[-1].job_id]
+        ranked = self._shares[model].ranked(
+            [first.candidate, *(queue.candidate for queue in holding if queue != first)]
+        )
+        last = self._queues[ranked[-1].job_id]
         if last is first:
             return False
         # The one that was sent last: those before it are nearer to a replica.
@@ -195,44 +199,44 @@ class Dispatcher:
         call.task.cancel()
         return True
 
-    def _send(self, line: Line) -> None:
-        order = line.waiting.popleft()
-        megapixels = order.segment.num_frames * line.megapixels_per_frame
-        call = _Call(line, order, megapixels / self._speeds[line.model])
+    def _send(self, queue: SegmentQueue) -> None:
+        order = queue.waiting.popleft()
+        megapixels = order.segment.num_frames * queue.megapixels_per_frame
+        call = _Call(queue, order, megapixels / self._speeds[queue.model])
         self._charge(call)
         call.task = asyncio.create_task(self._attend(call), name=f"segment {order.job_id}/{order.segment.index}")
 
     def _charge(self, call: _Call) -> None:
-        call.line.calls[call.order.segment.index] = call
-        self._shares[call.line.model].send(call.line.candidate.job_id, call.estimated_seconds)
+        call.queue.calls[call.order.segment.index] = call
+        self._shares[call.queue.model].send(call.queue.candidate.job_id, call.estimated_seconds)
 
     def _settle(self, call: _Call, seconds: float) -> None:
         """End a call's place among those in flight, once."""
-        line = call.line
-        if line.calls.get(call.order.segment.index) is call:
-            del line.calls[call.order.segment.index]
-            self._shares[line.model].settle(line.candidate.job_id, call.estimated_seconds, seconds)
+        queue = call.queue
+        if queue.calls.get(call.order.segment.index) is call:
+            del queue.calls[call.order.segment.index]
+            self._shares[queue.model].settle(queue.candidate.job_id, call.estimated_seconds, seconds)
 
     async def _attend(self, call: _Call) -> None:
-        line, order = call.line, call.order
+        queue, order = call.queue, call.order
         try:
             record = await self._follow(call)
         except asyncio.CancelledError:
             self._close_call(call)
-            if line.is_open and self._is_draining:
-                line.waiting.appendleft(order)
+            if queue.is_open and self._is_draining:
+                queue.waiting.appendleft(order)
         except Exception as error:  # noqa: BLE001  # One job's segment must not stop the others.
             self._close_call(call)
-            line.on_frames(order, 0)
-            self._take_failure(line, order, error)
+            queue.on_frames(order, 0)
+            self._take_failure(queue, order, error)
         else:
             self._close_call(call, record)
             count("seedvr2_segments", state="restored")
-            line.outcomes.put_nowait(Restored(order, record))
+            queue.outcomes.put_nowait(Restored(order, record))
         finally:
-            if not line.is_open and not line.calls:
-                self._forget(line)
-            self._fill(line.model)
+            if not queue.is_open and not queue.calls:
+                self._forget(queue)
+            self._fill(queue.model)
 
     async def _follow(self, call: _Call) -> Mapping[str, Any]:
         """Listen to a replica until the segment is committed; give up when it stays silent."""
@@ -242,7 +246,7 @@ class Dispatcher:
                 if item.started:
                     call.started_at = time.monotonic()
                 if item.num_frames:
-                    call.line.on_frames(call.order, item.num_frames)
+                    call.queue.on_frames(call.order, item.num_frames)
                 if item.record is not None:
                     return item.record
 
@@ -255,9 +259,9 @@ class Dispatcher:
             raise RetryableError(f"segment {call.order.segment.index} ended without a record") from None
         except TimeoutError:
             index = call.order.segment.index
-            call.line.stalls[index] += 1
+            call.queue.stalls[index] += 1
             raise StalledError(
-                f"segment {index} made no progress for {seconds:g} s on {call.line.stalls[index]} replicas one after "
+                f"segment {index} made no progress for {seconds:g} s on {call.queue.stalls[index]} replicas one after "
                 "the other; submit the job again, with shorter segments or a smaller output"
             ) from None
 
@@ -265,41 +269,41 @@ class Dispatcher:
         seconds = 0.0
         if call.started_at is not None:
             seconds = time.monotonic() - call.started_at
-            call.line.on_seconds(seconds)
+            call.queue.on_seconds(seconds)
         self._settle(call, seconds)
         if record is not None and seconds > 0:
-            megapixels = call.order.segment.num_frames * call.line.megapixels_per_frame
-            speed = self._speeds[call.line.model]
-            self._speeds[call.line.model] = _SPEED_MEMORY * speed + (1 - _SPEED_MEMORY) * megapixels / seconds
+            megapixels = call.order.segment.num_frames * call.queue.megapixels_per_frame
+            speed = self._speeds[call.queue.model]
+            self._speeds[call.queue.model] = _SPEED_MEMORY * speed + (1 - _SPEED_MEMORY) * megapixels / seconds
 
-    def _take_failure(self, line: Line, order: SegmentOrder, error: Exception) -> None:
+    def _take_failure(self, queue: SegmentQueue, order: SegmentOrder, error: Exception) -> None:
         """Try again later or elsewhere, or give the job up."""
         index, limits = order.segment.index, self._limits()
-        line.tries[index] += 1
+        queue.tries[index] += 1
         if isinstance(error, StalledError):
-            is_final = line.stalls[index] >= limits.max_segment_tries
+            is_final = queue.stalls[index] >= limits.max_segment_tries
         else:
             # Processes that died are counted where they died, so that a restart does not forget them.
             most_tries = max(self._retries.num_tries, limits.max_segment_tries + 2)
-            is_final = not is_transient(error) or isinstance(error, StalePlanError) or line.tries[index] >= most_tries
-        if is_final or not line.is_open:
+            is_final = not is_transient(error) or isinstance(error, StalePlanError) or queue.tries[index] >= most_tries
+        if is_final or not queue.is_open:
             count("seedvr2_segments", state="failed")
-            line.outcomes.put_nowait(error)
+            queue.outcomes.put_nowait(error)
             return
         count("seedvr2_retries", state=type(error).__name__)
         _log.warning("segment %d of %s is tried again: %s", index, order.job_id, error)
-        pause = 0.0 if isinstance(error, StalledError) else self._retries.pause_seconds(line.tries[index])
+        pause = 0.0 if isinstance(error, StalledError) else self._retries.pause_seconds(queue.tries[index])
         loop = asyncio.get_running_loop()
 
         def send_again() -> None:
-            line.paused.discard(timer)
-            line.waiting.appendleft(order)
-            self._fill(line.model)
+            queue.paused.discard(timer)
+            queue.waiting.appendleft(order)
+            self._fill(queue.model)
 
         timer = loop.call_later(pause, send_again)
-        line.paused.add(timer)
+        queue.paused.add(timer)
 
-    def _forget(self, line: Line) -> None:
-        if self._lines.get(line.candidate.job_id) is line:
-            del self._lines[line.candidate.job_id]
-            self._shares[line.model].leave(line.candidate.job_id)
+    def _forget(self, queue: SegmentQueue) -> None:
+        if self._queues.get(queue.candidate.job_id) is queue:
+            del self._queues[queue.candidate.job_id]
+            self._shares[queue.model].leave(queue.candidate.job_id)

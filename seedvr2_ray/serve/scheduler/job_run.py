@@ -108,17 +108,17 @@ class JobRun:
 
     async def _attempt(self, *, identify_again: bool) -> None:
         prepared = await self._prepare(identify_again=identify_again)
-        while prepared.published is None and prepared.result_address in self._shared.making:
-            await self._shared.making[prepared.result_address].wait()
+        while prepared.published is None and prepared.result_address in self._shared.in_progress:
+            await self._shared.in_progress[prepared.result_address].wait()
             prepared = await self._prepare(identify_again=False)
         if prepared.published is not None:
             await self._finish_as(JobState.COMPLETED, result=prepared.published)
             return
-        done = self._shared.making[prepared.result_address] = asyncio.Event()
+        done = self._shared.in_progress[prepared.result_address] = asyncio.Event()
         try:
             await self._finish_as(JobState.COMPLETED, result=await self._make(prepared))
         finally:
-            del self._shared.making[prepared.result_address]
+            del self._shared.in_progress[prepared.result_address]
             done.set()
 
     async def _prepare(self, *, identify_again: bool) -> PreparedJob:

@@ -1,4 +1,4 @@
-"""Who waits for news of jobs, and the one poller per process that brings it to all of them."""
+"""Who waits for events of jobs, and the one poller per process that brings it to all of them."""
 
 import asyncio
 import contextlib

@@ -15,7 +15,7 @@ from seedvr2_ray.serve.db.job_rows import Changes
 from seedvr2_ray.serve.db.job_store import JobStore
 from seedvr2_ray.serve.db.usage_store import UsageStore
 from seedvr2_ray.serve.jobs import Job
-from seedvr2_ray.serve.scheduler.dispatch import Dispatcher, Line, Restored
+from seedvr2_ray.serve.scheduler.dispatch import Dispatcher, Restored, SegmentQueue
 from seedvr2_ray.serve.scheduler.fair_share import Candidate
 from seedvr2_ray.serve.scheduler.video_progress import VideoProgress
 from seedvr2_ray.serve.service.results import Results
@@ -53,7 +53,7 @@ class Shared:
     retries: RetryPolicy
     limits: Callable[[], Limits]
     in_thread: InThread
-    making: dict[str, asyncio.Event] = field(default_factory=dict)
+    in_progress: dict[str, asyncio.Event] = field(default_factory=dict)
     """Results that one of the jobs is making; others that ask for the same wait for it."""
 
 
@@ -115,20 +115,20 @@ class VideoRun:
             LeaseLost: the job is somebody else's.
             SeedVR2Error: whatever a segment or a part could not be made for.
         """
-        line = self._open_line()
+        queue = self._open_queue()
         noting = asyncio.create_task(self._note_progress())
         try:
-            await self._follow(line, noting)
+            await self._follow(queue, noting)
         finally:
             tasks = [noting, *self._parts]
             for task in tasks:
                 task.cancel()
-            await self._shared.dispatcher.close_line(line)
+            await self._shared.dispatcher.close_queue(queue)
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _follow(self, line: Line, noting: asyncio.Task[None]) -> None:
+    async def _follow(self, queue: SegmentQueue, noting: asyncio.Task[None]) -> None:
         video = self._video
-        outcome = asyncio.create_task(line.outcomes.get())
+        outcome = asyncio.create_task(queue.outcomes.get())
         try:
             while not video.work.is_done:
                 await self._make_preview()
@@ -139,7 +139,7 @@ class VideoRun:
                     noting.result()  # Raises: it ends only when the claim is lost.
                 if outcome.done():
                     self._take(outcome.result())
-                    outcome = asyncio.create_task(line.outcomes.get())
+                    outcome = asyncio.create_task(queue.outcomes.get())
                 for task in [task for task in self._parts if task.done()]:
                     order = self._parts.pop(task)
                     task.result()
@@ -148,9 +148,9 @@ class VideoRun:
         finally:
             outcome.cancel()
 
-    def _open_line(self) -> Line:
+    def _open_queue(self) -> SegmentQueue:
         job, video = self._job, self._video
-        return self._shared.dispatcher.open_line(
+        return self._shared.dispatcher.open_queue(
             Candidate(
                 job_id=job.id, owner=job.owner, priority=job.priority, order=int(job.created_at.timestamp() * 1e3)
             ),

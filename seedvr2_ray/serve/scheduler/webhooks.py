@@ -73,14 +73,14 @@ class WebhookSender:
         describe: Describe,
         *,
         clock: Clock = utc_now,
-        outside: Egress | None = None,
+        egress: Egress | None = None,
     ) -> None:
         """Prepare to sign and send.
 
         Args:
             secret: ``whsec_`` and base64, as :class:`seedvr2_ray.serve.secrets.Secrets` holds it.
             clock: the outbox's.
-            outside: how hosts are looked up and trusted; tests put other answers here.
+            egress: how hosts are looked up and trusted; tests put other answers here.
 
         Raises:
             DeploymentError: the secret is none.
@@ -90,7 +90,7 @@ class WebhookSender:
         self._rules = rules
         self._describe = describe
         self._clock = clock
-        self._outside = outside or Egress(allow_private=rules.allow_private)
+        self._egress = egress or Egress(allow_private=rules.allow_private)
 
     def deliver_due(self, *, limit: int = 64) -> Delivered:
         """Send the messages whose time has come, a few at once, and note how it went. Blocks; call it in a thread."""
@@ -140,7 +140,7 @@ class WebhookSender:
         deadline = time.monotonic() + self._rules.timeout_seconds
         try:
             url = require_fetchable(webhook.url, _RULES)
-            with self._outside.request("POST", url, headers=headers, content=body, deadline=deadline) as response:
+            with self._egress.request("POST", url, headers=headers, content=body, deadline=deadline) as response:
                 _read_a_little(response)
                 status = response.status
         except FetchRefusal:

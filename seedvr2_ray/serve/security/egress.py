@@ -108,8 +108,8 @@ class Egress:
 class _CheckedBackend(httpcore.NetworkBackend):
     """Connects to checked addresses only, and to nothing after the deadline."""
 
-    def __init__(self, outside: Egress, deadline: float) -> None:
-        self._outside = outside
+    def __init__(self, egress: Egress, deadline: float) -> None:
+        self._egress = egress
         self._deadline = deadline
         self._sockets = httpcore.SyncBackend()
 
@@ -123,7 +123,7 @@ class _CheckedBackend(httpcore.NetworkBackend):
     ) -> httpcore.NetworkStream:
         failure: httpcore.ConnectError | httpcore.ConnectTimeout | None = None
         wait = _left(self._deadline, timeout, httpcore.ConnectTimeout)
-        for address in self._outside.addresses_of(host, port, wait):
+        for address in self._egress.addresses_of(host, port, wait):
             wait = _left(self._deadline, timeout, httpcore.ConnectTimeout)
             try:
                 stream = self._sockets.connect_tcp(address, port, wait, local_address, socket_options)

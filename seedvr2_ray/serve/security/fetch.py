@@ -55,7 +55,7 @@ def fetch_url(
     rules: FetchRules,
     limits: Limits,
     *,
-    outside: Egress | None = None,
+    egress: Egress | None = None,
     check_cancelled: Callable[[], None] = lambda: None,
 ) -> Fetched:
     """Download a file; the target appears when it is complete, or not at all.
@@ -65,7 +65,7 @@ def fetch_url(
         target: a path in a folder of ours.
         rules: which URLs the deployment fetches.
         limits: how many bytes, seconds and redirects.
-        outside: how hosts are looked up and trusted; tests put other answers here.
+        egress: how hosts are looked up and trusted; tests put other answers here.
         check_cancelled: called between pieces; raises to stop.
 
     Raises:
@@ -73,7 +73,7 @@ def fetch_url(
         StorageError: the server does not answer now.
         CapacityError: there is no room for the file here.
     """
-    way = outside or Egress(allow_private=rules.allow_private)
+    way = egress or Egress(allow_private=rules.allow_private)
     deadline = time.monotonic() + limits.fetch_seconds
     part = target.with_name(f"{PART_PREFIX}{uuid4().hex}")
     try:

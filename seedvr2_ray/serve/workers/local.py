@@ -32,7 +32,7 @@ class LocalWorkers:
         """Start nothing yet.
 
         Args:
-            site: where things lie, and where restorers come from.
+            layout: where things lie, and where restorers come from.
             num_replicas: segments of one model at a time; each has a restorer of its own.
             num_finishers: threads that prepare, finish and publish.
         """

@@ -65,7 +65,7 @@ class SegmentEvent:
     num_frames: int = 0
     """So many more frames are restored."""
     record: dict[str, Any] | None = None
-    """The committed record: the last news of a segment."""
+    """The committed record: the last event of a segment."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -36,7 +36,7 @@ class RestorerReplica:
 
         Args:
             stall_seconds: a segment that shows no sign of life for so long makes the replica unhealthy.
-            observing: how this process is watched; not at all when not given.
+            instrumentation: how this process is watched; not at all when not given.
         """
         if instrumentation is not None:
             instrumentation.start(f"restorer-{model}")

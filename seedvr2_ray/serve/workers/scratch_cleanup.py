@@ -22,4 +22,4 @@ def keep_tidy(layout: StorageLayout) -> None:
                 _log.warning("the scratch folder cannot be tidied now: %s", error)
             time.sleep(_EVERY_SECONDS)
 
-    threading.Thread(target=tidy, name="tidying", daemon=True).start()
+    threading.Thread(target=tidy, name="scratch-cleanup", daemon=True).start()

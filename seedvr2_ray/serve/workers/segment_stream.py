@@ -1,4 +1,4 @@
-"""From a thread that restores a segment to news of it on an event loop; the same for a replica and for a thread."""
+"""From a thread that restores a segment to events on an event loop; the same for a replica and for a thread."""
 
 import asyncio
 import threading
@@ -12,7 +12,7 @@ from seedvr2_ray.serve.workers.protocol import SegmentEvent, SegmentOrder
 from seedvr2_ray.serve.workers.restore import Stopped, restore
 from seedvr2_ray.serve.workers.storage_layout import StorageLayout
 
-_NEWS_PAUSE_SECONDS = 0.2
+_EVENT_PAUSE_SECONDS = 0.2
 """Frames are reported together, at most so often."""
 
 
@@ -42,7 +42,7 @@ class SegmentCall:
                 num_frames = self._take_frames()
                 if num_frames:
                     yield SegmentEvent(num_frames=num_frames)
-                    await asyncio.wait([done], timeout=_NEWS_PAUSE_SECONDS)
+                    await asyncio.wait([done], timeout=_EVENT_PAUSE_SECONDS)
             num_frames = self._take_frames()
             yield SegmentEvent(num_frames=num_frames, record=await done)
         finally:

@@ -163,7 +163,7 @@ def test_nothing_is_sent_to_a_private_address(database: Database, receiver: Serv
         return ["10.0.0.7"] if name == "hooks.example.org" else [name.strip("[]").replace("localhost", "127.0.0.1")]
 
     _enqueue(database, f"http://{host}:{receiver.port}/hook")
-    sender = _sender(database, outside=Egress(resolver=resolve))
+    sender = _sender(database, egress=Egress(resolver=resolve))
     assert sender.deliver_due() == Delivered(num_failed=1)
     assert receiver.requests == []
 

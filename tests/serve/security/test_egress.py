@@ -55,7 +55,7 @@ def test_tls_is_checked_against_the_name_and_never_left_again(
     asked_names = []
     context = _certificate(tmp_path, "films.example.org")
     context.sni_callback = lambda _, name, __: asked_names.append(name)
-    outside = Egress(
+    egress = Egress(
         resolver=lambda host, port: ["127.0.0.1"],
         tls=ssl.create_default_context(cafile=str(tmp_path / "certificate.pem")),
         allow_private=("127.0.0.0/8",),
@@ -64,7 +64,7 @@ def test_tls_is_checked_against_the_name_and_never_left_again(
         secure.answers["/film.mp4"] = saying(CONTENT)
         secure.answers["/down"] = redirecting(server.url("/film.mp4"))
         base = f"https://films.example.org:{secure.port}"
-        fetch_url(f"{base}/film.mp4", target, RULES, LIMITS, outside=outside)
+        fetch_url(f"{base}/film.mp4", target, RULES, LIMITS, egress=egress)
         assert (target.read_bytes(), asked_names) == (CONTENT, ["films.example.org"])
         target.unlink()
         for url, reason in (
@@ -72,13 +72,13 @@ def test_tls_is_checked_against_the_name_and_never_left_again(
             (f"https://other.example.org:{secure.port}/film.mp4", "no valid certificate for its name"),
         ):
             with pytest.raises(FetchRefusal, match=reason):
-                fetch_url(url, target, RULES, LIMITS, outside=outside)
+                fetch_url(url, target, RULES, LIMITS, egress=egress)
         with pytest.raises(FetchRefusal, match="no valid certificate"):
             fetch_url(
                 f"{base}/film.mp4",
                 target,
                 RULES,
                 LIMITS,
-                outside=Egress(resolver=lambda host, port: ["127.0.0.1"], allow_private=("127.0.0.0/8",)),
+                egress=Egress(resolver=lambda host, port: ["127.0.0.1"], allow_private=("127.0.0.0/8",)),
             )
         assert server.requests == []

@@ -94,15 +94,15 @@ def test_a_public_name_that_leads_inside_is_refused_without_saying_where(
             target,
             FetchRules(),
             LIMITS,
-            outside=_leading_to(address),
+            egress=_leading_to(address),
         )
     assert address not in str(refused.value)
     assert server.requests == []
 
 
 def test_of_several_addresses_only_allowed_ones_are_connected_to(server: Server, target: Path) -> None:
-    outside = _leading_to("10.255.255.1", "127.0.0.2", "127.0.0.1", allow=("127.0.0.0/8",))
-    fetch_url(f"http://films.example.org:{server.port}/film.mp4", target, RULES, LIMITS, outside=outside)
+    egress = _leading_to("10.255.255.1", "127.0.0.2", "127.0.0.1", allow=("127.0.0.0/8",))
+    fetch_url(f"http://films.example.org:{server.port}/film.mp4", target, RULES, LIMITS, egress=egress)
     assert server.requests[0][2]["host"] == f"films.example.org:{server.port}"
 
 
@@ -113,13 +113,13 @@ def test_a_name_that_changes_its_address_after_the_check_gains_nothing(server: S
         asked.append(host)
         return ["127.0.0.1"] if len(asked) == 1 else ["10.0.0.1"]
 
-    outside = Egress(resolver=rebinding, allow_private=("127.0.0.0/8",))
-    fetch_url(f"http://rebind.example.org:{server.port}/film.mp4", target, RULES, LIMITS, outside=outside)
+    egress = Egress(resolver=rebinding, allow_private=("127.0.0.0/8",))
+    fetch_url(f"http://rebind.example.org:{server.port}/film.mp4", target, RULES, LIMITS, egress=egress)
     assert asked == ["rebind.example.org"], "the address that was checked is the one that is used"
     server.answers["/again"] = redirecting(f"http://rebind.example.org:{server.port}/film.mp4")
     asked.clear()
     with pytest.raises(FetchRefusal, match="has no public address"):
-        fetch_url(f"http://rebind.example.org:{server.port}/again", target, RULES, LIMITS, outside=outside)
+        fetch_url(f"http://rebind.example.org:{server.port}/again", target, RULES, LIMITS, egress=egress)
 
 
 def test_a_look_up_that_never_ends_is_left_behind(target: Path) -> None:
@@ -129,7 +129,7 @@ def test_a_look_up_that_never_ends_is_left_behind(target: Path) -> None:
 
     started = time.monotonic()
     with pytest.raises(FetchRefusal, match="takes longer than 0.2 s"):
-        fetch_url("http://slow.example.org/x", target, RULES, Limits(fetch_seconds=0.2), outside=Egress(resolver=slow))
+        fetch_url("http://slow.example.org/x", target, RULES, Limits(fetch_seconds=0.2), egress=Egress(resolver=slow))
     assert time.monotonic() - started < 1.5
 
 

@@ -1,4 +1,4 @@
-"""News of a job as it happens: server-sent events, and a WebSocket that says the same."""
+"""Events of a job as they happen: server-sent events, and a WebSocket that says the same."""
 
 import contextlib
 from collections.abc import AsyncGenerator

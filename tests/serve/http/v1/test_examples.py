@@ -20,7 +20,7 @@ def test_the_examples_of_the_documentation_run_as_they_stand(tmp_path, clip):
         key = ingress.client("anna").headers["authorization"].removeprefix("Bearer ")
         ran = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", script],
-            env={"PATH": "/usr/bin:/bin", "SERVICE": ingress.url, "KEY": key, "FILM": str(clip)},
+            env={"PATH": "/usr/bin:/bin", "SERVICE": ingress.url, "KEY": key, "VIDEO": str(clip)},
             cwd=folder,
             capture_output=True,
             text=True,
