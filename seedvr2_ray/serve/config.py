@@ -44,6 +44,12 @@ class Limits(_Section):
     """Quota of one owner in 24 hours; 0 sets none."""
     requests_per_minute: int = 1200
     """Of one key, or of one address without keys."""
+    max_requests_at_once_per_owner: int = 100
+    """That one ingress replica answers at a time, event streams among them; one more is answered with 429."""
+    max_requests_at_once_per_address: int = 400
+    """Likewise of one address. Callers behind a proxy have its address, unless it says theirs and uvicorn trusts it."""
+    body_seconds: float = 30.0
+    """For a JSON body to arrive whole, and for each piece of a longer one to follow the one before."""
     stall_seconds: float = 600.0
     """A segment that shows no progress for so long is given to another replica."""
     max_segment_tries: int = 3

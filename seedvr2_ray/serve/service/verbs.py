@@ -37,10 +37,11 @@ from seedvr2_ray.serve.secrets import Secrets
 from seedvr2_ray.serve.security.auth import Authenticator, Caller
 from seedvr2_ray.serve.security.inspection import Inspector, shared_inspector
 from seedvr2_ray.serve.security.links import SignedLinks
-from seedvr2_ray.serve.security.rate_limits import RequestLimiter, counted_as
+from seedvr2_ray.serve.security.rate_limits import RequestLimiter
 from seedvr2_ray.serve.security.wording import explained
 from seedvr2_ray.serve.service.admission import queue_seconds, require_quota, require_room
 from seedvr2_ray.serve.service.estimate import JobEstimate, estimate_job, refused
+from seedvr2_ray.serve.service.gate import Gate
 from seedvr2_ray.serve.service.remote_sources import borrowed
 from seedvr2_ray.serve.service.results import Results, StoredFile
 from seedvr2_ray.serve.service.submission import Submission, require_sane, settle_settings, source_of_url
@@ -105,7 +106,7 @@ class Service:
         )
         self._inspector = inspector or shared_inspector()
         self._wake = wake
-        self._rates = rates or RequestLimiter()
+        self.gate = Gate(lambda: self.limits, rates or RequestLimiter())
         self._clock = database.clock
         self._limits = config.limits
         self._looks = anyio.CapacityLimiter(_MOST_INSPECTIONS)
@@ -287,14 +288,6 @@ class Service:
         """List what can be asked for here, the default first."""
         names = sorted(self.config.models, key=lambda name: (name != self.config.default_model, name))
         return [(CATALOGUE[name], self.config.models[name]) for name in names]
-
-    async def count_request(self, caller: Caller | None, host: str | None) -> None:
-        """Count a request towards the limit of its key, or of its address while nobody has signed in.
-
-        Raises:
-            RateRefusal: there were too many in the last minute.
-        """
-        await _in_thread(self._rates.require, counted_as(caller, host), self.limits.requests_per_minute)
 
     async def gauges(self) -> Sequence[Gauge]:
         """Say how much there is to do, for a monitoring system."""
