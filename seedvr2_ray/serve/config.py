@@ -40,8 +40,14 @@ class Limits(_Section):
     max_unfinished_jobs_per_owner: int = 200
     max_active_jobs: int = 64
     """Jobs that one runner works on side by side; their segments share the replicas fairly."""
+    max_active_jobs_per_owner: int = 16
+    """Of those, so that one owner's long videos leave room for others to begin."""
     gpu_seconds_per_day: float = 0.0
-    """Quota of one owner in 24 hours; 0 sets none."""
+    """Quota of one owner in 24 hours; 0 sets none. What his unfinished jobs are estimated to take counts as used."""
+    max_stored_upload_bytes_per_owner: int = 100 * 10**9
+    """Of uploads that are not deleted, as announced; one that does not say how long it is counts as the longest."""
+    max_uploads_per_owner: int = 2000
+    """Likewise, by number."""
     requests_per_minute: int = 1200
     """Of one key, or of one address without keys."""
     max_requests_at_once_per_owner: int = 100

@@ -78,6 +78,10 @@ class Load:
     oldest_queued_at: datetime | None
     num_unfinished_of_owner: int
     """Of the owner that was asked about; 0 when none was."""
+    reserved_gpu_seconds_of_owner: float = 0.0
+    """What those will use, or have used already where that is more."""
+    used_gpu_seconds_of_owner: float = 0.0
+    """By jobs of his that have ended, in the last 24 hours."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -42,6 +42,8 @@ from seedvr2_ray.serve.problems import ConflictRefusal, GoneRefusal, MissingRefu
 
 __all__ = ["Changes", "JobStore", "LeaseLost", "Load", "NewJob", "Page", "Renewal"]
 
+QUOTA_WINDOW = timedelta(hours=24)
+"""Over which the use of an owner counts."""
 MAX_PAGE = 200
 """Most jobs of one page."""
 
@@ -77,7 +79,7 @@ class JobStore:
                 self._database.serialise(connection, _ADMISSION_LOCK)
                 if (known := _made_before(connection, new)) is not None:
                     return known, False
-                admit(load_of(connection, new.owner))
+                admit(load_of(connection, new.owner, since=now - QUOTA_WINDOW))
             row = self._database.insert_unless_there(connection, jobs, new_row(new, job_id, now))
             if row is not None:
                 return to_job(row), True
@@ -165,7 +167,7 @@ class JobStore:
     def load(self, owner: str | None = None) -> Load:
         """Say how much there is to do, and how many unfinished jobs ``owner`` has."""
         with self._database.reading() as connection:
-            return load_of(connection, owner)
+            return load_of(connection, owner, since=self._database.clock() - QUOTA_WINDOW)
 
     def count(self, owner: str | None) -> dict[JobState, int]:
         """Count an owner's jobs by state, or with ``None`` everybody's; deleted ones are left out."""
@@ -175,8 +177,10 @@ class JobStore:
         with self._database.reading() as connection:
             return {JobState(row.state): row.num for row in connection.execute(query)}
 
-    def claim(self, runner: str, *, lease_seconds: float, limit: int) -> Sequence[Job]:
-        """Take jobs that nobody works on, in their order: priority, then fair among owners, then age.
+    def claim(
+        self, runner: str, *, lease_seconds: float, limit: int, most_per_owner: int | None = None
+    ) -> Sequence[Job]:
+        """Take jobs that nobody works on, in their order: owners take turns, each with his most urgent job first.
 
         Each is PLANNING afterwards, whatever its last runner had reached: it goes on from what is committed.
         Jobs whose runner was lost and that were asked to stop are ended here rather than given to anybody.
@@ -185,6 +189,7 @@ class JobStore:
             runner: who takes them.
             lease_seconds: for how long, unless renewed.
             limit: most jobs to take.
+            most_per_owner: that one owner may have with runners, all of them together; by default as many as there are.
         """
         now = self._database.clock()
         # Runners ask twice a second; looking first leaves the write lock to others.
@@ -202,6 +207,8 @@ class JobStore:
                 .limit(limit)
                 .with_for_update(of=jobs, skip_locked=True)
             )
+            if most_per_owner is not None:
+                query = query.where(order.c.turn <= most_per_owner)
             taken = list(connection.scalars(query))
             update = (
                 sa.update(jobs)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from dataclasses import replace
 from typing import Literal
 
 from seedvr2_ray.errors import DeploymentError, SeedVR2Error, StorageError
@@ -17,6 +18,7 @@ from seedvr2_ray.serve.scheduler.dispatch import StalledError
 from seedvr2_ray.serve.scheduler.video_progress import VideoProgress
 from seedvr2_ray.serve.scheduler.video_run import Meter, Shared, VideoRun, deadline
 from seedvr2_ray.serve.security.wording import explained
+from seedvr2_ray.serve.service.admission import require_quota
 from seedvr2_ray.serve.workers.protocol import PreparedJob, PrepareOrder
 from seedvr2_ray.serve.workers.restore import StalePlanError
 from seedvr2_ray.telemetry.metrics import count, observe
@@ -160,6 +162,7 @@ class JobRun:
     async def _make(self, prepared: PreparedJob) -> ResultInfo:
         """Restore what is not committed yet, finish and publish."""
         video = self._video = VideoProgress(self._job.id, self._job.source.name, prepared)
+        await self._shared.in_thread(self._reserve, video.plan.restored_megapixels)
         await self._advance(JobState.RESTORING, video)
         await VideoRun(self._job, video, self._meter, self._shared).run()
         await self._advance(JobState.ASSEMBLING, video)
@@ -169,6 +172,25 @@ class JobRun:
         observe("seedvr2_stage_seconds", time.monotonic() - began, stage="assemble")
         video.has_preview = True
         return result
+
+    def _reserve(self, megapixels: float) -> None:
+        """Note what the job will take now that its source is known, which for a URL it was not when it was accepted.
+
+        Raises:
+            RateRefusal: it is more than is left of its owner's quota.
+        """
+        if self._job.estimated_gpu_seconds:
+            return
+        shared, job = self._shared, self._job
+        gpu_seconds = shared.rates.gpu_seconds(self._meter.model, megapixels)
+        shared.jobs.note(job.id, self.fence, estimated_gpu_seconds=gpu_seconds)
+        self._job = replace(job, estimated_gpu_seconds=gpu_seconds)
+        limits = shared.limits()
+        if limits.gpu_seconds_per_day:
+            load = shared.jobs.load(job.owner)
+            # His own estimate is among what is reserved already.
+            rest = replace(load, reserved_gpu_seconds_of_owner=load.reserved_gpu_seconds_of_owner - gpu_seconds)
+            require_quota(rest, limits, gpu_seconds)
 
     async def _advance(self, state: JobState, video: VideoProgress) -> None:
         progress = video.snapshot(time.monotonic())

@@ -22,6 +22,7 @@ from seedvr2_ray.serve.jobs import Job
 from seedvr2_ray.serve.scheduler.dispatch import Dispatcher
 from seedvr2_ray.serve.scheduler.job_run import JobRun
 from seedvr2_ray.serve.scheduler.video_run import Shared
+from seedvr2_ray.serve.service.rates import Rates
 from seedvr2_ray.serve.service.results import Results
 from seedvr2_ray.serve.workers.protocol import Workers
 
@@ -69,6 +70,7 @@ class JobRunner:
             retries=retries,
             limits=lambda: self._limits,
             in_thread=self._in_thread,
+            rates=Rates(usage, config.models),
         )
         self._runs: dict[str, JobRun] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -158,7 +160,13 @@ class JobRunner:
     async def _claim(self, room: int) -> None:
         try:
             claimed = await self._in_thread(
-                partial(self._jobs.claim, self._name, lease_seconds=self._lease_seconds, limit=room)
+                partial(
+                    self._jobs.claim,
+                    self._name,
+                    lease_seconds=self._lease_seconds,
+                    limit=room,
+                    most_per_owner=self._limits.max_active_jobs_per_owner,
+                )
             )
         except StorageError as error:
             _log.warning("no jobs can be claimed now: %s", error)

@@ -43,16 +43,25 @@ def require_room(load: Load, limits: Limits, gpu_seconds: float, *, queue_second
         )
 
 
-def require_quota(used_gpu_seconds: float, limits: Limits) -> None:
-    """Refuse a job when its owner has used up the device time of a day.
+def require_quota(load: Load, limits: Limits, gpu_seconds: float) -> None:
+    """Refuse a job that would take its owner beyond the device time of a day.
+
+    What his other jobs are estimated to take is reserved for them: it counts until they have ended and it is known.
+
+    Args:
+        load: what he has used, and reserved.
+        gpu_seconds: estimated for the job; 0 while that is not known.
 
     Raises:
-        RateRefusal: the quota is used up.
+        RateRefusal: too little is left of the quota.
     """
-    if limits.gpu_seconds_per_day and used_gpu_seconds >= limits.gpu_seconds_per_day:
+    most = limits.gpu_seconds_per_day
+    used, reserved = load.used_gpu_seconds_of_owner, load.reserved_gpu_seconds_of_owner
+    if most and (used + reserved + gpu_seconds > most or used + reserved >= most):
         raise RateRefusal(
-            f"you have used {used_gpu_seconds:.0f} s of device time in the last 24 hours and "
-            f"{limits.gpu_seconds_per_day:.0f} s are allowed; try again later or ask the operator for more",
+            f"you have used {used:.0f} s of device time in the last 24 hours, your unfinished jobs will take about "
+            f"{reserved:.0f} s and this one about {gpu_seconds:.0f} s, and {most:.0f} s are allowed; "
+            "try again later, ask for less, or ask the operator for more",
             _QUOTA_PAUSE,
         )
 

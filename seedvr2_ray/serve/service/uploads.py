@@ -12,7 +12,7 @@ import anyio.to_thread
 
 from seedvr2_ray.errors import InputError
 from seedvr2_ray.serve.config import Limits, ServiceConfig
-from seedvr2_ray.serve.db.upload_store import Upload, UploadStore
+from seedvr2_ray.serve.db.upload_store import Stored, Upload, UploadStore
 from seedvr2_ray.serve.problems import ConflictRefusal, RateRefusal, SizeRefusal
 from seedvr2_ray.serve.security.auth import Caller
 from seedvr2_ray.serve.security.fetch import plain_name
@@ -21,6 +21,7 @@ from seedvr2_ray.serve.service.upload_files import UploadFiles
 PRESIGNED_SECONDS = 3600
 _MOST_RECEIVING = 100
 """Uploads that one owner may have begun and not completed; each holds room on the disk until it expires."""
+_SPACE_PAUSE = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,13 +189,38 @@ class Uploads:
 
     async def _announce(self, caller: Caller, name: str, num_bytes: int | None) -> Upload:
         caller.require("jobs:write")
-        num_receiving = await anyio.to_thread.run_sync(self._store.num_receiving, caller.owner)
-        if num_receiving >= _MOST_RECEIVING:
-            raise RateRefusal(
-                f"you have begun {num_receiving} uploads and {_MOST_RECEIVING} may be open; complete or delete one", 60
-            )
-        announce = partial(self._store.create, owner=caller.owner, name=plain_name(name), num_bytes=num_bytes)
+        announce = partial(
+            self._store.create,
+            owner=caller.owner,
+            name=plain_name(name),
+            num_bytes=num_bytes,
+            admit=partial(self._require_space, num_bytes=num_bytes),
+        )
         return await anyio.to_thread.run_sync(announce)
+
+    def _require_space(self, stored: Stored, *, num_bytes: int | None) -> None:
+        limits = self._limits()
+        if stored.num_receiving >= _MOST_RECEIVING:
+            raise RateRefusal(
+                f"you have begun {stored.num_receiving} uploads and {_MOST_RECEIVING} may be open; "
+                "complete or delete one",
+                _SPACE_PAUSE,
+            )
+        if stored.num_uploads >= limits.max_uploads_per_owner:
+            raise RateRefusal(
+                f"you keep {stored.num_uploads} uploads here and {limits.max_uploads_per_owner} are the most; "
+                "delete one, or the job that was made of it",
+                _SPACE_PAUSE,
+            )
+        # Of what did not say how long it is, only the limit is known.
+        kept = stored.num_bytes + stored.num_unannounced * limits.max_upload_bytes
+        wanted = limits.max_upload_bytes if num_bytes is None else num_bytes
+        if kept and kept + wanted > limits.max_stored_upload_bytes_per_owner:
+            raise RateRefusal(
+                f"your uploads take {kept} bytes here, this one may take {wanted} and "
+                f"{limits.max_stored_upload_bytes_per_owner} are the most; delete one, or the job that was made of it",
+                _SPACE_PAUSE,
+            )
 
     async def _completed(self, upload: Upload) -> Upload:
         """Note that everything has arrived, once it has."""

@@ -42,6 +42,7 @@ from seedvr2_ray.serve.security.wording import explained
 from seedvr2_ray.serve.service.admission import queue_seconds, require_quota, require_room
 from seedvr2_ray.serve.service.estimate import JobEstimate, estimate_job, refused
 from seedvr2_ray.serve.service.gate import Gate
+from seedvr2_ray.serve.service.rates import Rates
 from seedvr2_ray.serve.service.remote_sources import borrowed
 from seedvr2_ray.serve.service.results import Results, StoredFile
 from seedvr2_ray.serve.service.submission import Submission, require_sane, settle_settings, source_of_url
@@ -58,7 +59,6 @@ _MOST_INSPECTIONS = 4
 """Processes that look at files side by side; more would only take the processors from one another."""
 _MOST_BORROWINGS = 2
 """Files that are fetched only to be estimated, side by side."""
-_DAY = timedelta(hours=24)
 
 
 async def _nobody() -> None:
@@ -90,6 +90,7 @@ class Service:
         self.secrets = secrets
         self.jobs = JobStore(database)
         self.usage = UsageStore(database)
+        self._rates = Rates(self.usage, config.models)
         self.results = Results(f"{config.data.rstrip('/')}/results")
         self.authenticator = Authenticator(config, secrets, KeyStore(database))
         self.links = SignedLinks(
@@ -159,7 +160,7 @@ class Service:
             idempotency_key=submission.idempotency_key,
             request_digest=submission.digest() if submission.idempotency_key else None,
         )
-        admit = partial(self._admit, gpu_seconds=gpu_seconds, used=await self._used_today(caller))
+        admit = partial(self._admit, gpu_seconds=gpu_seconds)
         job, is_new = await _in_thread(self.jobs.create, new, admit=admit)
         if is_new:
             await self._wake_runner()
@@ -173,7 +174,7 @@ class Service:
         """
         caller.require("jobs:write")
         load = await _in_thread(self.jobs.load, caller.owner)
-        self._admit(load, gpu_seconds=0.0, used=await self._used_today(caller))
+        self._admit(load, gpu_seconds=0.0)
 
     async def estimate(self, caller: Caller, submission: Submission) -> JobEstimate:
         """Say what a submission would take and cost; why it would be refused is part of the answer.
@@ -191,7 +192,7 @@ class Service:
             estimate = refused(explained(error))
         load = await _in_thread(self.jobs.load, caller.owner)
         try:
-            self._admit(load, gpu_seconds=estimate.gpu_seconds, used=await self._used_today(caller))
+            self._admit(load, gpu_seconds=estimate.gpu_seconds)
         except RateRefusal as refusal:
             estimate = replace(estimate, refusals=(*estimate.refusals, str(refusal)))
         return replace(estimate, queue_seconds=queue_seconds(load, self.config))
@@ -333,21 +334,16 @@ class Service:
 
     def _estimate_job(self, path: Path, name: str, settings: RestoreSettings) -> JobEstimate:
         media = self._inspector.inspect(path, self.limits, salvage=settings.salvage)
-        pool = self.config.models[settings.model]
+        pool = self._rates.pool(settings.model)
         return estimate_job(media, settings, pool, name=name, max_pixels=self.limits.max_pixels)
 
-    def _admit(self, load: Load, *, gpu_seconds: float, used: float) -> None:
-        require_quota(used, self.limits)
+    def _admit(self, load: Load, *, gpu_seconds: float) -> None:
+        require_quota(load, self.limits, gpu_seconds)
         require_room(load, self.limits, gpu_seconds, queue_seconds=queue_seconds(load, self.config))
 
     async def _wake_runner(self) -> None:
         with suppress(Exception):  # A hint: runners that poll find everything without it.
             await self._wake()
-
-    async def _used_today(self, caller: Caller) -> float:
-        if not self.limits.gpu_seconds_per_day:
-            return 0.0
-        return float(await _in_thread(self.usage.gpu_seconds, caller.owner, since=self._clock() - _DAY))
 
 
 def _why_no_result(job: Job) -> str:
