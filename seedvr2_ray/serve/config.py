@@ -32,6 +32,8 @@ class Limits(_Section):
     """A file that takes longer to look at is refused."""
     probe_memory_bytes: int = 2048 * _MIB
     fetch_seconds: float = 600.0
+    estimate_fetch_seconds: float = 60.0
+    """Likewise where a file is fetched only to be estimated, which somebody waits for."""
     max_redirects: int = 3
     max_queued_jobs: int = 1000
     """Of all owners together; one more is answered with 429."""

@@ -141,9 +141,10 @@ class JobRun:
             fetch=shared.config.fetch,
             identity=identity,
         )
-        began = time.monotonic()
-        async with deadline(limits.fetch_seconds + _STALLS_OF_A_VIDEO * limits.stall_seconds, "preparing the job"):
-            prepared = await shared.workers.prepare(order)
+        async with shared.preparations.place(job.owner):
+            began = time.monotonic()
+            async with deadline(limits.fetch_seconds + _STALLS_OF_A_VIDEO * limits.stall_seconds, "preparing the job"):
+                prepared = await shared.workers.prepare(order)
         observe("seedvr2_stage_seconds", time.monotonic() - began, stage="prepare")
         # The address is named before the result is used, so that nobody deletes it meanwhile.
         await shared.in_thread(

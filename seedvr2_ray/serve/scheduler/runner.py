@@ -24,6 +24,7 @@ from seedvr2_ray.serve.scheduler.job_run import JobRun
 from seedvr2_ray.serve.scheduler.video_run import Shared
 from seedvr2_ray.serve.service.rates import Rates
 from seedvr2_ray.serve.service.results import Results
+from seedvr2_ray.serve.service.shares import SharedPlaces
 from seedvr2_ray.serve.workers.protocol import Workers
 
 _log = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ Result = TypeVar("Result")
 
 _LOOK_SECONDS = 0.5
 """Between looks for new jobs, and for what happened to the claims: how late a cancellation is seen at most."""
+_MOST_PREPARATIONS = 64
 DEFAULT_RETRIES = RetryPolicy(num_tries=5, first_pause_seconds=0.5, longest_pause_seconds=30.0)
 
 
@@ -71,6 +73,7 @@ class JobRunner:
             limits=lambda: self._limits,
             in_thread=self._in_thread,
             rates=Rates(usage, config.models),
+            preparations=SharedPlaces(_MOST_PREPARATIONS, per_owner=max(1, config.num_finishers)),
         )
         self._runs: dict[str, JobRun] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}

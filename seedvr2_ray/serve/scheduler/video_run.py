@@ -20,6 +20,7 @@ from seedvr2_ray.serve.scheduler.fair_share import Candidate
 from seedvr2_ray.serve.scheduler.video_progress import VideoProgress
 from seedvr2_ray.serve.service.rates import Rates
 from seedvr2_ray.serve.service.results import Results
+from seedvr2_ray.serve.service.shares import SharedPlaces
 from seedvr2_ray.serve.workers.protocol import PartOrder, SegmentOrder, Workers
 from seedvr2_ray.telemetry.metrics import count, observe
 
@@ -55,6 +56,8 @@ class Shared:
     limits: Callable[[], Limits]
     in_thread: InThread
     rates: Rates
+    preparations: SharedPlaces
+    """Of finishers that fetch and look at sources: one owner's slow servers leave some to others."""
     making: dict[str, asyncio.Event] = field(default_factory=dict)
     """Results that one of the jobs is making; others that ask for the same wait for it."""
 

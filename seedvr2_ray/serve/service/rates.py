@@ -8,7 +8,7 @@ from seedvr2_ray.serve.config import ModelPool
 from seedvr2_ray.serve.db.usage_store import UsageStore
 
 ASSUMED_GPU_SECONDS = 5.0
-"""Device time that what is configured weighs as much as: one short job says little, a few say more than anybody's guess."""
+"""Device time that the configuration weighs as much as: one short job says little, a few more than anybody's guess."""
 _FRESH_SECONDS = 10.0
 
 

@@ -45,6 +45,7 @@ from seedvr2_ray.serve.service.gate import Gate
 from seedvr2_ray.serve.service.rates import Rates
 from seedvr2_ray.serve.service.remote_sources import borrowed
 from seedvr2_ray.serve.service.results import Results, StoredFile
+from seedvr2_ray.serve.service.shares import SharedPlaces
 from seedvr2_ray.serve.service.submission import Submission, require_sane, settle_settings, source_of_url
 from seedvr2_ray.serve.service.upload_files import UploadFiles
 from seedvr2_ray.serve.service.uploads import Uploads
@@ -57,8 +58,11 @@ Value = TypeVar("Value")
 
 _MOST_INSPECTIONS = 4
 """Processes that look at files side by side; more would only take the processors from one another."""
-_MOST_BORROWINGS = 2
-"""Files that are fetched only to be estimated, side by side."""
+_MOST_BORROWINGS = 8
+"""Files that are fetched only to be estimated, side by side; they take disk and connections more than processors."""
+_SHARE = 2
+"""Of each of those, for one owner."""
+_MOST_WAITING = 20
 
 
 async def _nobody() -> None:
@@ -110,8 +114,10 @@ class Service:
         self.gate = Gate(lambda: self.limits, rates or RequestLimiter())
         self._clock = database.clock
         self._limits = config.limits
-        self._looks = anyio.CapacityLimiter(_MOST_INSPECTIONS)
-        self._borrowings = anyio.CapacityLimiter(_MOST_BORROWINGS)
+        self._looks = SharedPlaces(_MOST_INSPECTIONS, per_owner=_SHARE, most_waiting=_MOST_WAITING)
+        self._borrowings = SharedPlaces(_MOST_BORROWINGS, per_owner=_SHARE, most_waiting=_MOST_WAITING)
+        # Threads of their own: those that everybody uses stay free.
+        self._threads = anyio.CapacityLimiter(_MOST_INSPECTIONS + _MOST_BORROWINGS)
 
     @property
     def limits(self) -> Limits:
@@ -187,7 +193,7 @@ class Service:
         try:
             source, estimate = await self._look_at_source(caller, submission, settings)
             if estimate is None:
-                estimate = await _in_thread(self._estimate_remote, source, settings, limiter=self._borrowings)
+                estimate = await self._estimate_remote(caller, source, settings)
         except (MediaError, FetchRefusal) as error:
             estimate = refused(explained(error))
         load = await _in_thread(self.jobs.load, caller.owner)
@@ -322,15 +328,25 @@ class Service:
         assert submission.upload_id is not None
         upload = await self.uploads.require_complete(caller, submission.upload_id)
         source = Source(kind="upload", location=upload.id, name=upload.name, num_bytes=upload.num_bytes)
-        return source, await _in_thread(self._estimate_upload, upload, settings, limiter=self._looks)
+        async with self._looks.place(caller.owner):
+            return source, await _in_thread(self._estimate_upload, upload, settings, limiter=self._threads)
 
     def _estimate_upload(self, upload: Upload, settings: RestoreSettings) -> JobEstimate:
         with self.uploads.opened(upload) as path:
             return self._estimate_job(path, upload.name, settings)
 
-    def _estimate_remote(self, source: Source, settings: RestoreSettings) -> JobEstimate:
-        with borrowed(source, self.config.fetch, self.limits, self._scratch / "estimates") as path:
-            return self._estimate_job(path, source.name, settings)
+    async def _estimate_remote(self, caller: Caller, source: Source, settings: RestoreSettings) -> JobEstimate:
+        limits = self.limits
+        brief = limits.model_copy(update={"fetch_seconds": min(limits.fetch_seconds, limits.estimate_fetch_seconds)})
+        borrowing = borrowed(source, self.config.fetch, brief, self._scratch / "estimates")
+        async with self._borrowings.place(caller.owner):
+            path = await _in_thread(borrowing.__enter__, limiter=self._threads)
+            try:
+                async with self._looks.place(caller.owner):
+                    return await _in_thread(self._estimate_job, path, source.name, settings, limiter=self._threads)
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await _in_thread(borrowing.__exit__, None, None, None)
 
     def _estimate_job(self, path: Path, name: str, settings: RestoreSettings) -> JobEstimate:
         media = self._inspector.inspect(path, self.limits, salvage=settings.salvage)

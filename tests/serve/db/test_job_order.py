@@ -79,9 +79,7 @@ def _claimed_one_by_one(store: JobStore, limit: int = 1) -> list[str]:
     return order
 
 
-def test_owners_take_turns_then_age_decides_and_each_has_his_most_urgent_job_first(
-    store: JobStore, clock: HandClock
-) -> None:
+def test_owners_take_turns_and_each_has_his_most_urgent_job_first(store: JobStore, clock: HandClock) -> None:
     names: dict[str, str] = {}
     for name, owner, priority in [
         ("ada 1", "ada", 0),
