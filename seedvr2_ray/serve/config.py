@@ -50,6 +50,8 @@ class Limits(_Section):
     """Of uploads that are not deleted, as announced; one that does not say how long it is counts as the longest."""
     max_uploads_per_owner: int = 2000
     """Likewise, by number."""
+    min_free_bytes: int = 256 * 2**20
+    """Of the disk that holds ``data``; with less, nothing is taken and the service is not ready."""
     requests_per_minute: int = 1200
     """Of one key, or of one address without keys."""
     max_requests_at_once_per_owner: int = 100

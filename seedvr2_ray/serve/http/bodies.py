@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from seedvr2_ray.errors import InputError
 from seedvr2_ray.serve.http.problem_bodies import ProtocolRefusal
 from seedvr2_ray.serve.problems import SizeRefusal
+from seedvr2_ray.serve.service.submission import require_shallow
 
 MOST_JSON_BYTES = 1 << 20
 MOST_FIELD_BYTES = 64 << 10
@@ -161,9 +162,11 @@ def parse_json_field(name: str, text: str) -> Any:
         InputError: it does not.
     """
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"the field {name} is no JSON: {error}") from error
+    require_shallow(name, value)
+    return value
 
 
 class _Form:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from seedvr2_ray.errors import DeploymentError, SeedVR2Error, StorageError
 from seedvr2_ray.restoration.work.failures import is_transient
+from seedvr2_ray.serve.db.artifact_store import ArtifactStore
 from seedvr2_ray.serve.db.job_rows import Changes
 from seedvr2_ray.serve.db.job_store import LeaseLost
 from seedvr2_ray.serve.db.usage_store import Use
@@ -114,7 +115,7 @@ class JobRun:
             await self._shared.making[prepared.result_address].wait()
             prepared = await self._prepare(identify_again=False)
         if prepared.published is not None:
-            await self._finish_as(JobState.COMPLETED, result=prepared.published)
+            await self._finish_as(JobState.COMPLETED, result=await self._as_its_owner_knows(prepared.published))
             return
         done = self._shared.making[prepared.result_address] = asyncio.Event()
         try:
@@ -122,6 +123,14 @@ class JobRun:
         finally:
             del self._shared.making[prepared.result_address]
             done.set()
+
+    async def _as_its_owner_knows(self, published: ResultInfo) -> ResultInfo:
+        """Say that a result was there only to whoever had it made: others must not learn who has the same file."""
+        artifacts = ArtifactStore(self._shared.jobs.database)
+        is_his = await self._shared.in_thread(
+            artifacts.has_had, self._job.owner, published.address, besides=self._job.id
+        )
+        return replace(published, was_cached=bool(is_his))
 
     async def _prepare(self, *, identify_again: bool) -> PreparedJob:
         job, shared = self._job, self._shared

@@ -1,8 +1,13 @@
-"""Whether one more job is taken now, by what waits already. Pure: numbers in, a refusal or nothing out."""
+"""Whether one more job is taken now, by what waits already: numbers in, a refusal or nothing out."""
 
+import shutil
+from pathlib import Path
+
+from seedvr2_ray.errors import CapacityError
 from seedvr2_ray.serve.config import Limits, ServiceConfig
 from seedvr2_ray.serve.db.job_rows import Load
 from seedvr2_ray.serve.problems import RateRefusal
+from seedvr2_ray.storage.location import is_local
 
 _SHORTEST_PAUSE = 5
 _LONGEST_PAUSE = 3600
@@ -63,6 +68,24 @@ def require_quota(load: Load, limits: Limits, gpu_seconds: float) -> None:
             f"{reserved:.0f} s and this one about {gpu_seconds:.0f} s, and {most:.0f} s are allowed; "
             "try again later, ask for less, or ask the operator for more",
             _QUOTA_PAUSE,
+        )
+
+
+def require_free(data_url: str, min_free_bytes: int) -> None:
+    """Refuse to take anything that may not fit. Object stores have no end that could be asked for.
+
+    Raises:
+        CapacityError: the disk that holds the deployment's data is all but full.
+    """
+    if not is_local(data_url):
+        return
+    folder = Path(data_url.removeprefix("file://"))
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < min_free_bytes:
+        raise CapacityError(
+            f"{free} bytes are free where files are kept here and {min_free_bytes} must be; try again later"
         )
 
 

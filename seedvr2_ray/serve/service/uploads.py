@@ -16,12 +16,14 @@ from seedvr2_ray.serve.db.upload_store import Stored, Upload, UploadStore
 from seedvr2_ray.serve.problems import ConflictRefusal, RateRefusal, SizeRefusal
 from seedvr2_ray.serve.security.auth import Caller
 from seedvr2_ray.serve.security.fetch import plain_name
+from seedvr2_ray.serve.service.admission import require_free
 from seedvr2_ray.serve.service.upload_files import UploadFiles
 
 PRESIGNED_SECONDS = 3600
 _MOST_RECEIVING = 100
 """Uploads that one owner may have begun and not completed; each holds room on the disk until it expires."""
 _SPACE_PAUSE = 60
+_MOST_WRITERS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,7 @@ class Uploads:
         self._config = config
         self._limits = limits
         self._in_use = in_use
+        self._writers = anyio.CapacityLimiter(_MOST_WRITERS)
 
     @property
     def can_presign(self) -> bool:
@@ -196,7 +199,9 @@ class Uploads:
             num_bytes=num_bytes,
             admit=partial(self._require_space, num_bytes=num_bytes),
         )
-        return await anyio.to_thread.run_sync(announce)
+        free = self._limits().min_free_bytes + (num_bytes or 0)
+        await anyio.to_thread.run_sync(require_free, self._config.data, free)
+        return await anyio.to_thread.run_sync(announce, limiter=self._writers)
 
     def _require_space(self, stored: Stored, *, num_bytes: int | None) -> None:
         limits = self._limits()

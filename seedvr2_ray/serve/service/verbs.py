@@ -24,7 +24,7 @@ from seedvr2_ray.serve.config import Limits, ModelPool, ServiceConfig
 from seedvr2_ray.serve.db.artifact_store import ArtifactStore
 from seedvr2_ray.serve.db.database import Database
 from seedvr2_ray.serve.db.job_store import JobStore, Load, NewJob
-from seedvr2_ray.serve.db.key_store import KeyStore
+from seedvr2_ray.serve.db.key_store import KeyStore, UsedKeys
 from seedvr2_ray.serve.db.service_values import shared_value
 from seedvr2_ray.serve.db.upload_store import Upload, UploadStore
 from seedvr2_ray.serve.db.usage_store import UsageOfDay, UsageStore
@@ -39,7 +39,7 @@ from seedvr2_ray.serve.security.inspection import Inspector, shared_inspector
 from seedvr2_ray.serve.security.links import SignedLinks
 from seedvr2_ray.serve.security.rate_limits import RequestLimiter
 from seedvr2_ray.serve.security.wording import explained
-from seedvr2_ray.serve.service.admission import queue_seconds, require_quota, require_room
+from seedvr2_ray.serve.service.admission import queue_seconds, require_free, require_quota, require_room
 from seedvr2_ray.serve.service.estimate import JobEstimate, estimate_job, refused
 from seedvr2_ray.serve.service.gate import Gate
 from seedvr2_ray.serve.service.rates import Rates
@@ -63,6 +63,7 @@ _MOST_BORROWINGS = 8
 _SHARE = 2
 """Of each of those, for one owner."""
 _MOST_WAITING = 20
+_MOST_WRITERS = 16
 
 
 async def _nobody() -> None:
@@ -96,7 +97,7 @@ class Service:
         self.usage = UsageStore(database)
         self._rates = Rates(self.usage, config.models)
         self.results = Results(f"{config.data.rstrip('/')}/results")
-        self.authenticator = Authenticator(config, secrets, KeyStore(database))
+        self.authenticator = Authenticator(config, secrets, UsedKeys(KeyStore(database)))
         self.links = SignedLinks(
             secrets.signing_key or shared_value(database, "signing-key", lambda: random_secrets.token_bytes(32))
         )
@@ -116,7 +117,9 @@ class Service:
         self._limits = config.limits
         self._looks = SharedPlaces(_MOST_INSPECTIONS, per_owner=_SHARE, most_waiting=_MOST_WAITING)
         self._borrowings = SharedPlaces(_MOST_BORROWINGS, per_owner=_SHARE, most_waiting=_MOST_WAITING)
-        # Threads of their own: those that everybody uses stay free.
+        # Threads of their own: those that readers use stay free while writers wait for a locked database.
+        self._writers = anyio.CapacityLimiter(_MOST_WRITERS)
+        self._probes = anyio.CapacityLimiter(2)
         self._threads = anyio.CapacityLimiter(_MOST_INSPECTIONS + _MOST_BORROWINGS)
 
     @property
@@ -151,6 +154,7 @@ class Service:
         """
         caller.require("jobs:write")
         settings = self._checked(submission)
+        await _in_thread(require_free, self.config.data, self.limits.min_free_bytes)
         source, estimate = await self._look_at_source(caller, submission, settings)
         if estimate is not None and estimate.refusals:
             raise InputError(estimate.refusals[0])
@@ -167,7 +171,7 @@ class Service:
             request_digest=submission.digest() if submission.idempotency_key else None,
         )
         admit = partial(self._admit, gpu_seconds=gpu_seconds)
-        job, is_new = await _in_thread(self.jobs.create, new, admit=admit)
+        job, is_new = await _in_thread(self.jobs.create, new, admit=admit, limiter=self._writers)
         if is_new:
             await self._wake_runner()
         return job, is_new
@@ -242,14 +246,14 @@ class Service:
             ConflictRefusal: it has ended.
         """
         caller.require("jobs:write")
-        job = await _in_thread(self.jobs.request_cancel, job_id, owner=caller.sees)
+        job = await _in_thread(self.jobs.request_cancel, job_id, owner=caller.sees, limiter=self._writers)
         await self._wake_runner()
         return job
 
     async def delete(self, caller: Caller, job_id: str) -> Job:
         """Delete a job and everything that only it uses; one that is unfinished is cancelled first."""
         caller.require("jobs:write")
-        job = await _in_thread(self.jobs.request_delete, job_id, owner=caller.sees)
+        job = await _in_thread(self.jobs.request_delete, job_id, owner=caller.sees, limiter=self._writers)
         await self._wake_runner()
         return job
 
@@ -302,13 +306,14 @@ class Service:
         return gauges_of(load, num_streams=self.watch.num_watchers, now=self._clock())
 
     async def require_ready(self) -> None:
-        """Find out whether the database and the storage answer.
+        """Find out whether jobs can be taken and kept: database and storage are there, and have room.
 
         Raises:
-            RetryableError: one of them does not.
+            RetryableError: one of them does not answer, or is full.
         """
-        await _in_thread(self.jobs.load)
-        await _in_thread(require_writable, f"{self.config.data.rstrip('/')}/uploads/ready")
+        await _in_thread(self.jobs.database.require_writable, limiter=self._probes)
+        await _in_thread(require_writable, f"{self.config.data.rstrip('/')}/uploads/ready", limiter=self._probes)
+        await _in_thread(require_free, self.config.data, self.limits.min_free_bytes)
 
     def _checked(self, submission: Submission) -> RestoreSettings:
         require_sane(submission)
