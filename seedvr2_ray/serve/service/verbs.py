@@ -277,6 +277,18 @@ class Service:
             raise GoneRefusal(f"the result of job {job_id} has been deleted; submit the job again")
         return job.result, found
 
+    async def open_companion(self, caller: Caller, job_id: str, kind: Literal["report", "sidecar"]) -> StoredFile:
+        """Find what was written about a completed job's result: the report page, or its provenance.
+
+        Raises:
+            ConflictRefusal, GoneRefusal: as :meth:`open_result`.
+        """
+        result, _ = await self.open_result(caller, job_id)
+        found = await _in_thread(self.results.file, kind, result.address)
+        if found is None:
+            raise MissingRefusal(f"the result of job {job_id} came without this; submit the job again to have it made")
+        return found
+
     async def open_preview(self, caller: Caller, job_id: str, which: Literal["before", "after"]) -> StoredFile:
         """Find a still of the source or of the result.
 

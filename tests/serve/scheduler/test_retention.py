@@ -182,15 +182,6 @@ def test_what_cannot_be_deleted_now_stops_nothing_else_and_goes_later(house, mon
     assert not any(house.left.values())
 
 
-def test_a_folder_that_may_not_be_deleted_is_one_of_those_faults(tmp_path):
-    locked = tmp_path / "locked" / "inner"
-    locked.mkdir(parents=True)
-    (locked / "file").write_bytes(b"x")
-    (tmp_path / "file").write_bytes(b"x")
-    with pytest.raises(retention.FAULTS):
-        retention.remove_folder(str(tmp_path / "file" / "folder"))
-
-
 def test_what_was_fetched_for_a_job_goes_with_it(house):
     source = Source(kind="url", location="https://example.org/film.mp4", name="film.mp4")
     job, _ = house.jobs.create(NewJob(owner="anna", source=source, settings={"model": "lanczos"}))

@@ -151,6 +151,8 @@ class LinksView(BaseModel):
     events: str
     socket: str
     result: str | None
+    report: str | None
+    provenance: str | None
     before: str | None
     after: str | None
 
@@ -290,11 +292,14 @@ def _progress_of(snapshot: Snapshot) -> ProgressView:
 def _links_of(job: Job, links: SignedLinks) -> LinksView:
     path = f"/v1/jobs/{job.id}"
     has_preview = job.progress.has_preview
+    has_result = job.result is not None
     return LinksView(
         self=path,
         events=links.sign(f"{path}/events"),
         socket=links.sign(f"{path}/socket"),
-        result=links.sign(f"{path}/result") if job.result is not None else None,
+        result=links.sign(f"{path}/result") if has_result else None,
+        report=links.sign(f"{path}/report") if has_result else None,
+        provenance=links.sign(f"{path}/provenance") if has_result else None,
         before=links.sign(f"{path}/preview/before") if has_preview else None,
         after=links.sign(f"{path}/preview/after") if has_preview else None,
     )
