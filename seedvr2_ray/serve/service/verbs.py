@@ -42,6 +42,7 @@ from seedvr2_ray.serve.security.wording import explained
 from seedvr2_ray.serve.service.admission import queue_seconds, require_free, require_quota, require_room
 from seedvr2_ray.serve.service.estimate import JobEstimate, estimate_job, refused
 from seedvr2_ray.serve.service.gate import Gate
+from seedvr2_ray.serve.service.queue_places import QueuePlaces
 from seedvr2_ray.serve.service.rates import Rates
 from seedvr2_ray.serve.service.remote_sources import borrowed
 from seedvr2_ray.serve.service.results import Results, StoredFile
@@ -101,6 +102,7 @@ class Service:
         self.links = SignedLinks(
             secrets.signing_key or shared_value(database, "signing-key", lambda: random_secrets.token_bytes(32))
         )
+        self._places = QueuePlaces(self.jobs)
         self.watch = JobWatch(self.jobs, lambda: self.limits.max_parallel_streams)
         self._scratch = Path(config.scratch or default_scratch())
         self.uploads = Uploads(
@@ -223,7 +225,7 @@ class Service:
 
     async def snapshot(self, job: Job) -> Snapshot:
         """Add its place in the queue to a job."""
-        return Snapshot(job, await _in_thread(self.jobs.queue_position, job))
+        return Snapshot(job, await _in_thread(self._places.of, job))
 
     async def list(
         self, caller: Caller, *, states: Collection[JobState] | None = None, limit: int = 50, cursor: str | None = None
@@ -236,8 +238,10 @@ class Service:
         caller.require("jobs:read")
         page = await _in_thread(self.jobs.list, owner=caller.sees, states=states, limit=limit, cursor=cursor)
         has_queued = any(job.state is JobState.QUEUED for job in page.jobs)
-        positions = await _in_thread(self.jobs.queue_positions) if has_queued else {}
-        return [Snapshot(job, positions.get(job.id)) for job in page.jobs], page.next_cursor
+        if not has_queued:
+            return [Snapshot(job, None) for job in page.jobs], page.next_cursor
+        places = await _in_thread(lambda: [self._places.of(job) for job in page.jobs])
+        return [Snapshot(job, place) for job, place in zip(page.jobs, places, strict=True)], page.next_cursor
 
     async def cancel(self, caller: Caller, job_id: str) -> Job:
         """Ask a job to stop; one that waits is cancelled at once, one that is restored within seconds.
