@@ -7,7 +7,9 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import httpx
@@ -17,6 +19,8 @@ from seedvr2_ray.serve.db.job_rows import NewJob, new_row
 from seedvr2_ray.serve.db.tables import jobs
 from seedvr2_ray.serve.jobs import JobState, ResultInfo, Source
 from seedvr2_ray.serve.service.results import Results
+from tests.media import clips
+from tests.serve import servers
 from tests.serve.running import RunningService
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -154,3 +158,35 @@ def test_a_header_without_an_end_is_cut_off(service: RunningService) -> None:
             while num_sent < 150 << 20:
                 num_sent += connection.send(b"a" * (1 << 18))
     assert num_sent < 16 << 20
+
+
+def test_estimates_against_a_server_that_drips_keep_nobody_elses_waiting(
+    service: RunningService, tmp_path: Path
+) -> None:
+    clip = tmp_path / "clip.mp4"
+    clips.make_clip(clip, num_frames=6, size=(64, 48))
+    is_over = threading.Event()
+
+    def dripping(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(200)
+        request.send_header("content-length", "1000000")
+        request.end_headers()
+        while not is_over.wait(0.2):
+            request.wfile.write(b"x")
+
+    def estimate(owner: str, url: str) -> int:
+        with service.client(owner) as client:
+            return client.post("/v1/estimate", json={"source": {"url": url}}).status_code
+
+    with servers.serving() as server, ThreadPoolExecutor(10) as pool:
+        server.answers |= {"/drip.mp4": dripping, "/clip.mp4": servers.saying(clip.read_bytes())}
+        stalled = [pool.submit(estimate, "drips", server.url("/drip.mp4")) for _ in range(8)]
+        try:
+            time.sleep(1)
+            with somebody_else_is_answered(service):
+                began = time.monotonic()
+                assert estimate("quick", server.url("/clip.mp4")) == 200
+                assert time.monotonic() - began < 15, "others waited for the dripping server"
+                assert not any(each.done() for each in stalled)
+        finally:
+            is_over.set()

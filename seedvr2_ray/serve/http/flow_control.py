@@ -15,6 +15,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -79,10 +80,9 @@ class _Pace:
             if self._arriving is None and self._num_handed - self._num_read < REQUEST_WINDOW:
                 self._arriving = asyncio.ensure_future(self._receive())
             news = asyncio.ensure_future(self._has_news.wait())
+            waited: list[asyncio.Future[Any]] = [news] if self._arriving is None else [news, self._arriving]
             try:
-                await asyncio.wait(
-                    [news] if self._arriving is None else [news, self._arriving], return_when=asyncio.FIRST_COMPLETED
-                )
+                await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 news.cancel()
             if self._arriving is not None and self._arriving.done():
