@@ -104,6 +104,7 @@ def test_secrets_in_a_url_are_never_shown(idle):
         "name": "a b.mp4",
         "num_bytes": None,
         "url": "https://example.org/films/a%20b.mp4",
+        "upload": None,
     }
 
 

@@ -39,15 +39,15 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A video in whose middle some bytes are wrong."""
-    path = tmp_path_factory.mktemp("clips") / "damaged.mp4"
-    clips.make_clip(path, num_frames=48, size=(64, 48))
-    content = bytearray(path.read_bytes())
-    middle = len(content) // 2
-    content[middle : middle + 60] = bytes(60)
-    path.write_bytes(content)
-    return path
+def troubled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Videos that are refused as they are."""
+    folder = tmp_path_factory.mktemp("clips")
+    clips.make_clip(folder / "whole.mkv", num_frames=48, size=(64, 48))
+    clips.make_clip(folder / "woven.mp4", num_frames=12, size=(64, 48), interlaced=True)
+    return {
+        "Restore what can be read": Path(clips.cut_short(folder / "whole.mkv", 0.6)),
+        "Merge the fields": folder / "woven.mp4",
+    }
 
 
 def submitted(service: HttpService, path: Path, name: str) -> str:
@@ -61,13 +61,19 @@ def test_twice_the_size_is_chosen_where_no_device_is_made_for_more(tab: PageDriv
     expect(tab.page.locator('input[name="size"][value="x2"]')).to_be_checked()
 
 
-def test_a_damaged_file_is_restored_at_one_press_as_far_as_it_goes(tab: PageDriver, damaged: Path) -> None:
-    tab.drop(damaged)
-    row = tab.pending(damaged.name)
-    row.get_by_role("button", name="Restore what can be read").click()
+@pytest.mark.parametrize("way_out", ["Restore what can be read", "Merge the fields"])
+def test_a_file_that_is_refused_is_restored_at_the_press_of_its_way_out(
+    tab: PageDriver, troubled: dict[str, Path], way_out: str
+) -> None:
+    file = troubled[way_out]
+    tab.drop(file)
+    row = tab.pending(file.name)
+    expect(row.locator(".cures button").first).to_be_visible()
+    tab.require_accessible()
+    row.get_by_role("button", name=way_out).click()
     expect(row).to_contain_text(re.compile("64 × 48 → 128 × 96"))
     tab.start()
-    tab.wait_for_state(damaged.name, "completed")
+    tab.wait_for_state(file.name, "completed")
 
 
 def test_a_finished_job_gives_out_its_report_and_is_restored_again_with_other_settings(
@@ -83,7 +89,7 @@ def test_a_finished_job_gives_out_its_report_and_is_restored_again_with_other_se
         assert Path(got.value.path()).read_bytes().lower().startswith(beginning)
     card.get_by_role("button", name="Restore again.mp4 with other settings").click()
     row = tab.pending("again.mp4")
-    tab.page.get_by_text("720p").click()
+    tab.page.locator('input[name="size"][value="720p"]').check(force=True)
     expect(row).to_contain_text("960 × 720")
     tab.require_accessible()
     tab.picture("again")
