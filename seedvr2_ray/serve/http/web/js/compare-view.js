@@ -254,7 +254,7 @@ export class CompareView extends HTMLElement {
       after.addEventListener(event, () => this.#sayState());
     for (const event of ["timeupdate", "loadedmetadata", "seeked", "ended"])
       after.addEventListener(event, () => this.#tick());
-    const foot = element("div", { class: "compare-foot" }, last, next, sides, actual);
+    const foot = element("div", { class: "compare-foot tools" }, last, next, sides, actual);
     return element("div", {}, element("div", { class: "player" }, play, seek, time, sound, this.#controls.full), foot);
   }
 
