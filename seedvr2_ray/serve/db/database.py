@@ -207,6 +207,7 @@ def open_database(url: str, *, clock: Clock = utc_now) -> Database:
     try:
         if database.is_sqlite:
             _open_sqlite(database)
+            database._require_file()
         else:
             _migrate(database)
     except BaseException:
