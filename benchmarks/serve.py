@@ -24,6 +24,7 @@ from typing import Any
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # Loopback only: see seedvr2_ray.local_ray.
+os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "seedvr2_ray.serve.http.proxy:middlewares")
 
 from benchmarks.machine import describe_machine, results_folder
 from benchmarks.serve_cluster import running_ray

@@ -90,7 +90,7 @@ LAYERS = {
     "serve": _layer(
         f"{_BELOW_GANG} gang",
         "torch ray fastapi starlette pydantic sqlalchemy alembic fsspec httpx httpcore limits jwt standardwebhooks "
-        "sse_starlette python_multipart pythonjsonlogger opentelemetry sentry_sdk anyio",
+        "sse_starlette python_multipart pythonjsonlogger opentelemetry sentry_sdk anyio uvicorn",
     ),
     "batch": _layer(f"{_BELOW_GANG} gang local_ray", "torch ray pyarrow fsspec"),
     # Before Ray is imported it must be told whom to listen to.

@@ -10,6 +10,8 @@ import typer
 from seedvr2_ray.errors import SettingsError
 from seedvr2_ray.local_ray import confine, service_token_file
 
+PROXY_CALLBACK = ("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "seedvr2_ray.serve.http.proxy:middlewares")
+"""Bounds what callers may send, in every proxy that Serve starts."""
 _SERVE = "from ray.serve.scripts import cli; cli(prog_name='serve')"
 
 
@@ -28,6 +30,7 @@ def serve(
         raise SettingsError(f"there is no configuration {config}; name the service's file, such as serve_config.yaml")
     environ = dict(os.environ)
     confine(environ, token_file=service_token_file(environ))
+    environ.setdefault(*PROXY_CALLBACK)
     # Ray's own command in place of this process, so that signals reach it and it reads the environment as it starts.
     # "local": a Ray that runs here already may listen anywhere.
     command = [sys.executable, "-c", _SERVE, "run", "--address", "local", str(config)]

@@ -32,6 +32,8 @@ class Limits(_Section):
     """A file that takes longer to look at is refused."""
     probe_memory_bytes: int = 2048 * _MIB
     fetch_seconds: float = 600.0
+    estimate_fetch_seconds: float = 60.0
+    """Likewise where a file is fetched only to be estimated, which somebody waits for."""
     max_redirects: int = 3
     max_queued_jobs: int = 1000
     """Of all owners together; one more is answered with 429."""
@@ -40,10 +42,24 @@ class Limits(_Section):
     max_unfinished_jobs_per_owner: int = 200
     max_active_jobs: int = 64
     """Jobs that one runner works on side by side; their segments share the replicas fairly."""
+    max_active_jobs_per_owner: int = 16
+    """Of those, so that one owner's long videos leave room for others to begin."""
     gpu_seconds_per_day: float = 0.0
-    """Quota of one owner in 24 hours; 0 sets none."""
+    """Quota of one owner in 24 hours; 0 sets none. What his unfinished jobs are estimated to take counts as used."""
+    max_stored_upload_bytes_per_owner: int = 100 * 10**9
+    """Of uploads that are not deleted, as announced; one that does not say how long it is counts as the longest."""
+    max_uploads_per_owner: int = 2000
+    """Likewise, by number."""
+    min_free_bytes: int = 256 * 2**20
+    """Of the disk that holds ``data``; with less, nothing is taken and the service is not ready."""
     requests_per_minute: int = 1200
     """Of one key, or of one address without keys."""
+    max_requests_at_once_per_owner: int = 100
+    """That one ingress replica answers at a time, event streams among them; one more is answered with 429."""
+    max_requests_at_once_per_address: int = 400
+    """Likewise of one address. Callers behind a proxy have its address, unless it says theirs and uvicorn trusts it."""
+    body_seconds: float = 30.0
+    """For a JSON body to arrive whole, and for each piece of a longer one to follow the one before."""
     stall_seconds: float = 600.0
     """A segment that shows no progress for so long is given to another replica."""
     max_segment_tries: int = 3

@@ -25,7 +25,6 @@ from seedvr2_ray.serve.db.usage_store import UsageStore
 from seedvr2_ray.serve.db.webhook_store import WebhookStore
 from seedvr2_ray.serve.http import upscale
 from seedvr2_ray.serve.http.application import create_api
-from seedvr2_ray.serve.http.flow_control import bound_proxies, bound_replica
 from seedvr2_ray.serve.http.page import page_router
 from seedvr2_ray.serve.http.runpod import routes as runpod
 from seedvr2_ray.serve.observability.instrumentation import Instrumentation
@@ -73,8 +72,6 @@ class Ingress:
         """Connect to the database; bring it up to date if this is the first to see it."""
         wiring.instrumentation.start("api")
         keep_tidy(wiring.layout)
-        bound_replica()
-        self._bounding = asyncio.create_task(bound_proxies(), name="bound-proxies")
         database = await asyncio.to_thread(open_database, wiring.database_url)
 
         async def wake() -> None:

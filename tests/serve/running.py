@@ -23,6 +23,7 @@ from typing import Any
 
 import httpx
 
+from seedvr2_ray.cli.serve import PROXY_CALLBACK
 from seedvr2_ray.restoration.load import RestorerSource
 from seedvr2_ray.serve.config import ModelPool, ServiceConfig, database_url_of
 from seedvr2_ray.serve.db.database import Database, open_database, utc_now
@@ -103,6 +104,7 @@ class RunningService:
             "RAY_ENABLE_AUTO_CONNECT": "0",
             "RAY_USAGE_STATS_ENABLED": "0",
             "OMP_NUM_THREADS": "1",
+            **dict([PROXY_CALLBACK]),
             **self.plan.environ,
         }
         command = [sys.executable, "-m", "tests.serve.serve_process"]

@@ -7,6 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from seedvr2_ray.serve.db.database import Database
+from seedvr2_ray.serve.db.discards import begin_discard, end_discard
 from seedvr2_ray.serve.db.job_order import FINAL, has_left, is_unfinished
 from seedvr2_ray.serve.db.job_rows import ArtifactKind, to_job, write_job
 from seedvr2_ray.serve.db.tables import jobs
@@ -50,9 +51,17 @@ class ArtifactStore:
                 columns |= {"source_location": "", "source_name": "", "webhook_url": None, "metadata": {}}
             return write_job(connection, job_id, columns)
 
-    def results_in_use(self, address: str, *, besides: str | None = None) -> int:
-        """Count the jobs that a result belongs to and that were not deleted, leaving out job ``besides``."""
-        return self._count(jobs.c.result_address == address, sa.not_(has_left), besides)
+    def begin_discard(self, address: str, *, besides: str) -> bool:
+        """Say whether a result may be deleted: only ``besides`` uses it; nobody else can until :meth:`end_discard`."""
+        return begin_discard(self._database, address, besides=besides)
+
+    def end_discard(self, address: str) -> None:
+        """A result has been deleted, and may be made anew."""
+        end_discard(self._database, address)
+
+    def has_had(self, owner: str, address: str, *, besides: str) -> bool:
+        """Say whether an owner has had a result before, by a job other than ``besides``."""
+        return bool(self._count(jobs.c.result_address == address, jobs.c.owner == owner, besides))
 
     def content_in_use(self, content: str, *, besides: str | None = None) -> int:
         """Count the jobs that may still need intermediates of a source's content, leaving out job ``besides``."""

@@ -5,9 +5,10 @@ still holds when it writes; on PostgreSQL the stores lock the rows that they are
 """
 
 import fcntl
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from alembic.util.exc import CommandError
 from sqlalchemy.dialects import postgresql, sqlite
 
 from seedvr2_ray.errors import DeploymentError, StorageError
+from seedvr2_ray.serve.db.tables import service_values
 
 Clock = Callable[[], datetime]
 """Gives the time in UTC."""
@@ -60,8 +62,10 @@ class Database:
         else:
             options["pool_pre_ping"] = True  # A restarted server costs no request.
         self.engine = sa.create_engine(self.url, **options)
+        self._busy_seconds = busy_seconds
         # SQLite wakes waiting writers by chance; one queue per process is fairer and saves the polling.
-        self._write_turn: AbstractContextManager[Any] = threading.Lock() if self.is_sqlite else nullcontext()
+        self._write_lock = threading.Lock() if self.is_sqlite else None
+        self._file: tuple[int, int] | None = None
         if self.is_sqlite:
             sa.event.listen(self.engine, "connect", _prepare_sqlite)
             sa.event.listen(self.engine, "begin", _begin_sqlite)
@@ -81,12 +85,83 @@ class Database:
         """Give a connection whose changes are kept together when the block ends, and dropped together if it raises.
 
         Raises:
-            StorageError: the database does not answer, or is locked by another process for too long.
+            StorageError: the database does not answer, is locked by another process for too long, or is a file that
+                was removed or replaced, into which nothing may be written that somebody relies on.
         """
-        with self._translated(), self._write_turn:
+        with self._translated(), self._write_turn(self._busy_seconds):
+            self._require_file()
             with self.engine.connect().execution_options(**{_WRITES: True}) as connection:
                 with connection.begin():
                     yield connection
+                    self._require_file()
+
+    def require_writable(self, *, seconds: float = 2.0) -> None:
+        """Find out whether something can be written, by writing something.
+
+        Args:
+            seconds: to wait at most for whoever holds the database.
+
+        Raises:
+            StorageError: nothing can.
+        """
+        with self._translated(), self._write_turn(seconds):
+            self._require_file()
+            with self.engine.connect() as connection:
+                self._wait_at_most(connection, seconds)
+                try:
+                    with connection.execution_options(**{_WRITES: True}).begin():
+                        if not self.is_sqlite:
+                            connection.execute(sa.text(f"SET LOCAL statement_timeout = {round(seconds * 1000)}"))
+                        self._note_readiness(connection)
+                finally:
+                    self._wait_at_most(connection, self._busy_seconds)
+
+    def _wait_at_most(self, connection: sa.Connection, seconds: float) -> None:
+        """Set how long SQLite waits for its lock; PostgreSQL has settings of a transaction for that."""
+        raw = connection.connection.driver_connection
+        assert raw is not None
+        if self.is_sqlite:
+            raw.execute(f"PRAGMA busy_timeout = {round(seconds * 1000)}")
+
+    def _note_readiness(self, connection: sa.Connection) -> None:
+        note = {"name": "last found writable", "value": b"", "created_at": self.clock()}
+        if self.insert_unless_there(connection, service_values, note) is None:
+            update = sa.update(service_values).where(service_values.c.name == note["name"])
+            connection.execute(update.values(created_at=note["created_at"]))
+
+    @contextmanager
+    def _write_turn(self, seconds: float) -> Iterator[None]:
+        if self._write_lock is None:
+            yield
+            return
+        if not self._write_lock.acquire(timeout=seconds):
+            raise self._unanswered(f"other writers have held it for {seconds:g} s")
+        try:
+            yield
+        finally:
+            self._write_lock.release()
+
+    def _require_file(self) -> None:
+        """Refuse to write into a file that has no name any more: whatever it takes is lost when it is closed.
+
+        Raises:
+            StorageError: it was removed, or another one lies in its place.
+        """
+        if not self.is_sqlite:
+            return
+        try:
+            status = os.stat(str(self.url.database))
+        except FileNotFoundError:
+            if self._file is None:
+                return
+            raise self._unanswered("its file was removed; put it back, and start the service again") from None
+        if self._file is None:
+            self._file = (status.st_dev, status.st_ino)
+        elif self._file != (status.st_dev, status.st_ino):
+            raise self._unanswered("its file was replaced; start the service again")
+
+    def _unanswered(self, reason: str) -> StorageError:
+        return StorageError(f"the database {self.url.render_as_string()} does not answer: {reason}")
 
     def serialise(self, connection: sa.Connection, purpose: int) -> None:
         """Wait until no other transaction holds ``purpose``, and hold it until this one ends.
@@ -118,7 +193,7 @@ class Database:
         except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError) as error:
             cause = getattr(error, "orig", None) or error
             reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
-            raise StorageError(f"the database {self.url.render_as_string()} does not answer: {reason}") from error
+            raise self._unanswered(reason) from error
 
 
 def open_database(url: str, *, clock: Clock = utc_now) -> Database:
@@ -132,6 +207,7 @@ def open_database(url: str, *, clock: Clock = utc_now) -> Database:
     try:
         if database.is_sqlite:
             _open_sqlite(database)
+            database._require_file()
         else:
             _migrate(database)
     except BaseException:

@@ -5,7 +5,7 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from seedvr2_ray.serve.db.job_rows import Load
-from seedvr2_ray.serve.db.tables import UtcTime, jobs
+from seedvr2_ray.serve.db.tables import UtcTime, jobs, usage
 from seedvr2_ray.serve.jobs import UNFINISHED, JobState
 
 Now = datetime | sa.ColumnElement[datetime]
@@ -33,8 +33,9 @@ def is_claimable(now: Now) -> sa.ColumnElement[bool]:
 def waiting_order(now: Now) -> sa.Subquery:
     """Number the jobs that may be claimed, from 1, in the order in which they will be.
 
-    Owners take turns within a priority: the first job of everybody comes before the second of anybody. What an owner
-    has with runners already counts as turns taken, so a job's turn stays what it was while those before it are claimed.
+    Owners take turns: the first job of everybody comes before the second of anybody. A priority says which of an
+    owner's own jobs is the first; it takes no turn from others. What an owner has with runners already counts as turns
+    taken, so a job's turn stays what it was while those before it are claimed.
     """
     held = (
         sa.select(jobs.c.owner, sa.func.count().label("num_held"))
@@ -48,7 +49,6 @@ def waiting_order(now: Now) -> sa.Subquery:
     turns = (
         sa.select(
             jobs.c.id,
-            jobs.c.priority,
             jobs.c.created_at,
             (own_turn + sa.func.coalesce(held.c.num_held, 0)).label("turn"),
         )
@@ -56,8 +56,8 @@ def waiting_order(now: Now) -> sa.Subquery:
         .where(is_claimable(now))
         .subquery()
     )
-    order = (turns.c.priority.desc(), turns.c.turn, turns.c.created_at, turns.c.id)
-    return sa.select(turns.c.id, sa.func.row_number().over(order_by=order).label("position")).subquery()
+    order = (turns.c.turn, turns.c.created_at, turns.c.id)
+    return sa.select(turns.c.id, turns.c.turn, sa.func.row_number().over(order_by=order).label("position")).subquery()
 
 
 _order = waiting_order(sa.bindparam("now", type_=UtcTime()))
@@ -65,8 +65,14 @@ POSITIONS = sa.select(_order.c.id, _order.c.position)
 """Where every job stands that waits, at the time ``now``. Put together once: every look at a waiting job asks it."""
 
 
-def load_of(connection: sa.Connection, owner: str | None) -> Load:
-    """Sum up the unfinished jobs, and count those of ``owner``."""
+def load_of(connection: sa.Connection, owner: str | None, *, since: datetime) -> Load:
+    """Sum up the unfinished jobs, count those of ``owner``, and add up what he has used since a moment and may use yet.
+
+    One look at both: a job that ends is either unfinished or among what was used, and never neither.
+    """
+    reserved = sa.case(
+        (jobs.c.estimated_gpu_seconds > jobs.c.gpu_seconds, jobs.c.estimated_gpu_seconds), else_=jobs.c.gpu_seconds
+    )
     left = jobs.c.estimated_gpu_seconds - jobs.c.gpu_seconds
     query = (
         sa.select(
@@ -76,6 +82,7 @@ def load_of(connection: sa.Connection, owner: str | None) -> Load:
             sa.func.sum(sa.case((left > 0, left), else_=0.0)).label("remaining"),
             sa.func.min(jobs.c.created_at).label("oldest"),
             sa.func.sum(sa.case((jobs.c.owner == owner, 1), else_=0)).label("num_own"),
+            sa.func.sum(sa.case((jobs.c.owner == owner, reserved), else_=0.0)).label("reserved"),
         )
         .where(is_unfinished)
         .group_by(jobs.c.state)
@@ -89,4 +96,17 @@ def load_of(connection: sa.Connection, owner: str | None) -> Load:
         num_by_state={state: row.num for state, row in rows.items()},
         oldest_queued_at=queued.oldest if queued else None,
         num_unfinished_of_owner=sum(row.num_own for row in rows.values()),
+        reserved_gpu_seconds_of_owner=sum(row.reserved for row in rows.values()),
+        used_gpu_seconds_of_owner=_used(connection, owner, since),
     )
+
+
+def _used(connection: sa.Connection, owner: str | None, since: datetime) -> float:
+    """Sum up what an owner's ended jobs have used. Those that run are counted by their rows."""
+    if owner is None:
+        return 0.0
+    running = sa.select(jobs.c.id).where(jobs.c.owner == owner, is_unfinished)
+    query = sa.select(sa.func.coalesce(sa.func.sum(usage.c.gpu_seconds), 0.0)).where(
+        usage.c.owner == owner, usage.c.at >= since, usage.c.job_id.not_in(running)
+    )
+    return float(connection.scalars(query).one())

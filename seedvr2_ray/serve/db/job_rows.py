@@ -5,7 +5,7 @@ import binascii
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, TypedDict
 
@@ -78,6 +78,10 @@ class Load:
     oldest_queued_at: datetime | None
     num_unfinished_of_owner: int
     """Of the owner that was asked about; 0 when none was."""
+    reserved_gpu_seconds_of_owner: float = 0.0
+    """What those will use, or have used already where that is more."""
+    used_gpu_seconds_of_owner: float = 0.0
+    """By jobs of his that have ended, in the last 24 hours."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -199,7 +203,8 @@ def from_cursor(cursor: str) -> tuple[datetime, str]:
         place = datetime.fromisoformat(created_at)
         if place.tzinfo is None or not isinstance(job_id, str):
             raise ValueError(cursor)
-    except (ValueError, TypeError, binascii.Error):
+        place = place.astimezone(UTC)
+    except (ValueError, TypeError, OverflowError, RecursionError, binascii.Error):
         raise InputError(
             f"cursor {cursor[:80]!r} is not one that a list of jobs gave; "
             "take next_cursor from the last page, or leave it out to start anew"

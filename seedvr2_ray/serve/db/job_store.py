@@ -12,6 +12,7 @@ from typing import Any, Unpack
 import sqlalchemy as sa
 
 from seedvr2_ray.serve.db.database import Database
+from seedvr2_ray.serve.db.discards import require_staying
 from seedvr2_ray.serve.db.job_order import (
     POSITIONS,
     has_left,
@@ -42,6 +43,8 @@ from seedvr2_ray.serve.problems import ConflictRefusal, GoneRefusal, MissingRefu
 
 __all__ = ["Changes", "JobStore", "LeaseLost", "Load", "NewJob", "Page", "Renewal"]
 
+QUOTA_WINDOW = timedelta(hours=24)
+"""Over which the use of an owner counts."""
 MAX_PAGE = 200
 """Most jobs of one page."""
 
@@ -52,8 +55,7 @@ class JobStore:
     """Every job of a deployment. Synchronous; safe to use from many threads, and many processes on one database."""
 
     def __init__(self, database: Database) -> None:
-        """Keep jobs in a migrated database."""
-        self._database = database
+        self.database = database
 
     def create(self, new: NewJob, *, admit: Callable[[Load], None] | None = None) -> tuple[Job, bool]:
         """Queue a job, or find the one that the same request made before.
@@ -70,15 +72,15 @@ class JobStore:
             ConflictRefusal: another request has used the same key.
             GoneRefusal: the same request made a job that was deleted.
         """
-        now = self._database.clock()
+        now = self.database.clock()
         job_id = f"job_{secrets.token_hex(12)}"
-        with self._database.writing() as connection:
+        with self.database.writing() as connection:
             if admit is not None:
-                self._database.serialise(connection, _ADMISSION_LOCK)
+                self.database.serialise(connection, _ADMISSION_LOCK)
                 if (known := _made_before(connection, new)) is not None:
                     return known, False
-                admit(load_of(connection, new.owner))
-            row = self._database.insert_unless_there(connection, jobs, new_row(new, job_id, now))
+                admit(load_of(connection, new.owner, since=now - QUOTA_WINDOW))
+            row = self.database.insert_unless_there(connection, jobs, new_row(new, job_id, now))
             if row is not None:
                 return to_job(row), True
             known = _made_before(connection, new)
@@ -97,7 +99,7 @@ class JobStore:
             MissingRefusal: there is no such job, or it is somebody else's.
             GoneRefusal: it was deleted.
         """
-        with self._database.reading() as connection:
+        with self.database.reading() as connection:
             job = _read(connection, job_id, owner=owner)
         if not even_deleted:
             _require_present(job)
@@ -139,7 +141,7 @@ class JobStore:
                     sa.and_(jobs.c.created_at == created_at, jobs.c.id < job_id),
                 )
             )
-        with self._database.reading() as connection:
+        with self.database.reading() as connection:
             found = [to_job(row) for row in connection.execute(query.limit(limit + 1)).mappings()]
         return Page(tuple(found[:limit]), to_cursor(found[limit - 1]) if len(found) > limit else None)
 
@@ -149,8 +151,8 @@ class JobStore:
 
     def queue_positions(self) -> dict[str, int]:
         """Return the positions of all jobs that wait, with one query for all event streams."""
-        now = {"now": self._database.clock()}
-        with self._database.reading() as connection:
+        now = {"now": self.database.clock()}
+        with self.database.reading() as connection:
             return {row.id: row.position for row in connection.execute(POSITIONS, now)}
 
     def versions(self, job_ids: Iterable[str]) -> dict[str, int]:
@@ -159,24 +161,26 @@ class JobStore:
         if not wanted:
             return {}
         query = sa.select(jobs.c.id, jobs.c.version).where(jobs.c.id.in_(wanted), sa.not_(has_left))
-        with self._database.reading() as connection:
+        with self.database.reading() as connection:
             return {row.id: row.version for row in connection.execute(query)}
 
     def load(self, owner: str | None = None) -> Load:
-        """Say how much there is to do, and how many unfinished jobs ``owner`` has."""
-        with self._database.reading() as connection:
-            return load_of(connection, owner)
+        """Say how much there is to do, and what ``owner`` has of it."""
+        with self.database.reading() as connection:
+            return load_of(connection, owner, since=self.database.clock() - QUOTA_WINDOW)
 
     def count(self, owner: str | None) -> dict[JobState, int]:
         """Count an owner's jobs by state, or with ``None`` everybody's; deleted ones are left out."""
         query = sa.select(jobs.c.state, sa.func.count().label("num")).where(sa.not_(has_left)).group_by(jobs.c.state)
         if owner is not None:
             query = query.where(jobs.c.owner == owner)
-        with self._database.reading() as connection:
+        with self.database.reading() as connection:
             return {JobState(row.state): row.num for row in connection.execute(query)}
 
-    def claim(self, runner: str, *, lease_seconds: float, limit: int) -> Sequence[Job]:
-        """Take jobs that nobody works on, in their order: priority, then fair among owners, then age.
+    def claim(
+        self, runner: str, *, lease_seconds: float, limit: int, most_per_owner: int | None = None
+    ) -> Sequence[Job]:
+        """Take jobs that nobody works on, in their order: owners take turns, each with his most urgent job first.
 
         Each is PLANNING afterwards, whatever its last runner had reached: it goes on from what is committed.
         Jobs whose runner was lost and that were asked to stop are ended here rather than given to anybody.
@@ -185,13 +189,14 @@ class JobStore:
             runner: who takes them.
             lease_seconds: for how long, unless renewed.
             limit: most jobs to take.
+            most_per_owner: that one owner may have with runners, all of them together; by default as many as there are.
         """
-        now = self._database.clock()
+        now = self.database.clock()
         # Runners ask twice a second; looking first leaves the write lock to others.
-        with self._database.reading() as connection:
+        with self.database.reading() as connection:
             if limit < 1 or connection.execute(sa.select(jobs.c.id).where(is_unheld(now)).limit(1)).first() is None:
                 return []
-        with self._database.writing() as connection:
+        with self.database.writing() as connection:
             self._end_abandoned(connection)
             order = waiting_order(now)
             query = (
@@ -202,6 +207,8 @@ class JobStore:
                 .limit(limit)
                 .with_for_update(of=jobs, skip_locked=True)
             )
+            if most_per_owner is not None:
+                query = query.where(order.c.turn <= most_per_owner)
             taken = list(connection.scalars(query))
             update = (
                 sa.update(jobs)
@@ -233,10 +240,10 @@ class JobStore:
         update = (
             sa.update(jobs)
             .where(_held_with(runner, fences))
-            .values(lease_until=self._database.clock() + timedelta(seconds=lease_seconds))
+            .values(lease_until=self.database.clock() + timedelta(seconds=lease_seconds))
             .returning(jobs.c.id, jobs.c.cancel_requested)
         )
-        with self._database.writing() as connection:
+        with self.database.writing() as connection:
             held = {row.id: row.cancel_requested for row in connection.execute(update)}
         return Renewal(
             lost=frozenset(fences.keys() - held.keys()),
@@ -245,14 +252,12 @@ class JobStore:
 
     def release(self, runner: str, fences: Mapping[str, int]) -> None:
         """Give jobs back, for others to claim at once; those that the runner has lost are left alone."""
-        if not fences:
-            return
         update = (
             sa.update(jobs)
             .where(_held_with(runner, fences))
             .values(runner=None, lease_until=None, fence=jobs.c.fence + 1, version=jobs.c.version + 1)
         )
-        with self._database.writing() as connection:
+        with self.database.writing() as connection:
             connection.execute(update)
 
     def advance(self, job_id: str, fence: int, after: JobState, **changes: Unpack[Changes]) -> Job:
@@ -264,7 +269,7 @@ class JobStore:
             LeaseLost: the fence is not the latest, or the job has ended.
             ConflictRefusal: ``after`` may not follow the job's state.
         """
-        with self._database.writing() as connection:
+        with self.database.writing() as connection:
             job = _locked(connection, job_id)
             if job is None or job.fence != fence or job.runner is None:
                 raise _lost(job_id, fence)
@@ -279,13 +284,16 @@ class JobStore:
 
         Raises:
             LeaseLost: the fence is not the latest, or the job has ended.
+            RetryableError: the result that it is to have is being deleted.
         """
         update = (
             sa.update(jobs)
             .where(jobs.c.id == job_id, jobs.c.fence == fence, jobs.c.runner.is_not(None))
             .values(version=jobs.c.version + 1, **changed_columns(changes))
         )
-        with self._database.writing() as connection:
+        with self.database.writing() as connection:
+            if "result_address" in changes:
+                require_staying(self.database, connection, changes["result_address"])
             if connection.execute(update).rowcount != 1:
                 raise _lost(job_id, fence)
 
@@ -296,7 +304,7 @@ class JobStore:
             MissingRefusal, GoneRefusal: as :meth:`get`.
             ConflictRefusal: the job has completed or failed.
         """
-        with self._database.writing() as connection:
+        with self.database.writing() as connection:
             job = _present(connection, job_id, owner)
             if job.cancel_requested or job.state is JobState.CANCELLED:
                 return job
@@ -309,7 +317,7 @@ class JobStore:
         Raises:
             MissingRefusal, GoneRefusal: as :meth:`get`.
         """
-        with self._database.writing() as connection:
+        with self.database.writing() as connection:
             job = _present(connection, job_id, owner)
             if job.state.is_final:
                 return write_job(connection, job_id, {"delete_requested": True})
@@ -319,20 +327,20 @@ class JobStore:
         """End the jobs that were asked to stop and whose runner is lost."""
         abandoned = (
             sa.select(jobs)
-            .where(is_unheld(self._database.clock()), jobs.c.cancel_requested)
+            .where(is_unheld(self.database.clock()), jobs.c.cancel_requested)
             .with_for_update(skip_locked=True)
         )
         for row in connection.execute(abandoned).mappings().all():
             self._end(connection, to_job(row), JobState.CANCELLED, {"fence": row["fence"] + 1})
 
     def _cancel(self, connection: sa.Connection, job: Job, columns: dict[str, Any]) -> Job:
-        now = self._database.clock()
+        now = self.database.clock()
         if job.runner is None or job.lease_until is None or job.lease_until < now:
             return self._end(connection, job, JobState.CANCELLED, {**columns, "fence": job.fence + 1})
         return write_job(connection, job.id, columns)
 
     def _end(self, connection: sa.Connection, job: Job, after: JobState, columns: dict[str, Any]) -> Job:
-        now = self._database.clock()
+        now = self.database.clock()
         if job.webhook_url is not None:
             enqueue(connection, job_id=job.id, url=job.webhook_url, event=f"job.{after}", now=now)
         ended = {"state": after.value, "finished_at": now, "runner": None, "lease_until": None}

@@ -1,14 +1,21 @@
 """API keys in the service's database: what a key may do and until when, and a hash of its secret, never the secret."""
 
-from collections.abc import Sequence
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
+from seedvr2_ray.errors import StorageError
 from seedvr2_ray.serve.db.database import Database
 from seedvr2_ray.serve.db.tables import api_keys
 from seedvr2_ray.serve.problems import ConflictRefusal, MissingRefusal
 from seedvr2_ray.serve.security.api_keys import ApiKey, make_key
+
+_log = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_TOUCHES = 60.0
 
@@ -109,6 +116,48 @@ class KeyStore:
         }
         if self._database.insert_unless_there(connection, api_keys, values) is None:
             raise ConflictRefusal(f"there is a key {key.prefix} already; make another one")
+
+
+class UsedKeys:
+    """Keys as requests look them up: that one was used is written down later, by a thread of its own.
+
+    Whoever only reads must not wait for a database that cannot be written to at the moment.
+    """
+
+    def __init__(self, keys: KeyStore, *, now: Callable[[], float] = time.monotonic) -> None:
+        """Note uses of keys in a store.
+
+        Args:
+            keys: where they are looked up and noted.
+            now: the time in seconds.
+        """
+        self._keys = keys
+        self._now = now
+        self._noted: dict[str, float] = {}
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="used-keys")
+
+    def find(self, prefix: str) -> ApiKey | None:
+        """Return the key with a public prefix, valid or not."""
+        return self._keys.find(prefix)
+
+    def touch(self, prefix: str) -> None:
+        """Have it noted that a key was used, at most once a minute; returns at once."""
+        now = self._now()
+        if now - self._noted.get(prefix, -math.inf) < _SECONDS_BETWEEN_TOUCHES:
+            return
+        self._noted[prefix] = now
+        self._writer.submit(self._write, prefix)
+
+    def close(self) -> None:
+        """Wait until everything is noted."""
+        self._writer.shutdown()
+
+    def _write(self, prefix: str) -> None:
+        try:
+            self._keys.touch(prefix)
+        except StorageError as error:
+            self._noted.pop(prefix, None)
+            _log.warning("that the key %s was used cannot be noted now: %s", prefix, error)
 
 
 def _with_prefix(prefix: str) -> sa.Select[tuple[object, ...]]:

@@ -4,7 +4,7 @@ The row is the truth: bytes beyond what it confirms count as not sent.
 """
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -15,6 +15,8 @@ import sqlalchemy as sa
 from seedvr2_ray.serve.db.database import Database
 from seedvr2_ray.serve.db.tables import uploads
 from seedvr2_ray.serve.problems import ConflictRefusal, GoneRefusal, MissingRefusal, SizeRefusal
+
+_ANNOUNCING_LOCK = 0x5EED_0003
 
 
 class UploadState(StrEnum):
@@ -48,6 +50,19 @@ class Upload:
         return self.state is UploadState.COMPLETE
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stored:
+    """What one owner has announced or sent, and not deleted."""
+
+    num_uploads: int
+    num_receiving: int
+    """Of those, begun and not completed."""
+    num_unannounced: int
+    """Of those, without a length."""
+    num_bytes: int
+    """As announced or received."""
+
+
 class UploadStore:
     """Every upload of a deployment."""
 
@@ -55,7 +70,15 @@ class UploadStore:
         """Keep uploads in a migrated database."""
         self._database = database
 
-    def create(self, *, owner: str, name: str, num_bytes: int | None = None, upload_id: str | None = None) -> Upload:
+    def create(
+        self,
+        *,
+        owner: str,
+        name: str,
+        num_bytes: int | None = None,
+        upload_id: str | None = None,
+        admit: Callable[[Stored], None] | None = None,
+    ) -> Upload:
         """Announce an upload of which nothing has arrived.
 
         Args:
@@ -63,6 +86,7 @@ class UploadStore:
             name: of the file, as its sender calls it.
             num_bytes: of the whole file, as far as that is known.
             upload_id: by default a random one.
+            admit: raises if the owner has too much already. No other upload is announced between its look and this one.
 
         Raises:
             ConflictRefusal: there is an upload with this id.
@@ -79,6 +103,9 @@ class UploadStore:
             "changed_at": now,
         }
         with self._database.writing() as connection:
+            if admit is not None:
+                self._database.serialise(connection, _ANNOUNCING_LOCK)
+                admit(_stored(connection, owner))
             row = self._database.insert_unless_there(connection, uploads, values)
         if row is None:
             raise ConflictRefusal(f"there is an upload {values['id']!r} already; use another id")
@@ -166,15 +193,10 @@ class UploadStore:
         with self._database.reading() as connection:
             return [_to_upload(row) for row in connection.execute(query).mappings()]
 
-    def num_receiving(self, owner: str) -> int:
-        """Count the uploads that an owner has begun and not completed."""
-        query = (
-            sa.select(sa.func.count())
-            .select_from(uploads)
-            .where(uploads.c.owner == owner, uploads.c.state == UploadState.RECEIVING.value)
-        )
+    def stored(self, owner: str) -> Stored:
+        """Say what an owner keeps here."""
         with self._database.reading() as connection:
-            return connection.scalars(query).one()
+            return _stored(connection, owner)
 
     def _write(self, connection: sa.Connection, upload_id: str, **columns: Any) -> Upload:
         update = (
@@ -184,6 +206,24 @@ class UploadStore:
             .returning(uploads)
         )
         return _to_upload(connection.execute(update).mappings().one())
+
+
+def _stored(connection: sa.Connection, owner: str) -> Stored:
+    is_receiving = uploads.c.state == UploadState.RECEIVING.value
+    has_no_length = uploads.c.num_bytes.is_(None)
+    query = sa.select(
+        sa.func.count().label("num"),
+        sa.func.coalesce(sa.func.sum(sa.case((is_receiving, 1), else_=0)), 0).label("receiving"),
+        sa.func.coalesce(sa.func.sum(sa.case((has_no_length, 1), else_=0)), 0).label("unannounced"),
+        sa.func.coalesce(sa.func.sum(sa.func.coalesce(uploads.c.num_bytes, 0)), 0).label("num_bytes"),
+    ).where(uploads.c.owner == owner, uploads.c.state != UploadState.DELETED.value)
+    row = connection.execute(query).one()
+    return Stored(
+        num_uploads=int(row.num),
+        num_receiving=int(row.receiving),
+        num_unannounced=int(row.unannounced),
+        num_bytes=int(row.num_bytes),
+    )
 
 
 def _locked(connection: sa.Connection, upload_id: str, owner: str | None) -> Upload:

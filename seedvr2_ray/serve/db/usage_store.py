@@ -98,6 +98,20 @@ class UsageStore:
         with self._database.reading() as connection:
             return {row.owner: row.total for row in connection.execute(query)}
 
+    def recent_work(self, model: str, *, num_jobs: int = 20) -> tuple[float, float]:
+        """Sum up the megapixels that a model restored in its latest jobs, and the device time that took."""
+        latest = (
+            sa.select(usage.c.megapixels, usage.c.gpu_seconds)
+            .where(usage.c.model == model, usage.c.megapixels > 0)
+            .order_by(usage.c.at.desc())
+            .limit(num_jobs)
+            .subquery()
+        )
+        sums = [sa.func.coalesce(sa.func.sum(latest.c[name]), 0.0) for name in ("megapixels", "gpu_seconds")]
+        with self._database.reading() as connection:
+            megapixels, gpu_seconds = connection.execute(sa.select(*sums)).one()
+        return float(megapixels), float(gpu_seconds)
+
     def of_job(self, job_id: str) -> Sequence[Use]:
         """Return the records of a job, the earliest first; also after the job was deleted."""
         query = sa.select(usage).where(usage.c.job_id == job_id).order_by(usage.c.at, usage.c.reference)

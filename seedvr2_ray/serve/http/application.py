@@ -59,7 +59,9 @@ def create_api(service: Service, *, routers: Iterable[APIRouter] = ()) -> FastAP
         app.include_router(router)
     origins = service.config.cors_origins
     # What is added last is outermost.
-    app.add_middleware(Envelope, cors_origins=origins)
+    app.add_middleware(
+        Envelope, cors_origins=origins, admit=lambda scope, held: service.gate.admit(scope.get("client"), held)
+    )
     if origins:
         app.add_middleware(
             CORSMiddleware,

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import anyio
 from pydantic import BaseModel
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -14,6 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from seedvr2_ray.errors import InputError
 from seedvr2_ray.serve.http.problem_bodies import ProtocolRefusal
 from seedvr2_ray.serve.problems import SizeRefusal
+from seedvr2_ray.serve.service.submission import require_shallow
 
 MOST_JSON_BYTES = 1 << 20
 MOST_FIELD_BYTES = 64 << 10
@@ -53,11 +55,31 @@ async def body_of(request: Request) -> AsyncIterator[bytes]:
         raise ConnectionError("the sender has gone") from error
 
 
+async def body_in_time(request: Request) -> AsyncIterator[bytes]:
+    """Yield a body piece by piece, and give up when nothing comes for long: whoever waits takes room from others.
+
+    Raises:
+        ConnectionError: the sender has gone.
+        ProtocolRefusal: he sends nothing.
+    """
+    seconds = _seconds_of(request)
+    chunks = body_of(request)
+    while True:
+        try:
+            with anyio.fail_after(seconds):
+                chunk = await anext(chunks)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            raise _too_slow(f"nothing of the body came for {seconds:g} s") from None
+        yield chunk
+
+
 async def read_json(request: Request, shape: type[Body], *, most_bytes: int = MOST_JSON_BYTES) -> Body:
     """Read a JSON body of a shape.
 
     Raises:
-        ProtocolRefusal: it is not announced as JSON, or breaks off.
+        ProtocolRefusal: it is not announced as JSON, breaks off, or does not arrive in time.
         SizeRefusal: it is too long; the rest is not read.
         ValidationError: it is not of the shape.
     """
@@ -65,11 +87,15 @@ async def read_json(request: Request, shape: type[Body], *, most_bytes: int = MO
         raise ProtocolRefusal("the body must be sent as application/json", 415)
     require_length(request, most_bytes)
     body = bytearray()
+    seconds = _seconds_of(request)
     try:
-        async for chunk in body_of(request):
-            body += chunk
-            if len(body) > most_bytes:
-                raise _too_large(most_bytes)
+        with anyio.fail_after(seconds):
+            async for chunk in body_of(request):
+                body += chunk
+                if len(body) > most_bytes:
+                    raise _too_large(most_bytes)
+    except TimeoutError:
+        raise _too_slow(f"the body did not arrive whole within {seconds:g} s") from None
     except ConnectionError:
         raise ProtocolRefusal("the connection broke off before the request was complete") from None
     return shape.model_validate_json(bytes(body))
@@ -98,7 +124,7 @@ async def read_form(request: Request) -> AsyncGenerator[FormEvent, None]:
     """Yield a multipart form as it arrives: fields whole, files as their name, their bytes, and None.
 
     Raises:
-        ProtocolRefusal: it is no multipart form, is malformed, or breaks off.
+        ProtocolRefusal: it is no multipart form, is malformed, breaks off, or stops coming.
         SizeRefusal: a field is too long.
         ConnectionError: the sender has gone.
     """
@@ -109,7 +135,7 @@ async def read_form(request: Request) -> AsyncGenerator[FormEvent, None]:
     form = _Form()
     parser = MultipartParser(boundary, callbacks=form.callbacks())
     try:
-        async for chunk in body_of(request):
+        async for chunk in body_in_time(request):
             parser.write(chunk)
             while form.events:
                 yield form.events.popleft()
@@ -136,9 +162,11 @@ def parse_json_field(name: str, text: str) -> Any:
         InputError: it does not.
     """
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"the field {name} is no JSON: {error}") from error
+    require_shallow(name, value)
+    return value
 
 
 class _Form:
@@ -218,6 +246,15 @@ class _Form:
 
     def _end(self) -> None:
         self.is_complete = True
+
+
+def _seconds_of(request: Request) -> float:
+    seconds: float = request.app.state.service.limits.body_seconds
+    return seconds
+
+
+def _too_slow(what: str) -> ProtocolRefusal:
+    return ProtocolRefusal(f"{what}, the limit here; send it again", 408)
 
 
 def _too_large(most_bytes: int) -> SizeRefusal:

@@ -8,6 +8,7 @@ from fastapi import Depends, Path, Security
 from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.requests import HTTPConnection
 
+from seedvr2_ray.serve.http.middleware import HELD
 from seedvr2_ray.serve.problems import AuthenticationRefusal, MissingRefusal
 from seedvr2_ray.serve.security.api_keys import Scope
 from seedvr2_ray.serve.security.auth import Caller
@@ -48,9 +49,10 @@ async def signed_in(connection: HTTPConnection) -> Caller:
             service.authenticator.authenticate, connection.headers, connection.query_params, host
         )
     except AuthenticationRefusal:
-        await service.count_request(None, host)  # Whoever guesses keys does not do so for long.
+        await service.gate.count(None, host)  # Whoever guesses keys does not do so for long.
         raise
-    await service.count_request(caller, host)
+    await service.gate.count(caller, host)
+    service.gate.hold(caller, connection.scope[HELD])
     return caller
 
 
@@ -63,11 +65,13 @@ async def may_read_job(connection: HTTPConnection, job_id: str) -> Caller:
     if "signature" not in connection.query_params:
         return await signed_in(connection)
     service = service_of(connection)
-    await service.count_request(None, connection.client.host if connection.client else None)
+    await service.gate.count(None, connection.client.host if connection.client else None)
     path = connection.scope["path"].removeprefix(connection.scope.get("root_path", ""))
     service.links.require_valid(connection.scope.get("method", "GET"), path, connection.query_params)
     job = await anyio.to_thread.run_sync(service.jobs.get, job_id)
-    return Caller(owner=job.owner, scopes=frozenset({"jobs:read"}))
+    caller = Caller(owner=job.owner, scopes=frozenset({"jobs:read"}))
+    service.gate.hold(caller, connection.scope[HELD])
+    return caller
 
 
 def usable_id(text: str) -> str:

@@ -1,116 +1,181 @@
-"""Senders are slowed down to the pace at which their files are stored.
+"""Bodies go through Ray Serve at the pace of whoever takes them, in both directions.
 
-Ray Serve (2.60) takes a request's body from the connection as fast as it comes: its proxy puts the pieces into a queue
-without an end, and the replica empties that into another one. A file that arrives faster than storage takes it would
-lie in the memory of both, whole. Here both queues get an end: a full one in the replica is not filled from the proxy, a
-full one in the proxy leaves bytes in the connection, and TCP makes the sender wait. What the replica fetches at once is
-small enough to travel with the answer; larger values would go through Ray's object store, of which every process that
-looks into it keeps the pages.
+Between Serve's proxy, which holds the connection, and the replica that answers, Ray (2.60) moves what there is as fast
+as it comes: a file that arrives faster than storage takes it would lie in memory whole, and so would a result whose
+reader has stopped reading. So both ends say how far they are, in messages of their own among those of ASGI, which
+Serve hands on without looking at them: the proxy says how much of the answer the caller has taken (``TAKEN``), the
+replica how much of the request it has read (``READ``). Neither sends more than a window beyond that.
 
-Serve has no setting for that, so its private classes are changed; ``benchmarks/serve.py`` shows what it brings and
-``test_flow_control`` that the classes are still what is taken for granted here.
+The proxy's half is a middleware (:mod:`seedvr2_ray.serve.http.proxy` installs it), the replica's half belongs to
+:class:`seedvr2_ray.serve.http.middleware.Envelope`. A header between the two says that the proxy takes part; where it
+does not, as under uvicorn alone, the connection itself holds everybody back.
 """
 
 import asyncio
-import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections import deque
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-import ray
-from ray.serve._private.constants import SERVE_NAMESPACE, SERVE_PROXY_NAME
-from ray.serve._private.http_util import ASGIReceiveProxy, MessageQueue
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-_log = logging.getLogger(__name__)
-
-MOST_WAITING = 32
-"""Pieces of a body that wait in one process."""
-PIECE_BYTES = 96 << 10
-"""Most of a body that is fetched at once. Ray sends values below 100 KB along with the answer."""
-_LOOK_SECONDS = 0.002
-_PROXY_LOOK_SECONDS = 10.0
-_BOUNDED = "seedvr2_is_bounded"
-
-
-def bound_replica() -> None:
-    """Let this process, a replica, fetch no more of a body while what it has is not read."""
-    receiver: Any = ASGIReceiveProxy
-    if hasattr(receiver, _BOUNDED):
-        return
-    initialise = receiver.__init__
-
-    def bounded(self: Any, scope: Any, metadata: Any, fetch: Callable[[Any], Awaitable[bytes]]) -> None:
-        async def fetch_when_read(asked: Any) -> bytes:
-            while self.queue.qsize() > MOST_WAITING:
-                await asyncio.sleep(_LOOK_SECONDS)
-            return await fetch(asked)
-
-        initialise(self, scope, metadata, fetch_when_read)
-
-    receiver.__init__ = bounded
-    setattr(receiver, _BOUNDED, True)
+PACED = b"x-seedvr2-paced"
+"""Header that the proxy adds, and takes from callers who send it."""
+TAKEN = "seedvr2.taken"
+READ = "seedvr2.read"
+ANSWER_WINDOW = 2 << 20
+"""Bytes of an answer on their way between replica and caller."""
+REQUEST_WINDOW = 256 << 10
+"""Bytes of a request on their way between caller and replica."""
+STALL_SECONDS = 120.0
+"""A caller who takes nothing for so long has gone; players ask for the rest again."""
 
 
-def bound_proxy(_: Any = None) -> None:
-    """Let this process, Serve's proxy, take no more of a body from a connection while what it has is not fetched."""
-    queue: Any = MessageQueue
-    if hasattr(queue, _BOUNDED):
-        return
-    put = queue.__call__
-
-    async def put_when_fetched(self: Any, message: Any) -> None:
-        for piece in _pieces(message):
-            while len(self._message_queue) > MOST_WAITING and not self._closed:
-                await asyncio.sleep(_LOOK_SECONDS)
-            await put(self, piece)
-
-    def get_few(self: Any) -> list[Any]:
-        waiting, taken, num_bytes = self._message_queue, list[Any](), 0
-        while waiting and (not taken or num_bytes + _num_bytes(waiting[0]) <= PIECE_BYTES):
-            taken.append(waiting.popleft())
-            num_bytes += _num_bytes(taken[-1])
-        if not waiting:
-            self._new_message_event.clear()
-        return taken
-
-    queue.__call__, queue.get_messages_nowait = put_when_fetched, get_few
-    setattr(queue, _BOUNDED, True)
+class Stalled(ConnectionError):
+    """The other side takes nothing any more."""
 
 
-def _num_bytes(message: Any) -> int:
-    return len(message.get("body", b""))
+class PacedBodies:
+    """The proxy's half, as a middleware of ASGI."""
 
+    def __init__(self, app: ASGIApp, *, stall_seconds: float = STALL_SECONDS) -> None:
+        """Wrap Serve's own application."""
+        self._app = app
+        self._stall_seconds = stall_seconds
 
-def _pieces(message: Any) -> Iterator[Any]:
-    """Cut a long part of a body into several."""
-    num_bytes = _num_bytes(message)
-    if num_bytes <= PIECE_BYTES:
-        yield message
-        return
-    for start in range(0, num_bytes, PIECE_BYTES):
-        end = start + PIECE_BYTES
-        more = message.get("more_body", False) or end < num_bytes
-        yield {**message, "body": message["body"][start:end], "more_body": more}
-
-
-async def bound_proxies() -> None:
-    """Bound the proxies of the cluster for as long as this runs: machines that join bring another one."""
-    bounded: set[str] = set()
-    while True:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pace one request; sockets have messages instead of bodies."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = [(name, value) for name, value in scope["headers"] if name != PACED]
+        pace = _Pace(receive, send, self._stall_seconds)
         try:
-            names = await asyncio.to_thread(_proxy_names)
-            for name in names - bounded:
-                proxy: Any = await asyncio.to_thread(ray.get_actor, name, namespace=SERVE_NAMESPACE)
-                await proxy.__ray_call__.remote(bound_proxy)
-                bounded.add(name)
-        except Exception as error:  # noqa: BLE001  # Whatever is amiss with a proxy, requests go on; it is asked again.
-            _log.warning("a proxy cannot be told to slow senders down: %s", type(error).__name__)
-        await asyncio.sleep(_PROXY_LOOK_SECONDS)
+            await self._app({**scope, "headers": [*headers, (PACED, b"1")]}, pace.receive, pace.send)
+        finally:
+            pace.close()
 
 
-def _proxy_names() -> set[str]:
-    found = ray.util.list_named_actors(all_namespaces=True)
-    return {
-        actor["name"]
-        for actor in found
-        if actor["namespace"] == SERVE_NAMESPACE and actor["name"].startswith(SERVE_PROXY_NAME)
-    }
+class _Pace:
+    """What one request has handed on, in both directions."""
+
+    def __init__(self, receive: Receive, send: Send, stall_seconds: float) -> None:
+        self._receive = receive
+        self._send = send
+        self._stall_seconds = stall_seconds
+        self._arriving: asyncio.Future[Message] | None = None
+        self._num_handed = 0
+        self._num_read = 0
+        self._num_taken = 0
+        self._num_told = 0
+        self._has_news = asyncio.Event()
+
+    async def receive(self) -> Message:
+        """Give the replica the next of the request, or word of what the caller took."""
+        while True:
+            if self._num_taken - self._num_told >= ANSWER_WINDOW // 4:
+                self._num_told = self._num_taken
+                return {"type": TAKEN, "num_bytes": self._num_taken}
+            self._has_news.clear()
+            if self._arriving is None and self._num_handed - self._num_read < REQUEST_WINDOW:
+                self._arriving = asyncio.ensure_future(self._receive())
+            news = asyncio.ensure_future(self._has_news.wait())
+            waited: list[asyncio.Future[Any]] = [news] if self._arriving is None else [news, self._arriving]
+            try:
+                await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                news.cancel()
+            if self._arriving is not None and self._arriving.done():
+                message, self._arriving = self._arriving.result(), None
+                self._num_handed += len(message.get("body", b""))
+                return message
+
+    async def send(self, message: Message) -> None:
+        """Send the caller what the replica answers; what it says to us stays here."""
+        if message["type"] == READ:
+            self._num_read = message["num_bytes"]
+            self._has_news.set()
+            return
+        async with asyncio.timeout(self._stall_seconds):
+            await self._send(message)
+        if message["type"] == "http.response.body":
+            self._num_taken += len(message.get("body", b""))
+            self._has_news.set()
+
+    def close(self) -> None:
+        if self._arriving is not None:
+            self._arriving.cancel()
+
+
+class Window:
+    """The replica's half: what the application receives and sends, kept inside the windows."""
+
+    def __init__(self, receive: Receive, send: Send, *, stall_seconds: float = STALL_SECONDS) -> None:
+        """Take the place of a request's ``receive`` and ``send``."""
+        self._receive = receive
+        self._send = send
+        self._stall_seconds = stall_seconds
+        self._is_turn = asyncio.Lock()
+        self._waiting: deque[Message] = deque()
+        self._num_sent = 0
+        self._num_taken = 0
+        self._num_read = 0
+        self._num_told = 0
+        self._is_gone = False
+
+    async def receive(self) -> Message:
+        """Give the application the next message that is meant for it."""
+        await self._until(lambda: bool(self._waiting))
+        message = self._waiting.popleft()
+        self._num_read += len(message.get("body", b""))
+        if self._num_read - self._num_told >= REQUEST_WINDOW // 4 and message.get("more_body", False):
+            self._num_told = self._num_read
+            await self._send({"type": READ, "num_bytes": self._num_read})
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Send what the application answers, once the caller has taken enough of what was sent before.
+
+        Raises:
+            Stalled: he has taken nothing for long, or has gone.
+        """
+        if self._num_sent - self._num_taken >= ANSWER_WINDOW:
+            await self._wait_for_room()
+        self._num_sent += len(message.get("body", b""))
+        await self._send(message)
+
+    async def _wait_for_room(self) -> None:
+        while not self._is_gone and self._num_sent - self._num_taken >= ANSWER_WINDOW:
+            before = self._num_taken
+            try:
+                async with asyncio.timeout(self._stall_seconds):
+                    await self._until(partial(self._has_moved_from, before))
+            except TimeoutError:
+                raise Stalled(f"nothing of the answer was taken for {self._stall_seconds:g} s") from None
+        if self._is_gone:
+            raise Stalled("the caller has gone")
+
+    def _has_moved_from(self, num_taken: int) -> bool:
+        return self._is_gone or self._num_taken > num_taken
+
+    async def _until(self, is_there: Callable[[], bool]) -> None:
+        """Read messages, one reader at a time, until there is what somebody waits for."""
+        while not is_there():
+            async with self._is_turn:
+                if not is_there():
+                    self._take(await self._receive())
+
+    def _take(self, message: Message) -> None:
+        if message["type"] == TAKEN:
+            self._num_taken = message["num_bytes"]
+            return
+        self._is_gone = self._is_gone or message["type"] == "http.disconnect"
+        self._waiting.append(message)
+
+
+def paced(scope: Scope, receive: Receive, send: Send) -> tuple[Receive, Send]:
+    """Return the ``receive`` and ``send`` of a request: paced, where it came through a proxy that takes part."""
+    if not any(name == PACED for name, _ in scope["headers"]):
+        return receive, send
+    window = Window(receive, send)
+    return window.receive, window.send

@@ -1,16 +1,20 @@
 """What every answer gets, whatever made it: an id, safe headers, and a problem instead of a broken connection."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from uuid import uuid4
 
 import anyio
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from seedvr2_ray.serve.http.flow_control import paced
 from seedvr2_ray.serve.http.problem_bodies import respond
 
 REQUEST_ID = "X-Request-Id"
+HELD = "seedvr2_held"
+"""Where a request's scope has the stack of what it holds until it is answered."""
 _DRAIN_SECONDS = 1.0
 _DRAIN_BYTES = 64 << 20
 _USABLE_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
@@ -55,21 +59,32 @@ def _has_body(headers: Headers) -> bool:
 class Envelope:
     """Names each request, sets the headers that every answer needs, and turns a crash into a problem."""
 
-    def __init__(self, app: ASGIApp, *, cors_origins: Iterable[str] = ()) -> None:
+    def __init__(
+        self, app: ASGIApp, *, admit: Callable[[Scope, ExitStack], None], cors_origins: Iterable[str] = ()
+    ) -> None:
         """Wrap an application.
 
         Args:
+            admit: raises a refusal where there are too many requests already; what the request holds until it is
+                answered goes on the stack.
             cors_origins: sites that may load what we answer, and not only send requests.
         """
         self._app = app
+        self._admit = admit
         self._is_shared = bool(list(cors_origins))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+        with ExitStack() as held:
+            scope[HELD] = held
+            if scope["type"] == "http":
+                await self._serve(scope, receive, send, held)
+            else:
+                await self._app(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, held: ExitStack) -> None:
         sent = Headers(scope=scope).get(REQUEST_ID, "")
+        receive, send = paced(scope, receive, send)
         request_id = sent if _USABLE_ID.fullmatch(sent) else uuid4().hex
         scope["seedvr2_request_id"] = request_id
         body = _Body(receive, has_more=_has_body(Headers(scope=scope)))
@@ -82,11 +97,13 @@ class Envelope:
                 self._complete(MutableHeaders(scope=message), request_id)
             elif body.has_more and not message.get("more_body", False):
                 await send({**message, "more_body": True})
+                held.close()
                 await body.drain()
                 message = {"type": "http.response.body"}
             await send(message)
 
         try:
+            self._admit(scope, held)
             await self._app(scope, body.receive, send_with_headers)
         except Exception as error:
             if has_begun:

@@ -31,6 +31,7 @@ PROTOCOL_PROBLEMS: dict[int, ProblemKind] = {
     412: ProblemKind("precondition", 412, "A condition does not hold", "Send the header Tus-Resumable: 1.0.0."),
     415: ProblemKind("media-type", 415, "Not this content type", "Send the content type that the detail names."),
     416: ProblemKind("range", 416, "No such part", "Ask for a range inside the size that Content-Range names."),
+    431: ProblemKind("head-too-large", 431, "The headers are too large", "Send shorter headers."),
     422: ProblemKind("input", 422, "The request cannot be used", "Change the field that the detail names."),
 }
 """What is wrong with a request as HTTP, before it means anything to the service."""

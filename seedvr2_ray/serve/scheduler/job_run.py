@@ -4,10 +4,12 @@ import asyncio
 import contextlib
 import logging
 import time
+from dataclasses import replace
 from typing import Literal
 
 from seedvr2_ray.errors import DeploymentError, SeedVR2Error, StorageError
 from seedvr2_ray.restoration.work.failures import is_transient
+from seedvr2_ray.serve.db.artifact_store import ArtifactStore
 from seedvr2_ray.serve.db.job_rows import Changes
 from seedvr2_ray.serve.db.job_store import LeaseLost
 from seedvr2_ray.serve.db.usage_store import Use
@@ -17,6 +19,7 @@ from seedvr2_ray.serve.scheduler.dispatch import StalledError
 from seedvr2_ray.serve.scheduler.video_progress import VideoProgress
 from seedvr2_ray.serve.scheduler.video_run import Meter, Shared, VideoRun, deadline
 from seedvr2_ray.serve.security.wording import explained
+from seedvr2_ray.serve.service.admission import require_quota
 from seedvr2_ray.serve.workers.protocol import PreparedJob, PrepareOrder
 from seedvr2_ray.serve.workers.restore import StalePlanError
 from seedvr2_ray.telemetry.metrics import count, observe
@@ -112,7 +115,7 @@ class JobRun:
             await self._shared.in_progress[prepared.result_address].wait()
             prepared = await self._prepare(identify_again=False)
         if prepared.published is not None:
-            await self._finish_as(JobState.COMPLETED, result=prepared.published)
+            await self._finish_as(JobState.COMPLETED, result=await self._as_its_owner_knows(prepared.published))
             return
         done = self._shared.in_progress[prepared.result_address] = asyncio.Event()
         try:
@@ -120,6 +123,14 @@ class JobRun:
         finally:
             del self._shared.in_progress[prepared.result_address]
             done.set()
+
+    async def _as_its_owner_knows(self, published: ResultInfo) -> ResultInfo:
+        """Say that a result was there only to whoever had it made: others must not learn who has the same file."""
+        artifacts = ArtifactStore(self._shared.jobs.database)
+        is_his = await self._shared.in_thread(
+            artifacts.has_had, self._job.owner, published.address, besides=self._job.id
+        )
+        return replace(published, was_cached=bool(is_his))
 
     async def _prepare(self, *, identify_again: bool) -> PreparedJob:
         job, shared = self._job, self._shared
@@ -139,9 +150,10 @@ class JobRun:
             fetch=shared.config.fetch,
             identity=identity,
         )
-        began = time.monotonic()
-        async with deadline(limits.fetch_seconds + _STALLS_OF_A_VIDEO * limits.stall_seconds, "preparing the job"):
-            prepared = await shared.workers.prepare(order)
+        async with shared.preparations.place(job.owner):
+            began = time.monotonic()
+            async with deadline(limits.fetch_seconds + _STALLS_OF_A_VIDEO * limits.stall_seconds, "preparing the job"):
+                prepared = await shared.workers.prepare(order)
         observe("seedvr2_stage_seconds", time.monotonic() - began, stage="prepare")
         # The address is named before the result is used, so that nobody deletes it meanwhile.
         await shared.in_thread(
@@ -160,6 +172,7 @@ class JobRun:
     async def _make(self, prepared: PreparedJob) -> ResultInfo:
         """Restore what is not committed yet, finish and publish."""
         video = self._video = VideoProgress(self._job.id, self._job.source.name, prepared)
+        await self._shared.in_thread(self._reserve, video.plan.restored_megapixels)
         await self._advance(JobState.RESTORING, video)
         await VideoRun(self._job, video, self._meter, self._shared).run()
         await self._advance(JobState.ASSEMBLING, video)
@@ -169,6 +182,25 @@ class JobRun:
         observe("seedvr2_stage_seconds", time.monotonic() - began, stage="assemble")
         video.has_preview = True
         return result
+
+    def _reserve(self, megapixels: float) -> None:
+        """Note what the job will take now that its source is known, which for a URL it was not when it was accepted.
+
+        Raises:
+            RateRefusal: it is more than is left of its owner's quota.
+        """
+        if self._job.estimated_gpu_seconds:
+            return
+        shared, job = self._shared, self._job
+        gpu_seconds = shared.rates.gpu_seconds(self._meter.model, megapixels)
+        shared.jobs.note(job.id, self.fence, estimated_gpu_seconds=gpu_seconds)
+        self._job = replace(job, estimated_gpu_seconds=gpu_seconds)
+        limits = shared.limits()
+        if limits.gpu_seconds_per_day:
+            load = shared.jobs.load(job.owner)
+            # His own estimate is among what is reserved already.
+            rest = replace(load, reserved_gpu_seconds_of_owner=load.reserved_gpu_seconds_of_owner - gpu_seconds)
+            require_quota(rest, limits, gpu_seconds)
 
     async def _advance(self, state: JobState, video: VideoProgress) -> None:
         progress = video.snapshot(time.monotonic())

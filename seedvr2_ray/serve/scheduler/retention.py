@@ -4,10 +4,12 @@ Anything that several jobs share stays until the last of them is gone. A sweep m
 several runners at once; what it deletes under the hands of a job that has just begun is made again by that job.
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
+from seedvr2_ray.errors import StorageError, TargetError
 from seedvr2_ray.serve.config import Retention
 from seedvr2_ray.serve.db.artifact_store import ArtifactStore
 from seedvr2_ray.serve.db.database import Clock, utc_now
@@ -19,7 +21,12 @@ from seedvr2_ray.serve.problems import GoneRefusal, MissingRefusal
 from seedvr2_ray.serve.workers.storage_layout import StorageLayout
 from seedvr2_ray.storage.location import remove_folder
 
+_log = logging.getLogger(__name__)
+
+_MOST_JOBS = 100
 _MOST_UPLOADS = 1000
+FAULTS = (OSError, StorageError, TargetError)
+"""Of one file or folder."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +69,7 @@ class Sweeper:
         """Delete what has expired, and say how much that was. Blocks for as long as deleting takes.
 
         Raises:
-            StorageError: the database or the storage does not answer; the next sweep goes on.
+            StorageError: the database does not answer; the next sweep goes on.
         """
         rules = self._rules
         swept = Swept(
@@ -77,13 +84,25 @@ class Sweeper:
         return swept
 
     def _delete(self, what: ArtifactKind, hours: float, delete: Callable[[Job], None]) -> int:
+        """Delete what jobs leave behind. What cannot be deleted now stays for a later sweep, and stops nothing else."""
         num_deleted = 0
-        while expired := self._artifacts.expired(what, ended_before=self._clock() - timedelta(hours=hours)):
+        failed: set[str] = set()
+        ended_before = self._clock() - timedelta(hours=hours)
+        while expired := [
+            job
+            for job in self._artifacts.expired(what, ended_before=ended_before, limit=_MOST_JOBS + len(failed))
+            if job.id not in failed
+        ]:
             for job in expired:
-                delete(job)
+                try:
+                    delete(job)
+                except FAULTS as error:
+                    failed.add(job.id)
+                    _log.warning("%s of %s cannot be deleted now: %s", what.name.lower(), job.id, error)
+                    continue
                 # Only now: what is cut off here is deleted once more.
                 self._artifacts.mark_deleted(job.id, what)
-            num_deleted += len(expired)
+                num_deleted += 1
         return num_deleted
 
     def _delete_input(self, job: Job) -> None:
@@ -100,8 +119,9 @@ class Sweeper:
 
     def _delete_result(self, job: Job) -> None:
         address = job.result_address
-        if address is not None and not self._artifacts.results_in_use(address, besides=job.id):
+        if address is not None and self._artifacts.begin_discard(address, besides=job.id):
             self._layout.results.discard(address)
+            self._artifacts.end_discard(address)
 
     def _delete_idle_uploads(self) -> int:
         limit = self._clock() - timedelta(hours=self._rules.uploads_hours)
@@ -110,9 +130,14 @@ class Sweeper:
             for upload in self._uploads.idle(changed_before=limit, limit=_MOST_UPLOADS)
             if not self._artifacts.upload_in_use(upload.id)
         ]
+        num_deleted = 0
         for upload in idle:
-            self._delete_upload(upload.id)
-        return len(idle)
+            try:
+                self._delete_upload(upload.id)
+                num_deleted += 1
+            except FAULTS as error:
+                _log.warning("%s cannot be deleted now: %s", upload.id, error)
+        return num_deleted
 
     def _delete_upload(self, upload_id: str) -> None:
         remove_folder(self._layout.upload_folder(upload_id))

@@ -22,7 +22,9 @@ from seedvr2_ray.serve.jobs import Job
 from seedvr2_ray.serve.scheduler.dispatch import Dispatcher
 from seedvr2_ray.serve.scheduler.job_run import JobRun
 from seedvr2_ray.serve.scheduler.video_run import Shared
+from seedvr2_ray.serve.service.rates import Rates
 from seedvr2_ray.serve.service.results import Results
+from seedvr2_ray.serve.service.shares import SharedPlaces
 from seedvr2_ray.serve.workers.protocol import Workers
 
 _log = logging.getLogger(__name__)
@@ -31,6 +33,7 @@ Result = TypeVar("Result")
 
 _LOOK_SECONDS = 0.5
 """Between looks for new jobs, and for what happened to the claims: how late a cancellation is seen at most."""
+_MOST_PREPARATIONS = 64
 DEFAULT_RETRIES = RetryPolicy(num_tries=5, first_pause_seconds=0.5, longest_pause_seconds=30.0)
 
 
@@ -69,6 +72,8 @@ class JobRunner:
             retries=retries,
             limits=lambda: self._limits,
             in_thread=self._in_thread,
+            rates=Rates(usage, config.models),
+            preparations=SharedPlaces(_MOST_PREPARATIONS, per_owner=max(1, config.num_finishers)),
         )
         self._runs: dict[str, JobRun] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -158,7 +163,13 @@ class JobRunner:
     async def _claim(self, room: int) -> None:
         try:
             claimed = await self._in_thread(
-                partial(self._jobs.claim, self._name, lease_seconds=self._lease_seconds, limit=room)
+                partial(
+                    self._jobs.claim,
+                    self._name,
+                    lease_seconds=self._lease_seconds,
+                    limit=room,
+                    most_per_owner=self._limits.max_active_jobs_per_owner,
+                )
             )
         except StorageError as error:
             _log.warning("no jobs can be claimed now: %s", error)

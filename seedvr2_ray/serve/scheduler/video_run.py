@@ -18,7 +18,9 @@ from seedvr2_ray.serve.jobs import Job
 from seedvr2_ray.serve.scheduler.dispatch import Dispatcher, Restored, SegmentQueue
 from seedvr2_ray.serve.scheduler.fair_share import Candidate
 from seedvr2_ray.serve.scheduler.video_progress import VideoProgress
+from seedvr2_ray.serve.service.rates import Rates
 from seedvr2_ray.serve.service.results import Results
+from seedvr2_ray.serve.service.shares import SharedPlaces
 from seedvr2_ray.serve.workers.protocol import PartOrder, SegmentOrder, Workers
 from seedvr2_ray.telemetry.metrics import count, observe
 
@@ -53,6 +55,9 @@ class Shared:
     retries: RetryPolicy
     limits: Callable[[], Limits]
     in_thread: InThread
+    rates: Rates
+    preparations: SharedPlaces
+    """Of finishers that fetch and look at sources: one owner's slow servers leave some to others."""
     in_progress: dict[str, asyncio.Event] = field(default_factory=dict)
     """Results that one of the jobs is making; others that ask for the same wait for it."""
 

@@ -1,8 +1,13 @@
-"""Whether one more job is taken now, by what waits already. Pure: numbers in, a refusal or nothing out."""
+"""Whether one more job is taken now, by what waits already: numbers in, a refusal or nothing out."""
 
+import shutil
+from pathlib import Path
+
+from seedvr2_ray.errors import CapacityError
 from seedvr2_ray.serve.config import Limits, ServiceConfig
 from seedvr2_ray.serve.db.job_rows import Load
 from seedvr2_ray.serve.problems import RateRefusal
+from seedvr2_ray.storage.location import is_local
 
 _SHORTEST_PAUSE = 5
 _LONGEST_PAUSE = 3600
@@ -43,17 +48,44 @@ def require_room(load: Load, limits: Limits, gpu_seconds: float, *, queue_second
         )
 
 
-def require_quota(used_gpu_seconds: float, limits: Limits) -> None:
-    """Refuse a job when its owner has used up the device time of a day.
+def require_quota(load: Load, limits: Limits, gpu_seconds: float) -> None:
+    """Refuse a job that would take its owner beyond the device time of a day.
+
+    What his other jobs are estimated to take is reserved for them: it counts until they have ended and it is known.
+
+    Args:
+        load: what he has used, and reserved.
+        gpu_seconds: estimated for the job; 0 while that is not known.
 
     Raises:
-        RateRefusal: the quota is used up.
+        RateRefusal: too little is left of the quota.
     """
-    if limits.gpu_seconds_per_day and used_gpu_seconds >= limits.gpu_seconds_per_day:
+    most = limits.gpu_seconds_per_day
+    used, reserved = load.used_gpu_seconds_of_owner, load.reserved_gpu_seconds_of_owner
+    if most and (used + reserved + gpu_seconds > most or used + reserved >= most):
         raise RateRefusal(
-            f"you have used {used_gpu_seconds:.0f} s of device time in the last 24 hours and "
-            f"{limits.gpu_seconds_per_day:.0f} s are allowed; try again later or ask the operator for more",
+            f"you have used {used:.0f} s of device time in the last 24 hours, your unfinished jobs will take about "
+            f"{reserved:.0f} s and this one about {gpu_seconds:.0f} s, and {most:.0f} s are allowed; "
+            "try again later, ask for less, or ask the operator for more",
             _QUOTA_PAUSE,
+        )
+
+
+def require_free(data_url: str, min_free_bytes: int) -> None:
+    """Refuse to take anything that may not fit. Object stores have no end that could be asked for.
+
+    Raises:
+        CapacityError: the disk that holds the deployment's data is all but full.
+    """
+    if not is_local(data_url):
+        return
+    folder = Path(data_url.removeprefix("file://"))
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < min_free_bytes:
+        raise CapacityError(
+            f"{free} bytes are free where files are kept here and {min_free_bytes} must be; try again later"
         )
 
 

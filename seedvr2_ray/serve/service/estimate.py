@@ -30,6 +30,9 @@ class JobEstimate:
     """Of restoring, once begun, with every replica there may be and nobody else at work."""
     gpu_seconds: float
     cost: float
+    source_width: int = 0
+    """As stored; 0 where the source could not be looked at."""
+    source_height: int = 0
     notices: tuple[Notice, ...] = ()
     refusals: tuple[str, ...] = ()
     """Why the job would be refused; empty when it would be taken."""
@@ -76,6 +79,8 @@ def estimate_job(
         seconds=seconds / max(1, min(pool.max_replicas, len(plan.segments))),
         gpu_seconds=gpu_seconds,
         cost=gpu_seconds * pool.price_per_gpu_hour / 3600,
+        source_width=media.video.width,
+        source_height=media.video.height,
         notices=plan.notices,
         refusals=() if memory is None or not memory.refusal else (memory.refusal,),
         gang_size=pool.gang_size,

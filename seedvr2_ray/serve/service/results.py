@@ -32,7 +32,7 @@ _KIND_TYPES: dict[ResultKind, str] = {
     "after": "image/jpeg",
 }
 _KINDS: tuple[ResultKind, ...] = ("master", "sidecar", "report", "before", "after")
-_BLOCK_BYTES = 1 << 20
+_BLOCK_BYTES = 512 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class StoredFile:
         return self.place.path if self.place.is_local else None
 
     def blocks(self, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
-        """Yield the bytes from ``start`` to before ``stop`` in pieces of at most a MiB.
+        """Yield the bytes from ``start`` to before ``stop`` in pieces of at most half a MiB.
 
         Raises:
             StorageError: the store does not answer, or the file went while it was read.

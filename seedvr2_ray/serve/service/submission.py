@@ -1,7 +1,7 @@
 """What a caller asks for, whichever of the APIs it came through, and how it is checked before anything is read."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import unquote
@@ -17,6 +17,7 @@ from seedvr2_ray.storage.address import digest_of
 from seedvr2_ray.storage.faults import printable
 
 MOST_METADATA_BYTES = 4096
+DEEPEST_NESTING = 32
 LONGEST_IDEMPOTENCY_KEY = 255
 LONGEST_URL = 4096
 PRIORITIES = range(-10, 11)
@@ -97,6 +98,7 @@ def require_storable(name: str, values: Mapping[str, Any]) -> int:
     Raises:
         InputError: a value is not plain JSON, or has characters that are no text.
     """
+    require_shallow(name, values)
     try:
         text = json.dumps(dict(values), ensure_ascii=False, allow_nan=False)
         size = len(text.encode())
@@ -105,6 +107,26 @@ def require_storable(name: str, values: Mapping[str, Any]) -> int:
     if "\\u0000" in text:
         raise InputError(f"{name} has a NUL character, which is no text; leave it out")
     return size
+
+
+def require_shallow(name: str, value: object) -> None:
+    """Refuse what is nested so deeply that something on its way to the database and back would give up.
+
+    Raises:
+        InputError: it is.
+    """
+    level: list[object] = [value]
+    for _ in range(DEEPEST_NESTING + 1):
+        level = [inner for each in level for inner in _inside(each)]
+        if not level:
+            return
+    raise InputError(f"{name} is nested deeper than {DEEPEST_NESTING} levels, the limit here; make it flatter")
+
+
+def _inside(value: object) -> Iterable[object]:
+    if isinstance(value, Mapping):
+        return value.values()
+    return value if isinstance(value, list | tuple) else ()
 
 
 def source_of_url(url: str, config: ServiceConfig) -> Source:

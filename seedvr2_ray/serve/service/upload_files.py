@@ -12,7 +12,7 @@ import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import uuid4
@@ -32,6 +32,7 @@ _IDLE_SECONDS = 60.0
 """A sender that is silent for so long has gone, whatever its connection says."""
 _TAKEOVER_SECONDS = 5.0
 _PARTS = "parts"
+_MOST_THREADS = 24
 
 
 @dataclass(eq=False, slots=True)
@@ -361,5 +362,11 @@ def _told_of_full_disk() -> Iterator[None]:
         raise
 
 
+@lru_cache(maxsize=1)
+def _threads() -> anyio.CapacityLimiter:
+    """Threads of their own, so that slow disks and locked databases leave those of readers free."""
+    return anyio.CapacityLimiter(_MOST_THREADS)
+
+
 async def _in_thread(function: Callable[..., Any], *values: Any, **named: Any) -> Any:
-    return await anyio.to_thread.run_sync(partial(function, *values, **named))
+    return await anyio.to_thread.run_sync(partial(function, *values, **named), limiter=_threads())

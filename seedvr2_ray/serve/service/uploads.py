@@ -12,15 +12,18 @@ import anyio.to_thread
 
 from seedvr2_ray.errors import InputError
 from seedvr2_ray.serve.config import Limits, ServiceConfig
-from seedvr2_ray.serve.db.upload_store import Upload, UploadStore
+from seedvr2_ray.serve.db.upload_store import Stored, Upload, UploadStore
 from seedvr2_ray.serve.problems import ConflictRefusal, RateRefusal, SizeRefusal
 from seedvr2_ray.serve.security.auth import Caller
 from seedvr2_ray.serve.security.fetch import plain_name
+from seedvr2_ray.serve.service.admission import require_free
 from seedvr2_ray.serve.service.upload_files import UploadFiles
 
 PRESIGNED_SECONDS = 3600
 _MOST_RECEIVING = 100
 """Uploads that one owner may have begun and not completed; each holds room on the disk until it expires."""
+_SPACE_PAUSE = 60
+_MOST_WRITERS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,7 @@ class Uploads:
         self._config = config
         self._limits = limits
         self._in_use = in_use
+        self._writers = anyio.CapacityLimiter(_MOST_WRITERS)
 
     @property
     def can_presign(self) -> bool:
@@ -188,13 +192,40 @@ class Uploads:
 
     async def _announce(self, caller: Caller, name: str, num_bytes: int | None) -> Upload:
         caller.require("jobs:write")
-        num_receiving = await anyio.to_thread.run_sync(self._store.num_receiving, caller.owner)
-        if num_receiving >= _MOST_RECEIVING:
+        announce = partial(
+            self._store.create,
+            owner=caller.owner,
+            name=plain_name(name),
+            num_bytes=num_bytes,
+            admit=partial(self._require_space, num_bytes=num_bytes),
+        )
+        free = self._limits().min_free_bytes + (num_bytes or 0)
+        await anyio.to_thread.run_sync(require_free, self._config.data, free)
+        return await anyio.to_thread.run_sync(announce, limiter=self._writers)
+
+    def _require_space(self, stored: Stored, *, num_bytes: int | None) -> None:
+        limits = self._limits()
+        if stored.num_receiving >= _MOST_RECEIVING:
             raise RateRefusal(
-                f"you have begun {num_receiving} uploads and {_MOST_RECEIVING} may be open; complete or delete one", 60
+                f"you have begun {stored.num_receiving} uploads and {_MOST_RECEIVING} may be open; "
+                "complete or delete one",
+                _SPACE_PAUSE,
             )
-        announce = partial(self._store.create, owner=caller.owner, name=plain_name(name), num_bytes=num_bytes)
-        return await anyio.to_thread.run_sync(announce)
+        if stored.num_uploads >= limits.max_uploads_per_owner:
+            raise RateRefusal(
+                f"you keep {stored.num_uploads} uploads here and {limits.max_uploads_per_owner} are the most; "
+                "delete one, or the job that was made of it",
+                _SPACE_PAUSE,
+            )
+        # Of what did not say how long it is, only the limit is known.
+        kept = stored.num_bytes + stored.num_unannounced * limits.max_upload_bytes
+        wanted = limits.max_upload_bytes if num_bytes is None else num_bytes
+        if kept and kept + wanted > limits.max_stored_upload_bytes_per_owner:
+            raise RateRefusal(
+                f"your uploads take {kept} bytes here, this one may take {wanted} and "
+                f"{limits.max_stored_upload_bytes_per_owner} are the most; delete one, or the job that was made of it",
+                _SPACE_PAUSE,
+            )
 
     async def _completed(self, upload: Upload) -> Upload:
         """Note that everything has arrived, once it has."""

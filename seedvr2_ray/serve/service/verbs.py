@@ -24,7 +24,7 @@ from seedvr2_ray.serve.config import Limits, ModelPool, ServiceConfig
 from seedvr2_ray.serve.db.artifact_store import ArtifactStore
 from seedvr2_ray.serve.db.database import Database
 from seedvr2_ray.serve.db.job_store import JobStore, Load, NewJob
-from seedvr2_ray.serve.db.key_store import KeyStore
+from seedvr2_ray.serve.db.key_store import KeyStore, UsedKeys
 from seedvr2_ray.serve.db.service_values import shared_value
 from seedvr2_ray.serve.db.upload_store import Upload, UploadStore
 from seedvr2_ray.serve.db.usage_store import UsageOfDay, UsageStore
@@ -37,12 +37,16 @@ from seedvr2_ray.serve.secrets import Secrets
 from seedvr2_ray.serve.security.auth import Authenticator, Caller
 from seedvr2_ray.serve.security.inspection import Inspector, shared_inspector
 from seedvr2_ray.serve.security.links import SignedLinks
-from seedvr2_ray.serve.security.rate_limits import RequestLimiter, counted_as
+from seedvr2_ray.serve.security.rate_limits import RequestLimiter
 from seedvr2_ray.serve.security.wording import explained
-from seedvr2_ray.serve.service.admission import queue_seconds, require_quota, require_room
+from seedvr2_ray.serve.service.admission import queue_seconds, require_free, require_quota, require_room
 from seedvr2_ray.serve.service.estimate import JobEstimate, estimate_job, refused
+from seedvr2_ray.serve.service.gate import Gate
+from seedvr2_ray.serve.service.queue_places import QueuePlaces
+from seedvr2_ray.serve.service.rates import Rates
 from seedvr2_ray.serve.service.remote_sources import borrowed
 from seedvr2_ray.serve.service.results import Results, StoredFile
+from seedvr2_ray.serve.service.shares import SharedPlaces
 from seedvr2_ray.serve.service.submission import Submission, require_sane, settle_settings, source_of_url
 from seedvr2_ray.serve.service.upload_files import UploadFiles
 from seedvr2_ray.serve.service.uploads import Uploads
@@ -55,9 +59,12 @@ Value = TypeVar("Value")
 
 _MOST_INSPECTIONS = 4
 """Processes that look at files side by side; more would only take the processors from one another."""
-_MOST_BORROWINGS = 2
-"""Files that are fetched only to be estimated, side by side."""
-_DAY = timedelta(hours=24)
+_MOST_BORROWINGS = 8
+"""Files that are fetched only to be estimated, side by side; they take disk and connections more than processors."""
+_SHARE = 2
+"""Of each of those, for one owner."""
+_MOST_WAITING = 20
+_MOST_WRITERS = 16
 
 
 async def _nobody() -> None:
@@ -89,11 +96,13 @@ class Service:
         self.secrets = secrets
         self.jobs = JobStore(database)
         self.usage = UsageStore(database)
+        self._rates = Rates(self.usage, config.models)
         self.results = Results(f"{config.data.rstrip('/')}/results")
-        self.authenticator = Authenticator(config, secrets, KeyStore(database))
+        self.authenticator = Authenticator(config, secrets, UsedKeys(KeyStore(database)))
         self.links = SignedLinks(
             secrets.signing_key or shared_value(database, "signing-key", lambda: random_secrets.token_bytes(32))
         )
+        self._places = QueuePlaces(self.jobs)
         self.watch = JobWatch(self.jobs, lambda: self.limits.max_parallel_streams)
         self._scratch = Path(config.scratch or default_scratch())
         self.uploads = Uploads(
@@ -105,11 +114,15 @@ class Service:
         )
         self._inspector = inspector or shared_inspector()
         self._wake = wake
-        self._rates = rates or RequestLimiter()
+        self.gate = Gate(lambda: self.limits, rates or RequestLimiter())
         self._clock = database.clock
         self._limits = config.limits
-        self._looks = anyio.CapacityLimiter(_MOST_INSPECTIONS)
-        self._borrowings = anyio.CapacityLimiter(_MOST_BORROWINGS)
+        self._looks = SharedPlaces(_MOST_INSPECTIONS, per_owner=_SHARE, most_waiting=_MOST_WAITING)
+        self._borrowings = SharedPlaces(_MOST_BORROWINGS, per_owner=_SHARE, most_waiting=_MOST_WAITING)
+        # Threads of their own: those that readers use stay free while writers wait for a locked database.
+        self._writers = anyio.CapacityLimiter(_MOST_WRITERS)
+        self._probes = anyio.CapacityLimiter(2)
+        self._threads = anyio.CapacityLimiter(_MOST_INSPECTIONS + _MOST_BORROWINGS)
 
     @property
     def limits(self) -> Limits:
@@ -143,6 +156,7 @@ class Service:
         """
         caller.require("jobs:write")
         settings = self._checked(submission)
+        await _in_thread(require_free, self.config.data, self.limits.min_free_bytes)
         source, estimate = await self._look_at_source(caller, submission, settings)
         if estimate is not None and estimate.refusals:
             raise InputError(estimate.refusals[0])
@@ -158,8 +172,8 @@ class Service:
             idempotency_key=submission.idempotency_key,
             request_digest=submission.digest() if submission.idempotency_key else None,
         )
-        admit = partial(self._admit, gpu_seconds=gpu_seconds, used=await self._used_today(caller))
-        job, is_new = await _in_thread(self.jobs.create, new, admit=admit)
+        admit = partial(self._admit, gpu_seconds=gpu_seconds)
+        job, is_new = await _in_thread(self.jobs.create, new, admit=admit, limiter=self._writers)
         if is_new:
             await self._wake_runner()
         return job, is_new
@@ -172,7 +186,7 @@ class Service:
         """
         caller.require("jobs:write")
         load = await _in_thread(self.jobs.load, caller.owner)
-        self._admit(load, gpu_seconds=0.0, used=await self._used_today(caller))
+        self._admit(load, gpu_seconds=0.0)
 
     async def estimate(self, caller: Caller, submission: Submission) -> JobEstimate:
         """Say what a submission would take and cost; why it would be refused is part of the answer.
@@ -185,12 +199,12 @@ class Service:
         try:
             source, estimate = await self._look_at_source(caller, submission, settings)
             if estimate is None:
-                estimate = await _in_thread(self._estimate_remote, source, settings, limiter=self._borrowings)
+                estimate = await self._estimate_remote(caller, source, settings)
         except (MediaError, FetchRefusal) as error:
             estimate = refused(explained(error))
         load = await _in_thread(self.jobs.load, caller.owner)
         try:
-            self._admit(load, gpu_seconds=estimate.gpu_seconds, used=await self._used_today(caller))
+            self._admit(load, gpu_seconds=estimate.gpu_seconds)
         except RateRefusal as refusal:
             estimate = replace(estimate, refusals=(*estimate.refusals, str(refusal)))
         return replace(estimate, queue_seconds=queue_seconds(load, self.config))
@@ -211,7 +225,7 @@ class Service:
 
     async def snapshot(self, job: Job) -> Snapshot:
         """Add its place in the queue to a job."""
-        return Snapshot(job, await _in_thread(self.jobs.queue_position, job))
+        return Snapshot(job, await _in_thread(self._places.of, job))
 
     async def list(
         self, caller: Caller, *, states: Collection[JobState] | None = None, limit: int = 50, cursor: str | None = None
@@ -224,8 +238,10 @@ class Service:
         caller.require("jobs:read")
         page = await _in_thread(self.jobs.list, owner=caller.sees, states=states, limit=limit, cursor=cursor)
         has_queued = any(job.state is JobState.QUEUED for job in page.jobs)
-        positions = await _in_thread(self.jobs.queue_positions) if has_queued else {}
-        return [Snapshot(job, positions.get(job.id)) for job in page.jobs], page.next_cursor
+        if not has_queued:
+            return [Snapshot(job, None) for job in page.jobs], page.next_cursor
+        places = await _in_thread(lambda: [self._places.of(job) for job in page.jobs])
+        return [Snapshot(job, place) for job, place in zip(page.jobs, places, strict=True)], page.next_cursor
 
     async def cancel(self, caller: Caller, job_id: str) -> Job:
         """Ask a job to stop; one that waits is cancelled at once, one that is restored within seconds.
@@ -234,14 +250,14 @@ class Service:
             ConflictRefusal: it has ended.
         """
         caller.require("jobs:write")
-        job = await _in_thread(self.jobs.request_cancel, job_id, owner=caller.sees)
+        job = await _in_thread(self.jobs.request_cancel, job_id, owner=caller.sees, limiter=self._writers)
         await self._wake_runner()
         return job
 
     async def delete(self, caller: Caller, job_id: str) -> Job:
         """Delete a job and everything that only it uses; one that is unfinished is cancelled first."""
         caller.require("jobs:write")
-        job = await _in_thread(self.jobs.request_delete, job_id, owner=caller.sees)
+        job = await _in_thread(self.jobs.request_delete, job_id, owner=caller.sees, limiter=self._writers)
         await self._wake_runner()
         return job
 
@@ -264,6 +280,18 @@ class Service:
         if found is None:
             raise GoneRefusal(f"the result of job {job_id} has been deleted; submit the job again")
         return job.result, found
+
+    async def open_companion(self, caller: Caller, job_id: str, kind: Literal["report", "sidecar"]) -> StoredFile:
+        """Find what was written about a completed job's result: the report page, or its provenance.
+
+        Raises:
+            ConflictRefusal, GoneRefusal: as :meth:`open_result`.
+        """
+        result, _ = await self.open_result(caller, job_id)
+        found = await _in_thread(self.results.file, kind, result.address)
+        if found is None:
+            raise MissingRefusal(f"the result of job {job_id} came without this; submit the job again to have it made")
+        return found
 
     async def open_preview(self, caller: Caller, job_id: str, which: Literal["before", "after"]) -> StoredFile:
         """Find a still of the source or of the result.
@@ -288,27 +316,20 @@ class Service:
         names = sorted(self.config.models, key=lambda name: (name != self.config.default_model, name))
         return [(CATALOGUE[name], self.config.models[name]) for name in names]
 
-    async def count_request(self, caller: Caller | None, host: str | None) -> None:
-        """Count a request towards the limit of its key, or of its address while nobody has signed in.
-
-        Raises:
-            RateRefusal: there were too many in the last minute.
-        """
-        await _in_thread(self._rates.require, counted_as(caller, host), self.limits.requests_per_minute)
-
     async def gauges(self) -> Sequence[Gauge]:
         """Say how much there is to do, for a monitoring system."""
         load = await _in_thread(self.jobs.load)
         return gauges_of(load, num_streams=self.watch.num_watchers, now=self._clock())
 
     async def require_ready(self) -> None:
-        """Find out whether the database and the storage answer.
+        """Find out whether jobs can be taken and kept: database and storage are there, and have room.
 
         Raises:
-            RetryableError: one of them does not.
+            RetryableError: one of them does not answer, or is full.
         """
-        await _in_thread(self.jobs.load)
-        await _in_thread(require_writable, f"{self.config.data.rstrip('/')}/uploads/ready")
+        await _in_thread(self.jobs.database.require_writable, limiter=self._probes)
+        await _in_thread(require_writable, f"{self.config.data.rstrip('/')}/uploads/ready", limiter=self._probes)
+        await _in_thread(require_free, self.config.data, self.limits.min_free_bytes)
 
     def _checked(self, submission: Submission) -> RestoreSettings:
         require_sane(submission)
@@ -328,33 +349,38 @@ class Service:
         assert submission.upload_id is not None
         upload = await self.uploads.require_complete(caller, submission.upload_id)
         source = Source(kind="upload", location=upload.id, name=upload.name, num_bytes=upload.num_bytes)
-        return source, await _in_thread(self._estimate_upload, upload, settings, limiter=self._looks)
+        async with self._looks.place(caller.owner):
+            return source, await _in_thread(self._estimate_upload, upload, settings, limiter=self._threads)
 
     def _estimate_upload(self, upload: Upload, settings: RestoreSettings) -> JobEstimate:
         with self.uploads.opened(upload) as path:
             return self._estimate_job(path, upload.name, settings)
 
-    def _estimate_remote(self, source: Source, settings: RestoreSettings) -> JobEstimate:
-        with borrowed(source, self.config.fetch, self.limits, self._scratch / "estimates") as path:
-            return self._estimate_job(path, source.name, settings)
+    async def _estimate_remote(self, caller: Caller, source: Source, settings: RestoreSettings) -> JobEstimate:
+        limits = self.limits
+        brief = limits.model_copy(update={"fetch_seconds": min(limits.fetch_seconds, limits.estimate_fetch_seconds)})
+        borrowing = borrowed(source, self.config.fetch, brief, self._scratch / "estimates")
+        async with self._borrowings.place(caller.owner):
+            path = await _in_thread(borrowing.__enter__, limiter=self._threads)
+            try:
+                async with self._looks.place(caller.owner):
+                    return await _in_thread(self._estimate_job, path, source.name, settings, limiter=self._threads)
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await _in_thread(borrowing.__exit__, None, None, None)
 
     def _estimate_job(self, path: Path, name: str, settings: RestoreSettings) -> JobEstimate:
         media = self._inspector.inspect(path, self.limits, salvage=settings.salvage)
-        pool = self.config.models[settings.model]
+        pool = self._rates.pool(settings.model)
         return estimate_job(media, settings, pool, name=name, max_pixels=self.limits.max_pixels)
 
-    def _admit(self, load: Load, *, gpu_seconds: float, used: float) -> None:
-        require_quota(used, self.limits)
+    def _admit(self, load: Load, *, gpu_seconds: float) -> None:
+        require_quota(load, self.limits, gpu_seconds)
         require_room(load, self.limits, gpu_seconds, queue_seconds=queue_seconds(load, self.config))
 
     async def _wake_runner(self) -> None:
         with suppress(Exception):  # A hint: runners that poll find everything without it.
             await self._wake()
-
-    async def _used_today(self, caller: Caller) -> float:
-        if not self.limits.gpu_seconds_per_day:
-            return 0.0
-        return float(await _in_thread(self.usage.gpu_seconds, caller.owner, since=self._clock() - _DAY))
 
 
 def _why_no_result(job: Job) -> str:

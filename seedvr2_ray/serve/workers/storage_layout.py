@@ -81,7 +81,7 @@ class StorageLayout:
         """Delete what killed processes of this machine left half-written, and copies of sources nobody asks for."""
         self.copies.remove_unused(older_than_seconds=_UNUSED_SECONDS)
         limit = time.time() - _ABANDONED_SECONDS
-        for name in ("writing", "uploads", "estimates"):
+        for name in ("writing", "uploads", "estimates", "bodies"):
             for left in (Path(self.scratch) / name).glob("*"):
                 with suppress(FileNotFoundError):
                     if left.stat().st_mtime >= limit:

@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import pytest
 
+from seedvr2_ray.errors import RetryableError
 from seedvr2_ray.serve.db.artifact_store import ArtifactStore
 from seedvr2_ray.serve.db.database import Database
 from seedvr2_ray.serve.db.job_rows import ArtifactKind
@@ -11,6 +12,7 @@ from seedvr2_ray.serve.db.job_store import JobStore
 from seedvr2_ray.serve.jobs import JobState
 from tests.serve.conftest import HandClock
 from tests.serve.job_samples import MASTER, held, submit
+from tests.serve.racing import at_once
 
 
 @pytest.fixture
@@ -61,12 +63,64 @@ def test_a_shared_result_is_in_use_until_the_last_job_goes(store: JobStore, arti
     store.note(planned.id, planned.fence, result_address=MASTER.address)
     for job in (first, second):
         store.advance(job.id, job.fence, JobState.COMPLETED, result=MASTER)
-    assert artifacts.results_in_use(MASTER.address) == 3
-    assert artifacts.results_in_use(MASTER.address, besides=first.id) == 2
+    assert not artifacts.begin_discard(MASTER.address, besides=first.id)
     store.request_delete(first.id, owner="ada")
     artifacts.mark_deleted(second.id, ArtifactKind.RESULTS)
-    assert artifacts.results_in_use(MASTER.address) == 1
-    assert artifacts.results_in_use("sha256-other") == 0
+    assert not artifacts.begin_discard(MASTER.address, besides=first.id)
+    assert artifacts.begin_discard(MASTER.address, besides=planned.id)
+    assert artifacts.begin_discard("sha256-other", besides=first.id)
+
+
+def test_no_job_begins_to_use_a_result_that_is_being_deleted(
+    store: JobStore, artifacts: ArtifactStore, clock: HandClock
+) -> None:
+    job = held(store)
+    assert artifacts.begin_discard(MASTER.address, besides="job_gone")
+    with pytest.raises(RetryableError, match="being deleted"):
+        store.note(job.id, job.fence, result_address=MASTER.address)
+    assert store.get(job.id).result_address is None
+    store.note(job.id, job.fence, result_address="sha256-other")
+    artifacts.end_discard(MASTER.address)
+    store.note(job.id, job.fence, result_address=MASTER.address)
+    assert not artifacts.begin_discard(MASTER.address, besides="job_gone")
+
+
+def test_a_deletion_that_was_cut_off_does_not_keep_a_result_from_being_made_for_ever(
+    store: JobStore, artifacts: ArtifactStore, clock: HandClock
+) -> None:
+    job = held(store)
+    artifacts.begin_discard(MASTER.address, besides="job_gone")
+    clock.pass_by(3600)
+    store.note(job.id, job.fence, result_address=MASTER.address)
+
+
+def test_of_whoever_deletes_and_whoever_begins_to_use_only_one_gets_his_way(
+    store: JobStore, artifacts: ArtifactStore
+) -> None:
+    waiting = [held(store) for _ in range(6)]
+
+    def race(number: int) -> str:
+        address = f"sha256-{number // 2}"
+        if number % 2:
+            return "deleted" if artifacts.begin_discard(address, besides="job_gone") else "left"
+        try:
+            store.note(waiting[number // 2].id, waiting[number // 2].fence, result_address=address)
+        except RetryableError:
+            return "refused"
+        return "used"
+
+    outcomes = at_once(12, race)
+    assert len(outcomes) == 12
+    pairs = [{outcomes[2 * number], outcomes[2 * number + 1]} for number in range(6)]
+    assert all(pair in ({"deleted", "refused"}, {"left", "used"}) for pair in pairs), pairs
+
+
+def test_only_an_owners_own_earlier_jobs_say_that_a_result_was_his(store: JobStore, artifacts: ArtifactStore) -> None:
+    job = held(store)
+    store.note(job.id, job.fence, result_address=MASTER.address)
+    assert artifacts.has_had("ada", MASTER.address, besides="job_other")
+    assert not artifacts.has_had("ada", MASTER.address, besides=job.id)
+    assert not artifacts.has_had("bob", MASTER.address, besides="job_other")
 
 
 def test_intermediates_and_uploads_are_in_use_while_a_job_may_read_them(

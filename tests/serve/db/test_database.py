@@ -1,7 +1,9 @@
 """Laws of the database layer: migrations, transactions and failures, on SQLite and PostgreSQL alike."""
 
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 
@@ -123,6 +125,64 @@ def test_a_locked_database_is_a_storage_error_after_a_while(tmp_path: Path) -> N
         submit(JobStore(waiter))
     holder.close()
     waiter.close()
+
+
+def test_whether_anything_can_be_written_is_known_soon(database: Database) -> None:
+    for _ in range(2):
+        database.require_writable()
+
+
+def test_a_locked_database_is_found_not_to_be_writable_soon_and_reads_go_on(tmp_path: Path) -> None:
+    database = open_database(f"sqlite:///{tmp_path / 'service.db'}")
+    store = JobStore(database)
+    job = submit(store)
+    with closing(sqlite3.connect(tmp_path / "service.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StorageError, match="locked"):
+            database.require_writable(seconds=0.1)
+        assert store.get(job.id) == job
+        other.execute("ROLLBACK")
+    database.require_writable(seconds=0.1)
+    database.close()
+
+
+def test_a_writer_that_hangs_is_not_waited_for_for_ever(tmp_path: Path) -> None:
+    open_database(f"sqlite:///{tmp_path / 'service.db'}").close()
+    database = Database(f"sqlite:///{tmp_path / 'service.db'}", busy_seconds=0.2)
+    with database.writing():
+        waited = at_once(3, lambda _: _refusal_of(database))
+    assert all("other writers" in each for each in waited)
+
+
+def _refusal_of(database: Database) -> str:
+    with pytest.raises(StorageError) as refused, database.writing():
+        raise AssertionError("two writers at once")
+    return str(refused.value)
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_nothing_is_written_into_a_file_that_was_taken_away(tmp_path: Path, is_replaced: bool) -> None:
+    path = tmp_path / "service.db"
+    database = open_database(f"sqlite:///{path}")
+    store = JobStore(database)
+    job = submit(store)
+    path.rename(tmp_path / "elsewhere.db")
+    if is_replaced:
+        open_database(f"sqlite:///{path}").close()
+    for write in (lambda: submit(store), database.require_writable):
+        with pytest.raises(StorageError, match="replaced" if is_replaced else "removed"):
+            write()
+    if not is_replaced:
+        assert store.get(job.id) == job, "what is open can still be read"
+    database.close()
+
+
+def test_what_was_written_while_the_file_went_is_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "service.db"
+    database = open_database(f"sqlite:///{path}")
+    with pytest.raises(StorageError, match="removed"), database.writing() as connection:
+        connection.execute(sa.text("DELETE FROM jobs"))
+        path.unlink()
 
 
 def test_a_server_that_is_not_there_is_a_storage_error_without_the_password() -> None:

@@ -1,12 +1,13 @@
 """Laws of the order of jobs and of how much there is to do, on SQLite and PostgreSQL alike."""
 
 import random
+from collections import Counter
 
 import pytest
 
 from seedvr2_ray.serve.db.database import Database
 from seedvr2_ray.serve.db.job_store import JobStore, Load
-from seedvr2_ray.serve.jobs import JobState
+from seedvr2_ray.serve.jobs import Job, JobState
 from seedvr2_ray.serve.problems import RateRefusal
 from tests.serve.conftest import HandClock
 from tests.serve.job_samples import held, new_job, submit
@@ -66,6 +67,7 @@ def test_the_load_counts_what_is_unfinished(store: JobStore, clock: HandClock) -
         num_by_state={JobState.QUEUED: 2, JobState.RESTORING: 2},
         oldest_queued_at=oldest.created_at,
         num_unfinished_of_owner=3,
+        reserved_gpu_seconds_of_owner=155.0,
     )
     assert store.load().num_unfinished_of_owner == 0
 
@@ -77,7 +79,7 @@ def _claimed_one_by_one(store: JobStore, limit: int = 1) -> list[str]:
     return order
 
 
-def test_more_urgent_jobs_come_first_then_owners_take_turns_then_age_decides(store: JobStore, clock: HandClock) -> None:
+def test_owners_take_turns_and_each_has_his_most_urgent_job_first(store: JobStore, clock: HandClock) -> None:
     names: dict[str, str] = {}
     for name, owner, priority in [
         ("ada 1", "ada", 0),
@@ -92,7 +94,48 @@ def test_more_urgent_jobs_come_first_then_owners_take_turns_then_age_decides(sto
         names[submit(store, owner, priority=priority).id] = name
         clock.pass_by(1)
     order = [names[job_id] for job_id in _claimed_one_by_one(store)]
-    assert order == ["ada high", "bob 1", "cy 1", "ada 1", "bob 2", "ada 2", "ada 3", "cy low"]
+    assert order == ["bob 1", "cy 1", "ada high", "ada 1", "bob 2", "cy low", "ada 2", "ada 3"]
+
+
+def test_priority_takes_nothing_from_other_owners(store: JobStore, clock: HandClock) -> None:
+    for _ in range(30):
+        submit(store, "ada", priority=10)
+    clock.pass_by(60)
+    waiting = submit(store, "bob", priority=-10)
+    assert store.queue_position(waiting) == 2
+    store.claim("one", lease_seconds=1000, limit=1)
+    assert store.queue_position(waiting) == 1
+
+
+def test_no_owner_holds_every_place_of_the_runners(store: JobStore, clock: HandClock) -> None:
+    for _ in range(10):
+        submit(store, "ada")
+    assert len(store.claim("one", lease_seconds=1000, limit=64, most_per_owner=3)) == 3
+    assert store.claim("two", lease_seconds=1000, limit=64, most_per_owner=3) == []
+    later = submit(store, "bob")
+    assert [job.id for job in store.claim("two", lease_seconds=1000, limit=64, most_per_owner=3)] == [later.id]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_arrives_when_the_least_served_owner_is_next_with_his_most_urgent_job(
+    store: JobStore, clock: HandClock, seed: int
+) -> None:
+    chance = random.Random(seed)
+    waiting: dict[str, Job] = {}
+    num_held: Counter[str] = Counter()
+    for _ in range(40):
+        clock.pass_by(chance.choice([0, 1, 5]))
+        if chance.random() < 0.6:
+            owner = chance.choice(["ada", "ada", "ada", "bob", "cy"])
+            job = submit(store, owner, priority=chance.randint(-10, 10))
+            waiting[job.id] = job
+            continue
+        for claimed in store.claim("one", lease_seconds=10_000, limit=chance.choice([1, 1, 3])):
+            own = [job for job in waiting.values() if job.owner == claimed.owner]
+            assert num_held[claimed.owner] == min(num_held[job.owner] for job in waiting.values())
+            assert claimed.id == min(own, key=lambda job: (-job.priority, job.created_at, job.id)).id
+            del waiting[claimed.id]
+            num_held[claimed.owner] += 1
 
 
 @pytest.mark.parametrize(("seed", "limit"), [(0, 1), (0, 4), (1, 1)])

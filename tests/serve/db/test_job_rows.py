@@ -1,5 +1,6 @@
 """Laws of jobs as rows: what is written comes back, lists and pages, on SQLite and PostgreSQL alike."""
 
+import base64
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -97,7 +98,18 @@ def test_lists_are_newest_first_and_hold_only_the_states_asked_for(store: JobSto
     assert store.list(owner="ada", limit=0) == store.list(owner="ada", limit=1)
 
 
-@pytest.mark.parametrize("cursor", ["", "?", "bm9uc2Vuc2U", "WzEsMl0", "é", "WyIyMDI2LTAxLTAxIiwgImpvYiJd"])
+def _cursor(text: str) -> str:
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+@pytest.mark.parametrize(
+    "cursor",
+    [
+        *("", "?", "bm9uc2Vuc2U", "WzEsMl0", "é", "WyIyMDI2LTAxLTAxIiwgImpvYiJd"),
+        *(_cursor('["0001-01-01T00:00:00+14:00", "job"]'), _cursor('["9999-12-31T23:59:59-14:00", "job"]')),
+        _cursor("[" * 100_000),
+    ],
+)
 def test_a_cursor_that_no_list_gave_is_refused(store: JobStore, cursor: str) -> None:
     with pytest.raises(InputError, match="take next_cursor from the last page"):
         store.list(owner="ada", cursor=cursor)

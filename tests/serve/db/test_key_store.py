@@ -6,9 +6,10 @@ from datetime import timedelta
 import pytest
 import sqlalchemy as sa
 
+from seedvr2_ray.errors import StorageError
 from seedvr2_ray.serve.config import ServiceConfig
 from seedvr2_ray.serve.db.database import Database
-from seedvr2_ray.serve.db.key_store import KeyStore
+from seedvr2_ray.serve.db.key_store import KeyStore, UsedKeys
 from seedvr2_ray.serve.db.tables import api_keys
 from seedvr2_ray.serve.problems import AuthenticationRefusal, ConflictRefusal, MissingRefusal
 from seedvr2_ray.serve.secrets import Secrets
@@ -126,3 +127,29 @@ def test_use_is_noted_at_most_once_a_minute(store: KeyStore, clock: HandClock) -
     store.touch(key.prefix)
     assert store.last_used_at(key.prefix) == clock.now
     store.touch("unknown")
+
+
+def test_the_use_of_a_key_is_noted_later_and_nobody_waits_for_it(store: KeyStore, clock: HandClock) -> None:
+    key, _ = make_key("ada", ["jobs:read"], now=clock.now)
+    store.add(key)
+    used = UsedKeys(store)
+    assert used.find(key.prefix) == key
+    used.touch(key.prefix)
+    used.close()
+    assert store.last_used_at(key.prefix) == clock.now
+
+
+def test_a_key_whose_use_cannot_be_noted_opens_all_the_same() -> None:
+    class Locked(KeyStore):
+        def __init__(self) -> None:
+            self.num_tries = 0
+
+        def touch(self, prefix: str) -> None:
+            self.num_tries += 1
+            raise StorageError("the database is locked")
+
+    locked = Locked()
+    used = UsedKeys(locked)
+    used.touch("prefix")
+    used.close()
+    assert locked.num_tries == 1

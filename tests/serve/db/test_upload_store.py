@@ -81,7 +81,7 @@ def test_owners_see_and_delete_only_their_own(store: UploadStore) -> None:
     for call in (store.get, store.delete):
         with pytest.raises(MissingRefusal, match="there is no upload"):
             call(upload.id, owner="eve")
-    assert (store.num_receiving("ada"), store.num_receiving("eve")) == (1, 0)
+    assert (store.stored("ada").num_receiving, store.stored("eve").num_receiving) == (1, 0)
 
 
 def test_a_deleted_upload_is_gone_and_its_name_forgotten(store: UploadStore, clock: HandClock) -> None:

@@ -1,122 +1,234 @@
+"""Between a proxy and a replica that move bodies as fast as they come, as Ray Serve does, little of a body waits."""
+
 import asyncio
-import pickle
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
-from ray.serve._private.http_util import ASGIReceiveProxy, MessageQueue
+from starlette.types import Message, Receive, Scope, Send
 
-from seedvr2_ray.serve.http import flow_control
-from seedvr2_ray.serve.http.flow_control import MOST_WAITING, PIECE_BYTES, bound_proxy, bound_replica
+from seedvr2_ray.serve.http.flow_control import (
+    ANSWER_WINDOW,
+    PACED,
+    REQUEST_WINDOW,
+    PacedBodies,
+    Stalled,
+    Window,
+    paced,
+)
 
-PIECES = [{"type": "http.request", "body": bytes([number]), "more_body": True} for number in range(100)]
-END = {"type": "http.disconnect"}
-
-
-@pytest.fixture(autouse=True)
-def unbounded_again(monkeypatch):
-    """What is changed in Ray's classes is changed back."""
-    methods = ((ASGIReceiveProxy, "__init__"), (MessageQueue, "__call__"), (MessageQueue, "get_messages_nowait"))
-    for changed, method in methods:
-        monkeypatch.setattr(changed, method, getattr(changed, method))
-    yield
-    for changed in (ASGIReceiveProxy, MessageQueue):
-        if hasattr(changed, flow_control._BOUNDED):
-            delattr(changed, flow_control._BOUNDED)
+PIECE = 64 << 10
+SCOPE: Scope = {"type": "http", "headers": [(b"host", b"here"), (PACED, b"forged")]}
+App = Callable[[Receive, Send], Awaitable[None]]
 
 
-async def settled(look):
+class Relay:
+    """What Serve does between its proxy and a replica: two queues without an end."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.num_waiting = {"request": 0, "answer": 0}
+        self.most_waiting = {"request": 0, "answer": 0}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.headers = scope["headers"]
+        to_replica: asyncio.Queue[Message] = asyncio.Queue()
+        to_proxy: asyncio.Queue[Message | None] = asyncio.Queue()
+
+        async def take_all() -> None:
+            while True:
+                message = await receive()
+                self._count("request", message, 1)
+                to_replica.put_nowait(message)
+
+        async def replica_receive() -> Message:
+            message = await to_replica.get()
+            self._count("request", message, -1)
+            return message
+
+        async def replica_send(message: Message) -> None:
+            self._count("answer", message, 1)
+            to_proxy.put_nowait(message)
+
+        async def run() -> None:
+            try:
+                await self._app(*paced(scope, replica_receive, replica_send))
+            finally:
+                to_proxy.put_nowait(None)
+
+        taking, running = asyncio.create_task(take_all()), asyncio.create_task(run())
+        try:
+            while (message := await to_proxy.get()) is not None:
+                self._count("answer", message, -1)
+                await send(message)
+            await running
+        finally:
+            taking.cancel()
+
+    def _count(self, where: str, message: Message, sign: int) -> None:
+        self.num_waiting[where] += sign * len(message.get("body", b""))
+        self.most_waiting[where] = max(self.most_waiting[where], self.num_waiting[where])
+
+
+class Caller:
+    """Sends a body of so many pieces, and takes the answer up to a point until he is told to go on."""
+
+    def __init__(self, num_pieces: int = 0, *, stops_after: int | None = None) -> None:
+        self._stops_after = stops_after
+        self._bodies = [{"type": "http.request", "body": bytes([number % 256]) * PIECE} for number in range(num_pieces)]
+        self._bodies.append({"type": "http.request", "body": b""})
+        self.sent: list[Message] = []
+        self.taken: list[Message] = []
+        self.may_take = asyncio.Event()
+        self.may_take.set()
+        self.hangs_up = asyncio.Event()
+
+    async def receive(self) -> Message:
+        await asyncio.sleep(0)
+        if len(self.sent) < len(self._bodies):
+            message = {**self._bodies[len(self.sent)], "more_body": len(self.sent) + 1 < len(self._bodies)}
+            self.sent.append(message)
+            return message
+        await self.hangs_up.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        await self.may_take.wait()
+        self.taken.append(message)
+        if self._stops_after is not None and self.num_bytes_taken >= self._stops_after:
+            self._stops_after = None
+            self.may_take.clear()
+
+    @property
+    def num_bytes_taken(self) -> int:
+        return sum(len(message.get("body", b"")) for message in self.taken)
+
+
+async def settled(look: Callable[[], int]) -> int:
     """Wait until a number does not grow any more, and return it."""
     before = -1
     while (now := look()) != before:
         before = now
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.03)
     return now
 
 
-def test_the_proxy_leaves_a_body_in_the_connection_until_what_it_took_is_fetched():
-    async def run():
-        queue = MessageQueue()
-        taken = []
+def run(scenario: Awaitable[Any]) -> None:
+    async def in_time() -> None:
+        await asyncio.wait_for(scenario, 30)
 
-        async def take():
-            for piece in PIECES:
-                await queue(piece)
-                taken.append(piece)
-
-        taking = asyncio.create_task(take())
-        assert await settled(lambda: len(taken)) == MOST_WAITING + 1
-        fetched = []
-        while len(fetched) < len(PIECES):
-            await queue.wait_for_message()
-            fetched += queue.get_messages_nowait()
-        await taking
-        assert fetched == PIECES
-
-    bound_proxy()
-    asyncio.run(asyncio.wait_for(run(), 30))
+    asyncio.run(in_time())
 
 
-def test_a_long_part_is_handed_over_in_pieces_that_need_no_object_store():
-    async def run():
-        queue = MessageQueue()
-        body = bytes(range(256)) * 1024 + b"end"
-        await queue({"type": "http.request", "body": body, "more_body": False})
-        await queue(END)
-        fetched = []
-        while not fetched or fetched[-1] != END:
-            await queue.wait_for_message()
-            some = queue.get_messages_nowait()
-            assert 0 < len(b"".join(each.get("body", b"") for each in some)) <= PIECE_BYTES
-            fetched += some
-        *pieces, _ = fetched
-        assert b"".join(piece["body"] for piece in pieces) == body
-        assert [piece["more_body"] for piece in pieces] == [True] * (len(pieces) - 1) + [False]
+def answering(num_pieces: int) -> App:
+    async def app(receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for number in range(num_pieces):
+            await send({"type": "http.response.body", "body": bytes([number % 256]) * PIECE, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
 
-    bound_proxy()
-    asyncio.run(asyncio.wait_for(run(), 30))
+    return app
 
 
-def test_a_request_that_ends_frees_whoever_waits_for_room():
-    async def run():
-        queue = MessageQueue()
-        for piece in PIECES[: MOST_WAITING + 1]:
-            await queue(piece)
-        waiting = asyncio.create_task(queue(END))
-        await asyncio.sleep(0.02)
-        assert not waiting.done()
-        queue.close()
-        with pytest.raises(RuntimeError, match="closed"):
-            await waiting
+def test_a_reader_who_stops_holds_the_answer_back_and_gets_all_of_it_when_he_goes_on() -> None:
+    async def scenario() -> None:
+        relay, caller = Relay(answering(200)), Caller(stops_after=ANSWER_WINDOW)
+        serving = asyncio.create_task(PacedBodies(relay)(SCOPE, caller.receive, caller.send))
+        await settled(lambda: relay.most_waiting["answer"])
+        assert not serving.done()
+        caller.may_take.set()
+        await serving
+        assert caller.num_bytes_taken == 200 * PIECE
+        assert relay.most_waiting["answer"] <= ANSWER_WINDOW + PIECE
+        bodies = [message["body"][:1] for message in caller.taken if message.get("body")]
+        assert bodies == [bytes([number % 256]) for number in range(200)]
 
-    bound_proxy()
-    asyncio.run(asyncio.wait_for(run(), 30))
-
-
-def test_a_replica_fetches_no_more_than_it_reads_and_loses_nothing():
-    async def run():
-        sent = iter([*PIECES, END])
-        num_fetched = 0
-
-        async def fetch(_):
-            nonlocal num_fetched
-            num_fetched += 1
-            return pickle.dumps([next(sent)])
-
-        receive = ASGIReceiveProxy({"type": "http"}, None, fetch)
-        fetching = asyncio.create_task(receive.fetch_until_disconnect())
-        assert await settled(lambda: num_fetched) == MOST_WAITING + 1
-        read = [await receive() for _ in PIECES]
-        await fetching
-        assert read == PIECES
-        assert await receive() == END
-
-    bound_replica()
-    asyncio.run(asyncio.wait_for(run(), 30))
+    run(scenario())
 
 
-def test_bounding_twice_changes_nothing_more():
-    bound_replica()
-    bound_proxy()
-    once = ASGIReceiveProxy.__init__, MessageQueue.__call__
-    bound_replica()
-    bound_proxy()
-    assert (ASGIReceiveProxy.__init__, MessageQueue.__call__) == once
+def test_a_sender_waits_for_a_replica_that_does_not_read_and_nothing_is_lost() -> None:
+    may_read = asyncio.Event()
+    read: list[Message] = []
+
+    async def app(receive: Receive, send: Send) -> None:
+        await may_read.wait()
+        while not read or read[-1]["more_body"]:
+            read.append(await receive())
+        await answering(1)(receive, send)
+
+    async def scenario() -> None:
+        relay, caller = Relay(app), Caller(100)
+        serving = asyncio.create_task(PacedBodies(relay)(SCOPE, caller.receive, caller.send))
+        num_sent = await settled(lambda: len(caller.sent))
+        assert num_sent * PIECE <= REQUEST_WINDOW + PIECE
+        may_read.set()
+        await serving
+        assert read == caller.sent
+        assert relay.most_waiting["request"] <= REQUEST_WINDOW + PIECE
+        assert {message["type"] for message in caller.taken} == {"http.response.start", "http.response.body"}
+
+    run(scenario())
+
+
+def test_an_application_that_listens_for_the_end_of_the_connection_hears_of_it_and_of_nothing_else() -> None:
+    heard: list[Message] = []
+
+    async def app(receive: Receive, send: Send) -> None:
+        async def listen() -> None:
+            while True:
+                heard.append(await receive())
+
+        listening = asyncio.create_task(listen())
+        with pytest.raises(Stalled):
+            await answering(1000)(receive, send)
+        listening.cancel()
+
+    async def scenario() -> None:
+        caller = Caller(stops_after=ANSWER_WINDOW)
+        serving = asyncio.create_task(PacedBodies(Relay(app))(SCOPE, caller.receive, caller.send))
+        await settled(lambda: caller.num_bytes_taken)
+        caller.hangs_up.set()
+        await settled(lambda: len(heard))
+        caller.may_take.set()
+        await serving
+        assert [message["type"] for message in heard] == ["http.request", "http.disconnect"]
+
+    run(scenario())
+
+
+def test_a_reader_who_takes_nothing_for_long_is_given_up() -> None:
+    async def scenario() -> None:
+        silent: asyncio.Queue[Message] = asyncio.Queue()
+        sent: list[Message] = []
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        window = Window(silent.get, send, stall_seconds=0.05)
+        with pytest.raises(Stalled, match="0.05 s"):
+            await answering(1000)(window.receive, window.send)
+        assert sum(len(message.get("body", b"")) for message in sent) == ANSWER_WINDOW
+
+    run(scenario())
+
+
+def test_without_a_proxy_that_takes_part_nothing_is_added() -> None:
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        raise AssertionError(message)
+
+    assert paced({"type": "http", "headers": []}, receive, send) == (receive, send)
+
+
+def test_what_a_caller_says_of_the_pace_is_not_believed() -> None:
+    relay = Relay(answering(1))
+
+    async def scenario() -> None:
+        caller = Caller()
+        await PacedBodies(relay)(SCOPE, caller.receive, caller.send)
+
+    run(scenario())
+    assert [value for name, value in relay.headers if name == PACED] == [b"1"]

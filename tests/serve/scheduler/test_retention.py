@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from seedvr2_ray.errors import TargetError
 from seedvr2_ray.serve.config import Retention
 from seedvr2_ray.serve.db.artifact_store import ArtifactStore
 from seedvr2_ray.serve.db.job_store import JobStore, NewJob
@@ -12,6 +13,7 @@ from seedvr2_ray.serve.db.upload_store import UploadStore
 from seedvr2_ray.serve.db.webhook_store import WebhookStore
 from seedvr2_ray.serve.jobs import JobState, ResultInfo, Source
 from seedvr2_ray.serve.problems import GoneRefusal
+from seedvr2_ray.serve.scheduler import retention
 from seedvr2_ray.serve.scheduler.retention import Sweeper
 from seedvr2_ray.serve.workers.storage_layout import StorageLayout
 
@@ -150,6 +152,31 @@ def test_a_sweep_that_is_cut_off_goes_on_at_the_next(house, monkeypatch):
     monkeypatch.setattr(house.artifacts, "mark_deleted", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         house.sweeper.sweep()
+    monkeypatch.undo()
+    house.sweeper.sweep()
+    assert not any(house.left.values())
+
+
+def test_what_cannot_be_deleted_now_stops_nothing_else_and_goes_later(house, monkeypatch):
+    stuck, *others = [house.finish(house.job(house.upload())) for _ in range(3)]
+    idle = house.upload()
+    for job in (stuck, *others):
+        house.jobs.request_delete(job.id, owner="anna")
+    remove, broken = retention.remove_folder, house.layout.upload_folder(stuck.source.location)
+
+    def remove_unless_broken(url):
+        if url == broken:
+            raise TargetError(f"{url} may not be deleted")
+        remove(url)
+
+    monkeypatch.setattr(retention, "remove_folder", remove_unless_broken)
+    house.clock.pass_by(25 * 3600)
+    house.sweeper.sweep()
+    left = {path.parent.name for path in Path(house.layout.data, "uploads").glob("*/*")}
+    assert left == {stuck.source.location}
+    with pytest.raises(GoneRefusal):
+        house.uploads.get(idle.id)
+    assert not house.left["results"]
     monkeypatch.undo()
     house.sweeper.sweep()
     assert not any(house.left.values())

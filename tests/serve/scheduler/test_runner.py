@@ -275,7 +275,7 @@ def test_jobs_that_ask_for_the_same_are_restored_once(short_clip, tmp_path):
 
     ended = asyncio.run(work())
     assert len(restorers.begun) == 1
-    assert sorted(job.result.was_cached for job in ended) == [False, True, True]
+    assert not any(job.result.was_cached for job in ended), "nobody learns that others have the same file"
     assert all(job.progress.has_preview for job in ended), "the stills are those of the first"
     assert [job.result.name for job in ended] == [f"{owner}-restored.mp4" for owner in ("anna", "bert", "carl")]
     assert len({service.master(job) for job in ended}) == 1

@@ -132,6 +132,59 @@ def test_a_quota_counts_what_was_used_in_the_last_day(service):
     assert day.gpu_seconds == 100.0
 
 
+def test_what_unfinished_jobs_will_take_counts_towards_the_quota(service):
+    each = 24 * 1440 * 1080 / 1e6 / 0.5
+    service.replace_limits(Limits(gpu_seconds_per_day=2.5 * each))
+    film = Submission(upload_id=_upload(service, ANNA))
+    accepted = [asyncio.run(service.submit(ANNA, film))[0] for _ in range(2)]
+    with pytest.raises(RateRefusal, match="your unfinished jobs will take about 149 s and this one about 75 s"):
+        asyncio.run(service.submit(ANNA, film))
+    asyncio.run(service.cancel(ANNA, accepted[0].id))
+    asyncio.run(service.submit(ANNA, film))
+
+
+def test_a_job_beyond_the_whole_quota_is_refused_at_once(service):
+    service.replace_limits(Limits(gpu_seconds_per_day=1))
+    with pytest.raises(RateRefusal, match="1 s are allowed"):
+        asyncio.run(service.submit(ANNA, Submission(upload_id=_upload(service, ANNA))))
+
+
+def test_uploads_have_a_quota_in_bytes_and_in_number(service):
+    service.replace_limits(
+        Limits(max_stored_upload_bytes_per_owner=1000, max_uploads_per_owner=3, max_upload_bytes=600)
+    )
+    first = asyncio.run(service.uploads.begin(ANNA, "a.mp4", 600))
+    with pytest.raises(RateRefusal, match="600 bytes here, this one may take 500 and 1000 are the most"):
+        asyncio.run(service.uploads.begin(ANNA, "b.mp4", 500))
+    with pytest.raises(RateRefusal, match="this one may take 600"):
+        _upload(service, ANNA)
+    asyncio.run(service.uploads.begin(BERT, "b.mp4", 500))
+    asyncio.run(service.uploads.delete(ANNA, first.id))
+    for _ in range(3):
+        asyncio.run(service.uploads.begin(ANNA, "c.mp4", 1))
+    with pytest.raises(RateRefusal, match="you keep 3 uploads here and 3 are the most"):
+        asyncio.run(service.uploads.begin(ANNA, "d.mp4", 1))
+
+
+def test_no_more_uploads_are_announced_than_allowed_however_many_come_at_once(service):
+    service.replace_limits(Limits(max_stored_upload_bytes_per_owner=1000, max_upload_bytes=600))
+    outcomes = []
+
+    def announce():
+        try:
+            asyncio.run(service.uploads.begin(ANNA, "a.mp4", 300))
+            outcomes.append("in")
+        except RateRefusal:
+            outcomes.append("out")
+
+    crowd = [threading.Thread(target=announce) for _ in range(8)]
+    for each in crowd:
+        each.start()
+    for each in crowd:
+        each.join()
+    assert sorted(outcomes) == ["in"] * 3 + ["out"] * 5
+
+
 def test_what_belongs_to_others_does_not_exist(service):
     job, _ = asyncio.run(service.submit(ANNA, URL))
     mine = _upload(service, ANNA)
@@ -212,7 +265,7 @@ def test_a_job_larger_than_the_queue_is_taken_when_nothing_waits():
 
 
 def test_no_quota_means_no_limit_and_replicas_share_the_queue():
-    require_quota(10**9, Limits())
+    require_quota(_load(used_gpu_seconds_of_owner=1e9), Limits(), 1e9)
     config = ServiceConfig(models={"a": ModelPool(max_replicas=3), "b": ModelPool(max_replicas=1)}, default_model="a")
     assert queue_seconds(_load(remaining_gpu_seconds=80.0), config) == 20.0
 

@@ -9,7 +9,7 @@ def test_what_killed_processes_left_long_ago_goes_and_what_is_being_written_stay
     layout = StorageLayout(data=str(tmp_path / "data"), scratch=str(tmp_path / "scratch"))
     two_days_ago = time.time() - 2 * 24 * 3600
     stays, goes = [], []
-    for folder in ("writing", "uploads", "estimates", "sources"):
+    for folder in ("writing", "uploads", "estimates", "bodies", "sources"):
         for age, found in (("new", stays), ("old", goes)):
             place = tmp_path / "scratch" / folder / f".seedvr2-part-{age}" / "content"
             place.mkdir(parents=True)

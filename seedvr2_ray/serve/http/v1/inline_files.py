@@ -7,7 +7,7 @@ from pathlib import Path
 import anyio
 from starlette.requests import Request
 
-from seedvr2_ray.serve.http.bodies import body_of
+from seedvr2_ray.serve.http.bodies import body_in_time
 from seedvr2_ray.serve.http.inline_media import LONGEST_TEXT, JsonBody, read_json_body
 from seedvr2_ray.serve.http.problem_bodies import ProtocolRefusal
 from seedvr2_ray.serve.jobs import Job
@@ -17,7 +17,6 @@ from seedvr2_ray.serve.service.verbs import Service
 from seedvr2_ray.storage.sources import default_scratch
 
 _BLOCK_BYTES = 1 << 20
-_IDLE_SECONDS = 60.0
 
 
 async def read_inline(request: Request, service: Service, caller: Caller) -> JsonBody:
@@ -35,7 +34,7 @@ async def read_inline(request: Request, service: Service, caller: Caller) -> Jso
         await service.require_room(caller)
     try:
         return await read_json_body(
-            _in_time(body_of(request)),
+            body_in_time(request),
             scratch=Path(service.config.scratch or default_scratch()) / "bodies",
             max_bytes=service.limits.max_upload_bytes,
         )
@@ -61,18 +60,6 @@ async def submit_file(service: Service, caller: Caller, path: Path, name: str, s
             await service.uploads.delete(caller, upload.id)
         raise
     return job
-
-
-async def _in_time(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    while True:
-        try:
-            with anyio.fail_after(_IDLE_SECONDS):
-                chunk = await anext(chunks)
-        except StopAsyncIteration:
-            return
-        except TimeoutError:
-            raise ProtocolRefusal(f"nothing of the body came for {_IDLE_SECONDS:g} s; send it again", 408) from None
-        yield chunk
 
 
 async def _blocks(path: Path) -> AsyncIterator[bytes]:

@@ -63,7 +63,7 @@ IdempotencyKey = Annotated[
     response_model=JobView,
     responses={
         200: {"model": JobView, "description": "The key made this job before."},
-        **documented(400, 401, 403, 404, 409, 410, 413, 415, 422, 429),
+        **documented(400, 401, 403, 404, 408, 409, 410, 413, 415, 422, 429),
     },
     openapi_extra={"requestBody": {"required": True, "content": {**_JSON_BODY, **_FORM_BODY}}},
 )
@@ -87,7 +87,7 @@ async def submit_job(
 @router.post(
     "/estimate",
     response_model=EstimateView,
-    responses=documented(400, 401, 403, 404, 409, 410, 413, 415, 422, 429),
+    responses=documented(400, 401, 403, 404, 408, 409, 410, 413, 415, 422, 429),
     openapi_extra={"requestBody": {"required": True, "content": _JSON_BODY}},
 )
 async def estimate_job(request: Request, service: TheService, caller: TheCaller) -> EstimateView:

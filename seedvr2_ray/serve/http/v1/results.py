@@ -20,6 +20,12 @@ _RESULT_ANSWERS: dict[int | str, dict[str, Any]] = {
     304: {"description": "You have it already."},
     **documented(401, 403, 404, 409, 410, 416, 422, 429),
 }
+_COMPANION_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The file.", "content": {"application/octet-stream": {}}},
+    206: {"description": "The part of the file that Range asked for.", "content": {"application/octet-stream": {}}},
+    304: {"description": "You have it already."},
+    **documented(401, 403, 404, 409, 410, 416, 422, 429),
+}
 _PREVIEW_ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"description": "The picture.", "content": {"image/jpeg": {}, "image/png": {}}},
     206: {
@@ -40,6 +46,22 @@ async def read_result(
     """Send a completed job's file, or the range of it that was asked for."""
     result, file = await service.open_result(caller, job_id)
     return respond_with(request, file, name=result.name, media_type=result.media_type, is_download=download)
+
+
+@router.head("/{job_id}/report", response_class=Response, responses=_COMPANION_ANSWERS)
+@router.get("/{job_id}/report", response_class=Response, responses=_COMPANION_ANSWERS)
+async def read_report(request: Request, service: TheService, caller: JobReader, job_id: JobId) -> Response:
+    """Send the report page of a completed job, to be kept and opened from there."""
+    file = await service.open_companion(caller, job_id, "report")
+    return respond_with(request, file, name="report.html", media_type=file.media_type, is_download=True)
+
+
+@router.head("/{job_id}/provenance", response_class=Response, responses=_COMPANION_ANSWERS)
+@router.get("/{job_id}/provenance", response_class=Response, responses=_COMPANION_ANSWERS)
+async def read_provenance(request: Request, service: TheService, caller: JobReader, job_id: JobId) -> Response:
+    """Send what a completed job's result was made of, and how, as JSON."""
+    file = await service.open_companion(caller, job_id, "sidecar")
+    return respond_with(request, file, name="provenance.json", media_type=file.media_type, is_download=True)
 
 
 @router.head("/{job_id}/preview/{which}", response_class=Response, responses=_PREVIEW_ANSWERS)

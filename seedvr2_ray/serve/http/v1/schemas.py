@@ -82,12 +82,14 @@ class SourceView(BaseModel):
     name: str
     num_bytes: int | None
     url: str | None = None
+    upload: str | None = Field(default=None, description="Of an upload; another job can be made of it.")
 
     @classmethod
     def of(cls, source: Source) -> "SourceView":
         """Show a source."""
         url = None if source.kind == "upload" else printable(source.location)
-        return cls(kind=source.kind, name=source.name, num_bytes=source.num_bytes, url=url)
+        upload = (source.location or None) if source.kind == "upload" else None
+        return cls(kind=source.kind, name=source.name, num_bytes=source.num_bytes, url=url, upload=upload)
 
 
 class ProgressView(BaseModel):
@@ -151,6 +153,8 @@ class LinksView(BaseModel):
     events: str
     socket: str
     result: str | None
+    report: str | None
+    provenance: str | None
     before: str | None
     after: str | None
 
@@ -201,6 +205,8 @@ class EstimateView(BaseModel):
     frames: int = Field(description="That go through the model: those of the source and the overlaps of segments.")
     width: int = Field(description="Of the result, in pixels.")
     height: int
+    source_width: int = Field(description="Of the source's pictures as they are stored, in pixels.")
+    source_height: int
     seconds: float = Field(description="Of restoring, once begun.")
     gpu_seconds: float
     cost: float = Field(description="At the deployment's price of a GPU hour.")
@@ -220,6 +226,8 @@ class EstimateView(BaseModel):
             frames=estimate.frames,
             width=estimate.width,
             height=estimate.height,
+            source_width=estimate.source_width,
+            source_height=estimate.source_height,
             seconds=round(estimate.seconds, 3),
             gpu_seconds=round(estimate.gpu_seconds, 3),
             cost=round(estimate.cost, 6),
@@ -296,11 +304,14 @@ def _progress_of(snapshot: Snapshot) -> ProgressView:
 def _links_of(job: Job, links: SignedLinks) -> LinksView:
     path = f"/v1/jobs/{job.id}"
     has_preview = job.progress.has_preview
+    has_result = job.result is not None
     return LinksView(
         self=path,
         events=links.sign(f"{path}/events"),
         socket=links.sign(f"{path}/socket"),
-        result=links.sign(f"{path}/result") if job.result is not None else None,
+        result=links.sign(f"{path}/result") if has_result else None,
+        report=links.sign(f"{path}/report") if has_result else None,
+        provenance=links.sign(f"{path}/provenance") if has_result else None,
         before=links.sign(f"{path}/preview/before") if has_preview else None,
         after=links.sign(f"{path}/preview/after") if has_preview else None,
     )

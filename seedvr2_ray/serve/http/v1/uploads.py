@@ -142,7 +142,7 @@ async def delete_upload(service: TheService, caller: TheCaller, upload_id: Uploa
     "/presigned",
     status_code=201,
     response_model=PresignedView,
-    responses=documented(400, 401, 403, 409, 413, 415, 422, 429),
+    responses=documented(400, 401, 403, 408, 409, 413, 415, 422, 429),
     openapi_extra={
         "requestBody": {
             "required": True,

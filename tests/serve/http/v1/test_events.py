@@ -3,7 +3,6 @@ import threading
 import time
 from contextlib import contextmanager
 
-import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
@@ -167,12 +166,13 @@ def test_a_stream_ends_when_its_job_is_deleted(ingress, driver):
 
 def test_a_receiver_that_hangs_up_on_a_silent_job_is_noticed(ingress, driver):
     """Nothing is being sent, so only listening tells."""
-    stream = httpx.Client(base_url=ingress.url)
+    until(lambda: ingress.service.watch.num_watchers == 0)
+    stream = ingress.client()
     with stream.stream("GET", f"{driver.path}/events") as opened:
         next(jobs_in(opened))
         until(lambda: ingress.service.watch.num_watchers == 1)
     stream.close()
-    until(lambda: ingress.service.watch.num_watchers == 0, seconds=10)
+    until(lambda: ingress.service.watch.num_watchers == 0)
 
 
 @pytest.mark.parametrize("path", ["/v1/jobs/job_nothing/socket", "/v1/jobs/a%00b/socket"])

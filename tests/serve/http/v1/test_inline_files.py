@@ -10,7 +10,6 @@ import requests
 
 from seedvr2_ray.serve.config import Limits
 from seedvr2_ray.serve.db.key_store import KeyStore
-from seedvr2_ray.serve.http.v1 import inline_files
 from seedvr2_ray.serve.security.api_keys import make_key
 from tests.serve.deployment import deploy
 from tests.serve.http_service import HttpService, served
@@ -23,7 +22,7 @@ PART = b'{"video_base64": "' + b"A" * 200_000
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpService]:
     folder = tmp_path_factory.mktemp("inline")
-    limits = Limits(max_upload_bytes=10**6, max_queued_jobs=0)
+    limits = Limits(max_upload_bytes=10**6, max_queued_jobs=0, body_seconds=0.5)
     with served(deploy(folder, limits=limits, scratch=str(folder / "scratch")), with_runner=False) as running:
         yield running
 
@@ -63,7 +62,6 @@ def test_a_file_is_not_received_where_its_job_would_be_refused(service):
 @pytest.fixture
 def roomy(service: HttpService, monkeypatch: pytest.MonkeyPatch) -> HttpService:
     """A service with room for jobs, and little patience."""
-    monkeypatch.setattr(inline_files, "_IDLE_SECONDS", 0.2)
     monkeypatch.setattr("seedvr2_ray.serve.service.verbs.Service.require_room", _has_room)
     return service
 

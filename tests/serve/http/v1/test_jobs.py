@@ -30,10 +30,14 @@ def test_a_file_becomes_a_job_a_result_and_nothing(working, client, clip):
     data = client.get(ended["links"]["result"]).content
     assert len(data) == ended["result"]["num_bytes"]
     assert client.get(ended["links"]["after"]).headers["content-type"] == "image/jpeg"
+    report, provenance = (client.get(ended["links"][name]) for name in ("report", "provenance"))
+    assert report.text.startswith("<!doctype html>") and "attachment" in report.headers["content-disposition"]
+    assert "sandbox" in report.headers["content-security-policy"]
+    assert "source" in provenance.json() and "sterreich" not in provenance.text, "results are shared, names are not"
     assert job["id"] in [each["id"] for each in client.get("/v1/jobs?state=completed").json()["jobs"]]
     assert client.get("/v1/usage").json()["gpu_seconds"] > 0
     assert client.delete(f"/v1/jobs/{job['id']}").status_code == 204
-    for path in ("", "/result", "/events", "/preview/after"):
+    for path in ("", "/result", "/report", "/provenance", "/events", "/preview/after"):
         assert client.get(f"/v1/jobs/{job['id']}{path}").status_code == 410
     assert job["id"] not in [each["id"] for each in client.get("/v1/jobs").json()["jobs"]]
 
@@ -104,6 +108,7 @@ def test_secrets_in_a_url_are_never_shown(idle):
         "name": "a b.mp4",
         "num_bytes": None,
         "url": "https://example.org/films/a%20b.mp4",
+        "upload": None,
     }
 
 

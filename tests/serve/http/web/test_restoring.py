@@ -294,7 +294,7 @@ def test_everything_can_be_done_with_the_keyboard(tab, picture):
     chooser.value.set_files(picture)
     expect(tab.pending(picture.name)).to_contain_text("×")
     page.locator('input[name="size"]:checked').focus()
-    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowRight")
     expect(page.locator('input[name="size"]:checked')).to_have_value("720p")
     tab.pending(picture.name).get_by_role("button").focus()
     page.keyboard.press("Space")

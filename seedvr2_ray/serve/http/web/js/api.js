@@ -59,15 +59,15 @@ export class Api {
     return this.#ask("GET", `v1/jobs/${encodeURIComponent(id)}`);
   }
 
-  /** @param {{upload: string, settings: object}} wish */
-  estimate({ upload, settings }) {
-    return this.#ask("POST", "v1/estimate", { body: { source: { upload }, settings } });
+  /** @param {{source: object, settings: object}} wish */
+  estimate({ source, settings }) {
+    return this.#ask("POST", "v1/estimate", { body: { source, settings } });
   }
 
-  /** @param {{upload: string, settings: object, once: string}} wish `once` makes a repeated submission harmless */
-  submit({ upload, settings, once }) {
+  /** @param {{source: object, settings: object, once: string}} wish `once` makes a repeated submission harmless */
+  submit({ source, settings, once }) {
     return this.#ask("POST", "v1/jobs", {
-      body: { source: { upload }, settings },
+      body: { source, settings },
       headers: { "Idempotency-Key": once },
     });
   }

@@ -26,6 +26,12 @@ export class CompareView extends HTMLElement {
   );
   #labels = { before: element("span", { class: "side left" }), after: element("span", { class: "side right" }) };
   #controls = {};
+  #size = { width: 1, height: 1 };
+  #frames = 0;
+  /** How both are laid out: one over the other, beside one another, or one pixel of the file for one of the screen. */
+  #layout = "over";
+  /** Where the picture is moved to while its pixels are shown one to one. */
+  #pan = { x: 0.5, y: 0.5 };
   #pacing = 0;
   #round = 0;
   /** @type {HTMLImageElement | HTMLVideoElement} */
@@ -35,20 +41,22 @@ export class CompareView extends HTMLElement {
 
   /**
    * Show two pictures or two films, once both can be seen; what was shown before stays until then.
-   * @param {{kind: "image" | "video", before: string, after: string}} sides
+   * @param {{kind: "image" | "video", before: string, after: string, frames?: number}} sides
    * @throws when one of them cannot be shown
    */
-  async show({ kind, before, after }) {
+  async show({ kind, before, after, frames = 0 }) {
     const round = ++this.#round;
     const sides = [media(kind, before, "before"), media(kind, after, "after")];
     await Promise.all(sides.map(ready));
     if (round !== this.#round) return; // Something better has been asked for meanwhile.
     this.#pause();
     [this.before, this.after] = sides;
+    this.#frames = frames;
     const divider = element("div", { class: "divider" }, this.#grip);
     this.#stage.replaceChildren(...sides, this.#labels.before, this.#labels.after, divider);
     const { videoWidth, videoHeight, naturalWidth, naturalHeight } = /** @type {any} */ (this.after);
-    this.#stage.style.aspectRatio = `${videoWidth ?? naturalWidth} / ${videoHeight ?? naturalHeight}`;
+    this.#size = { width: videoWidth ?? naturalWidth, height: videoHeight ?? naturalHeight };
+    this.#lay();
     this.#listen();
     this.replaceChildren(this.#stage, kind === "video" ? this.#player() : this.#plainFoot());
     this.speak();
@@ -67,12 +75,76 @@ export class CompareView extends HTMLElement {
     }
     this.#controls.seek?.setAttribute("aria-label", t("compare.seek"));
     this.#controls.full?.setAttribute("aria-label", t("compare.full"));
+    this.#controls.last?.setAttribute("aria-label", t("compare.last"));
+    this.#controls.next?.setAttribute("aria-label", t("compare.next"));
+    if (this.#controls.sides) setText(this.#controls.sides, t("compare.sides"));
+    if (this.#controls.actual) setText(this.#controls.actual, t("compare.actual"));
     this.#sayState();
     this.#sayValue();
   }
 
   disconnectedCallback() {
     this.#pause();
+  }
+
+  /** Lay both out as was chosen. */
+  #lay() {
+    const { width, height } = this.#size;
+    const isActual = this.#layout === "actual";
+    this.#stage.dataset.layout = this.#layout;
+    this.#stage.style.aspectRatio = `${this.#layout === "sides" ? 2 * width : width} / ${height}`;
+    const scale = 1 / devicePixelRatio;
+    this.#stage.style.setProperty("--actual-width", `${width * scale}px`);
+    this.#stage.style.setProperty("--actual-height", `${height * scale}px`);
+    const { clientWidth, clientHeight } = this.#stage;
+    this.#stage.style.setProperty("--x", `${isActual ? (clientWidth - width * scale) * this.#pan.x : 0}px`);
+    this.#stage.style.setProperty("--y", `${isActual ? (clientHeight - height * scale) * this.#pan.y : 0}px`);
+    for (const name of ["sides", "actual"])
+      this.#controls[name]?.setAttribute("aria-pressed", String(this.#layout === name));
+  }
+
+  #choose(layout) {
+    this.#layout = this.#layout === layout ? "over" : layout;
+    this.#lay();
+    if (this.#layout === "actual") this.#move(0);
+  }
+
+  #movePan(x, y) {
+    const within = (share) => Math.min(1, Math.max(0, share));
+    this.#pan = { x: within(x), y: within(y) };
+    this.#lay();
+  }
+
+  /** Keys that work wherever the focus is inside the comparison. */
+  #key(event) {
+    const step = this.#frames > 1 ? /** @type {HTMLVideoElement} */ (this.after).duration / this.#frames : 0;
+    const pans = { ArrowLeft: [-0.1, 0], ArrowRight: [0.1, 0], ArrowUp: [0, -0.1], ArrowDown: [0, 0.1] };
+    const isField = event.target instanceof HTMLInputElement;
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.key === "a") this.#move(100);
+    else if (event.key === "b") this.#move(0);
+    else if (event.key === "." && step) this.#stepBy(step);
+    else if (event.key === "," && step) this.#stepBy(-step);
+    else if (this.#layout === "actual" && !isField && event.key in pans)
+      this.#movePan(this.#pan.x + pans[event.key][0], this.#pan.y + pans[event.key][1]);
+    else return;
+    event.preventDefault();
+  }
+
+  #stepBy(seconds) {
+    this.#pause();
+    const { currentTime } = /** @type {HTMLVideoElement} */ (this.after);
+    this.seek(Math.max(0, currentTime + seconds));
+  }
+
+  #layoutButton(name) {
+    return element("button", {
+      type: "button",
+      class: "quiet small",
+      "aria-pressed": "false",
+      "aria-keyshortcuts": "a b",
+      on: { click: () => this.#choose(name) },
+    });
   }
 
   #move(percent) {
@@ -90,8 +162,11 @@ export class CompareView extends HTMLElement {
   }
 
   #listen() {
+    this.onkeydown = (event) => this.#key(event);
     const follow = (event) => {
-      const { left, width } = this.#stage.getBoundingClientRect();
+      const { left, top, width, height } = this.#stage.getBoundingClientRect();
+      if (this.#layout === "actual")
+        return this.#movePan((event.clientX - left) / width, (event.clientY - top) / height);
       this.#move(((event.clientX - left) / width) * 100);
     };
     this.#stage.onpointerdown = (event) => {
@@ -104,6 +179,7 @@ export class CompareView extends HTMLElement {
     };
     this.#stage.onpointerup = this.#stage.onpointercancel = () => (this.#stage.onpointermove = null);
     this.#grip.onkeydown = (event) => {
+      if (this.#layout === "actual") return;
       const moves = {
         ArrowLeft: -STEP,
         ArrowDown: -STEP,
@@ -133,11 +209,14 @@ export class CompareView extends HTMLElement {
 
   #plainFoot() {
     const full = this.#fullButton();
-    this.#controls = { full };
+    const [sides, actual] = [this.#layoutButton("sides"), this.#layoutButton("actual")];
+    this.#controls = { full, sides, actual };
     return element(
       "div",
       { class: "compare-foot" },
       element("p", { class: "hint", "data-t": "compare.hint", text: t("compare.hint") }),
+      sides,
+      actual,
       full,
     );
   }
@@ -158,13 +237,25 @@ export class CompareView extends HTMLElement {
       class: "quiet small square",
       on: { click: () => (after.muted = !after.muted) },
     });
-    this.#controls = { play, seek, time, sound, full: this.#fullButton() };
+    const stepper = (sign) =>
+      element("button", {
+        type: "button",
+        class: "quiet small square",
+        text: sign < 0 ? "‹" : "›",
+        "aria-keyshortcuts": sign < 0 ? "," : ".",
+        on: { click: () => this.#stepBy((sign * after.duration) / Math.max(1, this.#frames)) },
+      });
+    const [last, next] = [stepper(-1), stepper(1)];
+    const [sides, actual] = [this.#layoutButton("sides"), this.#layoutButton("actual")];
+    last.hidden = next.hidden = this.#frames < 2;
+    this.#controls = { play, seek, time, sound, last, next, sides, actual, full: this.#fullButton() };
     seek.oninput = () => this.seek((Number(seek.value) / 1000) * after.duration);
     for (const event of ["play", "pause", "ended", "volumechange"])
       after.addEventListener(event, () => this.#sayState());
     for (const event of ["timeupdate", "loadedmetadata", "seeked", "ended"])
       after.addEventListener(event, () => this.#tick());
-    return element("div", { class: "player" }, play, seek, time, sound, this.#controls.full);
+    const foot = element("div", { class: "compare-foot tools" }, last, next, sides, actual);
+    return element("div", {}, element("div", { class: "player" }, play, seek, time, sound, this.#controls.full), foot);
   }
 
   /** Show both films at one moment. @param {number} seconds */

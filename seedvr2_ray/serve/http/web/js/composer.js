@@ -1,6 +1,7 @@
 // Files are added, uploaded, estimated and started here.
 
 import { announce } from "./announce.js";
+import { offerCures } from "./cures.js";
 import { byId, element, icon, setText } from "./dom.js";
 import { bytes, cost, duration, number, plural, t } from "./language.js";
 import { kindOf, PendingFile, pendingBefore } from "./pending.js";
@@ -55,6 +56,33 @@ export class Composer extends EventTarget {
     this.render();
   }
 
+  /**
+   * Restore the file of an earlier job once more.
+   * @param {any} job @param {object} settings besides those of the job @param {boolean} start at once; otherwise with what the form says
+   */
+  again(job, settings, start) {
+    const { source, name } = job;
+    const pending = new PendingFile(this.#api, {
+      name,
+      size: source.num_bytes ?? 0,
+      source: source.upload ? { upload: source.upload } : { url: source.url },
+      settings: start ? { ...job.settings, ...settings } : this.form.value,
+      isWanted: start,
+    });
+    this.#show(pending);
+    void pending.begin(null);
+    if (!start) byId("settings").scrollIntoView({ block: "center" });
+    announce(t("announce.again", { name }));
+  }
+
+  /** Take a file that lies elsewhere. @param {string} url */
+  addAddress(url) {
+    const name = decodeURIComponent(new URL(url).pathname.split("/").pop() || url);
+    const pending = new PendingFile(this.#api, { name, size: 0, source: { url }, settings: this.form.value });
+    this.#show(pending);
+    void pending.begin(null);
+  }
+
   /** Say everything again: the language or a file has changed. */
   render() {
     for (const [pending, shown] of this.#rows) shown.update(pending);
@@ -86,6 +114,7 @@ export class Composer extends EventTarget {
     const shown = row(pending, {
       remove: () => this.#discard(pending),
       again: () => void pending.again(),
+      cure: (settings) => void pending.cure(settings),
       choose: () => byId("files").click(),
     });
     this.#rows.set(pending, shown);
@@ -190,6 +219,13 @@ export class Composer extends EventTarget {
       this.add([...input.files]);
       input.value = "";
     });
+    const address = /** @type {HTMLFormElement} */ (byId("address"));
+    address.addEventListener("submit", (event) => {
+      event.preventDefault();
+      const field = /** @type {HTMLInputElement} */ (byId("url"));
+      this.addAddress(field.value.trim());
+      field.value = "";
+    });
     const veil = byId("veil");
     const isFiles = (event) => event.dataTransfer?.types.includes("Files");
     document.addEventListener("dragover", (event) => {
@@ -212,7 +248,7 @@ export class Composer extends EventTarget {
   }
 }
 
-/** The row of one pending file. @param {PendingFile} pending @param {{remove: () => void, again: () => void, choose: () => void}} acts */
+/** The row of one pending file. @param {PendingFile} pending @param {{remove: () => void, again: () => void, choose: () => void, cure: (settings: object) => void}} acts */
 function row(pending, acts) {
   const thumb = element("span", { class: "thumb" }, icon(kindOf(pending.name) === "video" ? "film" : "image"));
   const facts = element("p");
@@ -220,6 +256,7 @@ function row(pending, acts) {
   const noticesList = element("ul");
   const notices = element("details", { class: "notes" }, noticesHead, noticesList);
   const problem = element("p", { class: "problem" });
+  const cures = element("div", { class: "cures" });
   const bar = /** @type {HTMLProgressElement} */ (element("progress", { max: 100, value: 0 }));
   const again = element("button", { type: "button", class: "secondary small", on: { click: acts.again } });
   const choose = element("button", { type: "button", class: "secondary small", on: { click: acts.choose } });
@@ -235,6 +272,7 @@ function row(pending, acts) {
     facts,
     notices,
     problem,
+    cures,
     bar,
   );
   const node = element(
@@ -251,7 +289,7 @@ function row(pending, acts) {
       address = URL.createObjectURL(pending.file);
       thumb.append(glimpse(pending.file, address));
     }
-    const percent = Math.floor((pending.sent / pending.size) * 100);
+    const percent = pending.size ? Math.floor((pending.sent / pending.size) * 100) : 0;
     node.dataset.step = pending.step;
     setText(facts, factsOf(pending, percent));
     const changes = pending.step === "ready" ? changesOf(pending.estimate) : [];
@@ -259,6 +297,7 @@ function row(pending, acts) {
     setText(noticesHead, plural("pending.changes", changes.length));
     noticesList.replaceChildren(...changes.map((text) => element("li", { text })));
     setText(problem, pending.problem ? inOneLine(pending.problem) : "");
+    offerCures(cures, pending.problem, acts.cure);
     bar.hidden = pending.step !== "uploading";
     bar.value = percent;
     bar.setAttribute("aria-label", t("pending.progress", { name: pending.name }));
@@ -273,7 +312,7 @@ function row(pending, acts) {
 
 function factsOf({ step, size, sent, upload, estimate, isWanted }, percent) {
   if (step === "lost") return t("pending.lost");
-  if (step === "failed") return bytes(size);
+  if (step === "failed") return size ? bytes(size) : "";
   if (step === "estimating") return t("pending.estimating");
   if (step === "starting") return t("pending.starting");
   if (step === "uploading") {
@@ -281,9 +320,9 @@ function factsOf({ step, size, sent, upload, estimate, isWanted }, percent) {
     const words = t("pending.uploading", { sent: bytes(sent), size: bytes(size), percent: number(percent) });
     return isWanted ? `${words} · ${t("pending.wanted")}` : words;
   }
-  const { width, height, frames, seconds, gang_size: gpus } = estimate;
+  const { width, height, frames, seconds, source_width, source_height, gang_size: gpus } = estimate;
   return [
-    `${width} × ${height}`,
+    `${source_width} × ${source_height} → ${width} × ${height}`,
     ...(frames > 1 ? [plural("frames", frames)] : []),
     t("time.about", { time: duration(seconds) }),
     ...(gpus > 1 ? [t("pending.gang", { gpus: number(gpus) })] : []),

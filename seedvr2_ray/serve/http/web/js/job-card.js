@@ -7,6 +7,8 @@ import { isFinal } from "./live.js";
 import { keptAs, kindOf } from "./pending.js";
 import { explain } from "./problem.js";
 import { keptFile } from "./storage.js";
+import { offerCures } from "./cures.js";
+import { Undo } from "./undo.js";
 import "./compare-view.js";
 
 const PRESETS = { "720p": "720p", "1080p": "1080p", "1440p": "2K", "2160p": "4K", "4320p": "8K" };
@@ -22,6 +24,9 @@ export class JobCard {
   /** What the comparison shows now. */
   #compared = "";
   #problem = null;
+  #undo = new Undo();
+  /** What is about to happen: `cancel` or `remove`. */
+  #coming = "";
   /** @type {import("./compare-view.js").CompareView | null} */
   #view = null;
   #parts = parts();
@@ -31,7 +36,7 @@ export class JobCard {
 
   /**
    * @param {any} job
-   * @param {{cancel: (id: string) => Promise<void>, remove: (id: string) => Promise<void>}} acts
+   * @param {{cancel: (id: string) => Promise<void>, remove: (id: string) => Promise<void>, again: (job: any, settings: object, start: boolean) => void}} acts
    * @param {File | null} [original]
    */
   constructor(job, acts, original = null) {
@@ -39,9 +44,12 @@ export class JobCard {
     this.#acts = acts;
     this.#original = original;
     this.node.id = `job-${job.id}`;
-    const { cancel, remove, compare } = this.#parts;
-    cancel.addEventListener("click", () => this.#act(cancel, () => this.#acts.cancel(job.id)));
-    remove.addEventListener("click", () => this.#act(remove, () => this.#acts.remove(job.id)));
+    const { cancel, remove, compare, retry, change, undo } = this.#parts;
+    cancel.addEventListener("click", () => this.#later("cancel", () => this.#acts.cancel(job.id)));
+    remove.addEventListener("click", () => this.#later("remove", () => this.#acts.remove(job.id)));
+    undo.addEventListener("click", () => this.#takeBack());
+    retry.addEventListener("click", () => this.#acts.again(this.#job, {}, true));
+    change.addEventListener("click", () => this.#acts.again(this.#job, {}, false));
     compare.addEventListener("click", () => this.toggle());
     this.#parts.thumb.addEventListener("click", () => this.toggle());
     this.update(job);
@@ -72,6 +80,7 @@ export class JobCard {
     setText(this.#parts.live, isBusy ? liveOf(job) : "");
     this.#showProgress(progress, isBusy);
     this.#showProblem();
+    this.#showCompanions();
     this.#showActions(isBusy);
     void this.#showPicture();
     if (this.#view) {
@@ -110,16 +119,34 @@ export class JobCard {
   }
 
   #showProblem() {
-    const { problem } = this.#parts;
+    const { problem, cures } = this.#parts;
     const told = this.#problem ?? this.#job.error;
     problem.hidden = !told;
+    offerCures(cures, told && this.#canRepeat ? told : null, (settings) => this.#acts.again(this.#job, settings, true));
     if (!told) return;
     const { title, detail, remedy } = explain(told);
     problem.replaceChildren(
       element("b", { text: title }),
       ...(detail ? [element("p", { text: detail })] : []),
       element("p", { text: remedy }),
+      cures,
     );
+  }
+
+  /** Whether the service still knows where the file is. */
+  get #canRepeat() {
+    return isFinal(this.#job) && Boolean(this.#job.source.upload || this.#job.source.url);
+  }
+
+  #showCompanions() {
+    const { companions, report, provenance } = this.#parts;
+    const { links } = this.#job;
+    companions.hidden = !links.report;
+    if (!links.report) return;
+    report.href = resolve(links.report);
+    provenance.href = resolve(links.provenance);
+    setText(report, t("job.report"));
+    setText(provenance, t("job.provenance"));
   }
 
   #showActions(isBusy) {
@@ -135,10 +162,23 @@ export class JobCard {
     download.download = this.#job.result?.name ?? "";
     setText(download.lastElementChild, t("job.download"));
     download.setAttribute("aria-label", t("job.download_of", { name }));
-    cancel.hidden = !isBusy || this.#job.cancel_requested;
+    const isComing = this.#undo.isPending;
+    const { retry, change, undo, coming } = this.#parts;
+    const { state } = this.#job;
+    retry.hidden = isComing || !this.#canRepeat || state === "completed";
+    setText(retry.lastElementChild, t("job.retry"));
+    retry.setAttribute("aria-label", t("job.retry_of", { name }));
+    change.hidden = isComing || !this.#canRepeat;
+    setText(change.lastElementChild, t("job.change"));
+    change.setAttribute("aria-label", t("job.change_of", { name }));
+    coming.hidden = undo.hidden = !isComing;
+    setText(coming, isComing ? t(this.#coming === "cancel" ? "job.cancel_coming" : "job.remove_coming") : "");
+    setText(undo.lastElementChild, t("job.undo"));
+    undo.setAttribute("aria-label", t(this.#coming === "cancel" ? "job.undo_cancel_of" : "job.undo_remove_of", { name }));
+    cancel.hidden = isComing || !isBusy || this.#job.cancel_requested;
     setText(cancel.lastElementChild, t("job.cancel"));
     cancel.setAttribute("aria-label", t("job.cancel_of", { name }));
-    remove.hidden = isBusy;
+    remove.hidden = isComing || isBusy;
     remove.setAttribute("aria-label", t("job.remove_of", { name }));
     remove.title = t("job.remove");
   }
@@ -177,7 +217,7 @@ export class JobCard {
     const original = await this.#originalPicture();
     const offers = [];
     if (links.result && original && result.media_type.startsWith("video/"))
-      offers.push({ kind: "video", before: original, after: resolve(links.result) });
+      offers.push({ kind: "video", before: original, after: resolve(links.result), frames: result.num_frames });
     if (links.result && original && SHOWN_IMAGES.has(result.media_type))
       offers.push({ kind: "image", before: original, after: resolve(links.result) });
     if (links.before && links.after)
@@ -198,16 +238,29 @@ export class JobCard {
     view.replaceChildren(element("p", { class: "notice", text: t("compare.impossible") }));
   }
 
-  async #act(button, act) {
-    button.disabled = true;
+  /** Do something in a few seconds, unless it is taken back. */
+  #later(what, act) {
+    this.#coming = what;
     this.#problem = null;
+    this.#undo.later(() => void this.#act(act));
+    this.#showActions(!isFinal(this.#job));
+    this.#parts.undo.focus();
+  }
+
+  #takeBack() {
+    this.#undo.cancel();
+    this.#showActions(!isFinal(this.#job));
+    (this.#coming === "cancel" ? this.#parts.cancel : this.#parts.remove).focus();
+  }
+
+  async #act(act) {
     try {
       await act();
     } catch (problem) {
       this.#problem = problem;
       this.#showProblem();
     } finally {
-      button.disabled = false;
+      this.#showActions(!isFinal(this.#job));
     }
   }
 }
@@ -228,6 +281,14 @@ function parts() {
   const download = /** @type {HTMLAnchorElement} */ (
     element("a", { class: "button primary small" }, icon("download"), element("span"))
   );
+  const retry = button("secondary", "retry");
+  const change = button("secondary", "spark");
+  const undo = button("secondary", "retry");
+  const coming = element("span", { class: "coming", role: "status" });
+  const cures = element("div", { class: "cures" });
+  const link = () => /** @type {HTMLAnchorElement} */ (element("a", { download: "" }));
+  const [report, provenance] = [link(), link()];
+  const companions = element("p", { class: "companions", hidden: true }, report, provenance);
   const cancel = button("quiet", "close");
   const remove = /** @type {HTMLButtonElement} */ (
     element("button", { type: "button", class: "quiet small square" }, icon("trash"))
@@ -239,15 +300,17 @@ function parts() {
     meta,
     bar,
     live,
+    companions,
   );
-  const actions = element("div", { class: "job-actions" }, download, compare, cancel, remove);
+  const actions = element("div", { class: "job-actions" }, download, compare, retry, change, coming, undo, cancel, remove);
   const node = element(
     "li",
     { class: "job card" },
     thumb,
     element("div", { class: "job-main" }, words, problem, actions),
   );
-  return { node, thumb, name, state, meta, live, bar, problem, compare, download, cancel, remove };
+  const made = { node, thumb, name, state, meta, live, bar, problem, compare, download, cancel, remove };
+  return { ...made, retry, change, undo, coming, cures, companions, report, provenance };
 }
 
 function metaOf({ settings, model, result, usage, created_at }) {
@@ -265,7 +328,7 @@ function metaOf({ settings, model, result, usage, created_at }) {
   return parts.filter(Boolean).join(" · ");
 }
 
-function liveOf({ state, progress, cancel_requested }) {
+function liveOf({ state, progress, cancel_requested, started_at }) {
   if (cancel_requested) return t("live.cancelling");
   if (state === "queued") {
     return progress.queue_position > 0
@@ -279,5 +342,7 @@ function liveOf({ state, progress, cancel_requested }) {
   if (frames_total > 1) parts.push(t("live.frames", { done: number(frames_done), total: number(frames_total) }));
   if (frames_per_second > 0) parts.push(plural("live.speed", frames_per_second));
   if (seconds_left !== null && seconds_left !== undefined) parts.push(t("live.left", { time: duration(seconds_left) }));
-  return parts.join(" · ") || t("live.restoring");
+  const elapsed = (Date.now() - Date.parse(started_at ?? "")) / 1000;
+  if (elapsed >= 1) parts.push(t("live.elapsed", { time: duration(elapsed) }));
+  return frames_done > 0 ? parts.join(" · ") : [t("live.restoring"), ...parts.slice(-1)].join(" · ");
 }

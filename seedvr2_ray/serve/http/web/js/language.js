@@ -39,7 +39,7 @@ export async function speak(name, { keep = false } = {}) {
 /** Put words into everything that names a key: `data-t` for the text, `data-t-<attribute>` for attributes. */
 export function translate(root) {
   for (const node of root.querySelectorAll("[data-t]")) node.textContent = t(node.dataset.t);
-  for (const attribute of ["aria-label", "title"]) {
+  for (const attribute of ["aria-label", "placeholder", "title"]) {
     for (const node of root.querySelectorAll(`[data-t-${attribute}]`)) {
       node.setAttribute(attribute, t(node.getAttribute(`data-t-${attribute}`)));
     }

@@ -15,6 +15,8 @@ import { forgetAll, pruneFiles } from "./storage.js";
 const ORIGINALS = { most: 12, mostBytes: 1e9 };
 /** Before the first list and between tries to get it, in ms. */
 const PATIENCE_MS = 3000;
+/** Jobs that are found without searching. */
+const MOST_UNSEARCHED = 6;
 
 await speak(firstLanguage());
 
@@ -31,7 +33,11 @@ function showJob(job) {
   let card = cards.get(job.id);
   if (card) card.update(job);
   else {
-    const acts = { cancel: (id) => feed.cancel(id), remove: (id) => feed.remove(id) };
+    const acts = {
+      cancel: (id) => feed.cancel(id),
+      remove: (id) => feed.remove(id),
+      again: (again, settings, start) => composer.again(again, settings, start),
+    };
     card = new JobCard(job, acts, started.get(job.id) ?? null);
     if (started.has(job.id)) card.node.classList.add("arrived");
     cards.set(job.id, card);
@@ -43,6 +49,7 @@ function showJob(job) {
     if (isFirst) void card.toggle();
   }
   byId("empty").hidden = cards.size > 0;
+  filter();
   showTitle();
 }
 
@@ -52,6 +59,17 @@ function place(job, node) {
   const next = younger.sort((a, b) => b.created_at.localeCompare(a.created_at))[0];
   byId("jobs").insertBefore(node, next ? cards.get(next.id).node : null);
 }
+
+const search = /** @type {HTMLInputElement} */ (byId("search"));
+
+/** Show only the jobs whose names have what is searched for; there is a field for it once there are several. */
+function filter() {
+  byId("search-field").hidden = cards.size < MOST_UNSEARCHED && !search.value;
+  const wanted = search.value.trim().toLocaleLowerCase();
+  for (const [id, card] of cards)
+    card.node.hidden = !`${feed.jobs.get(id)?.name}`.toLocaleLowerCase().includes(wanted);
+}
+search.addEventListener("input", filter);
 
 const told = new Map();
 
@@ -158,6 +176,7 @@ async function begin() {
   void composer.resume();
   const [{ models }] = await Promise.all([api.models().catch(() => ({ models: [] })), readLimits()]);
   composer.form.offer(models);
+  composer.render();
   void pruneFiles({ ...ORIGINALS, spare: (name) => !name.startsWith(keptAs.job("")) });
 }
 

@@ -35,14 +35,19 @@ export class PendingFile extends EventTarget {
   isWanted = false;
   /** @type {Upload | null} */
   upload = null;
-  #uploadId = null;
+  /** What the service is told to read: an upload, or an address. @type {object | null} */
+  #source = null;
+  /** The file was not sent from this page. */
+  #isElsewhere = false;
   #api;
   #settings = {};
+  /** Settings that this file needs and others do not. */
+  #own = {};
   #round = 0;
   #isMine = false;
 
-  /** @param {import("./api.js").Api} api @param {{id?: string, name: string, size: number, modified: number, address?: string | null, settings?: object, isWanted?: boolean}} record */
-  constructor(api, { id = newId(), name, size, modified, address = null, settings = {}, isWanted = false }) {
+  /** @param {import("./api.js").Api} api @param {{id?: string, name: string, size: number, modified?: number, address?: string | null, settings?: object, own?: object, source?: object | null, isWanted?: boolean}} record */
+  constructor(api, { id = newId(), name, size, modified = 0, address = null, settings = {}, own = {}, source = null, isWanted = false }) {
     super();
     this.#api = api;
     this.id = id;
@@ -52,13 +57,16 @@ export class PendingFile extends EventTarget {
     this.address = address;
     this.isWanted = isWanted;
     this.#settings = settings;
+    this.#own = own;
+    this.#source = source;
+    this.#isElsewhere = source !== null;
     /** @type {File | null} */
     this.file = null;
   }
 
   /** Bytes that the service has. */
   get sent() {
-    return this.#uploadId ? this.size : (this.upload?.sent ?? 0);
+    return this.#source ? this.size : (this.upload?.sent ?? 0);
   }
 
   /** Whether a file that was chosen is the one this waits for. @param {File} file */
@@ -71,6 +79,10 @@ export class PendingFile extends EventTarget {
   /** Upload the file, then ask what it will take. @param {File | null} file null: the one this browser kept */
   async begin(file) {
     if (!(await this.#claim())) return this.dispatchEvent(new Event("elsewhere"));
+    if (this.#isElsewhere) {
+      this.#save();
+      return void (await this.#ask());
+    }
     this.file = file ?? (await keptFile(keptAs.pending(this.id)));
     if (!this.file) return this.#become("lost");
     this.#save();
@@ -84,7 +96,7 @@ export class PendingFile extends EventTarget {
       this.#save();
     });
     try {
-      this.#uploadId = await upload.run();
+      this.#source = { upload: await upload.run() };
     } catch (problem) {
       return this.#fail(problem);
     }
@@ -96,7 +108,14 @@ export class PendingFile extends EventTarget {
     this.#settings = settings;
     if (this.isWanted) return; // Started with what was chosen then.
     this.#save();
-    if (this.#uploadId && this.step !== "starting") void this.#ask();
+    if (this.#source && this.step !== "starting") void this.#ask();
+  }
+
+  /** Take settings that only this file needs. @param {object} own */
+  async cure(own) {
+    this.#own = { ...this.#own, ...own };
+    this.#save();
+    await this.again();
   }
 
   /** Start it now, or as soon as it is uploaded. */
@@ -110,7 +129,7 @@ export class PendingFile extends EventTarget {
   /** Try again what failed. */
   async again() {
     this.problem = null;
-    if (this.#uploadId) await this.#ask();
+    if (this.#source) await this.#ask();
     else await this.begin(this.file);
   }
 
@@ -126,7 +145,7 @@ export class PendingFile extends EventTarget {
     const round = ++this.#round;
     this.#become("estimating");
     try {
-      const wish = { upload: this.#uploadId, settings: this.#settings };
+      const wish = { source: this.#source, settings: this.#wanted };
       const estimate = await patiently(() => this.#api.estimate(wish));
       if (round !== this.#round) return; // The settings have changed meanwhile, and another answer is on its way.
       const [refusal] = estimate.refusals ?? [];
@@ -141,10 +160,14 @@ export class PendingFile extends EventTarget {
     if (this.isWanted) await this.#submit();
   }
 
+  get #wanted() {
+    return { ...this.#settings, ...this.#own };
+  }
+
   async #submit() {
     this.#become("starting");
     try {
-      const wish = { upload: this.#uploadId, settings: this.#settings, once: this.id };
+      const wish = { source: this.#source, settings: this.#wanted, once: this.id };
       const job = await patiently(() => this.#api.submit(wish));
       forget(this.id);
       await renameFile(keptAs.pending(this.id), keptAs.job(job.id));
@@ -187,7 +210,9 @@ export class PendingFile extends EventTarget {
 
   #save() {
     const { id, name, size, modified, address, isWanted } = this;
-    remember(`pending.${id}`, { id, name, size, modified, address, isWanted, settings: this.#settings });
+    const source = this.#isElsewhere ? this.#source : null;
+    const record = { id, name, size, modified, address, isWanted, source, settings: this.#settings, own: this.#own };
+    remember(`pending.${id}`, record);
     const ids = recall("pending", []);
     if (!ids.includes(id)) remember("pending", [...ids, id]);
   }

@@ -44,6 +44,8 @@ export class SettingsForm extends EventTarget {
   offer(models) {
     const chosen = recall("settings")?.model ?? "auto";
     this.#models = models;
+    // Where no device is made for it, a large picture takes hours: twice the size is a beginning.
+    if (!recall("settings") && models[0]?.num_gpus === 0) this.#choose("x2");
     for (const { name } of models) this.#model.append(element("option", { value: name, text: this.#nameOf(name) }));
     if (models.some(({ name }) => name === chosen)) this.#model.value = chosen;
   }
@@ -74,12 +76,14 @@ export class SettingsForm extends EventTarget {
       if (this.#models.some(({ name }) => name === option.value)) option.textContent = this.#nameOf(option.value);
   }
 
+  #choose(size) {
+    for (const radio of this.#form.querySelectorAll('[name="size"]'))
+      if (/** @type {HTMLInputElement} */ (radio).value === size) /** @type {HTMLInputElement} */ (radio).checked = true;
+  }
+
   #restore(before) {
     if (!before) return;
-    const size = [...this.#form.querySelectorAll('[name="size"]')].find(
-      (radio) => /** @type {HTMLInputElement} */ (radio).value === before.size,
-    );
-    if (size) /** @type {HTMLInputElement} */ (size).checked = true;
+    this.#choose(before.size);
     const colour = /** @type {HTMLSelectElement} */ (byId("colour"));
     if ([...colour.options].some(({ value }) => value === before.colour_match)) colour.value = before.colour_match;
     this.#exact.value = before.exact ?? "";
