@@ -16,10 +16,8 @@ from seedvr2_ray.models.weights.download import (
 )
 from seedvr2_ray.restoration.allocator import tune_allocator
 from seedvr2_ray.restoration.device import default_dtype
-from seedvr2_ray.restoration.diffusion.load import identify_diffusion, load_diffusion
-from seedvr2_ray.restoration.lanczos import LANCZOS, LanczosRestorer
+from seedvr2_ray.restoration.families import family_of
 from seedvr2_ray.restoration.restorer import Restorer, RestorerIdentity
-from seedvr2_ray.restoration.swiftvr.load import identify_swiftvr, load_swiftvr, require_swiftvr_settings
 from seedvr2_ray.settings import RestoreSettings
 
 
@@ -56,14 +54,10 @@ def identify(settings: RestoreSettings, options: LoadOptions) -> RestorerIdentit
         DeploymentError: its weights are damaged.
     """
     entry = find_model(settings)
-    if not entry.components:
-        return LANCZOS
-    if entry.swiftvr is not None:
-        require_swiftvr_settings(settings)
+    family = family_of(entry)
+    family.require_settings(settings)
     hashes = {part.role: _known_hash(part, options) for part in entry.components}
-    if entry.swiftvr is not None:
-        return identify_swiftvr(entry, hashes, default_dtype(local_device()))
-    return identify_diffusion(entry, hashes, default_dtype(local_device()))
+    return family.identify(entry, hashes, default_dtype(local_device()))
 
 
 def load_restorer(settings: RestoreSettings, options: LoadOptions) -> Restorer:
@@ -76,11 +70,8 @@ def load_restorer(settings: RestoreSettings, options: LoadOptions) -> Restorer:
     """
     entry, device = find_model(settings), local_device()
     tune_allocator(reuse_buffers=bool(entry.components) and device.type == "cpu")
-    if not entry.components:
-        return LanczosRestorer()
     files = require_model(entry, options.weights, may_download=options.may_download)
-    load = load_diffusion if entry.swiftvr is None else load_swiftvr
-    return load(
+    return family_of(entry).load(
         entry,
         files,
         device=device,
