@@ -3,7 +3,7 @@
 import os
 import sys
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal, Protocol
@@ -16,7 +16,7 @@ from seedvr2_ray.frames import Frames
 from seedvr2_ray.live.hls import HlsFolder
 from seedvr2_ray.live.pictures import KEY_FRAME_SECONDS, TICK
 from seedvr2_ray.live.sound import COPIED, CodedSound, CopiedSound
-from seedvr2_ray.live.source import Sound
+from seedvr2_ray.live.source import Sound, SoundFormat
 from seedvr2_ray.media.output.encode import FrameConverter
 from seedvr2_ray.media.output.encoders import configure_encoder
 from seedvr2_ray.media.output.master import MasterFormat
@@ -100,13 +100,21 @@ def open_bytes_out(address: OutputAddress) -> Bytes | str:
 class LiveOutput:
     """Encoder and muxer of one stream. For one thread."""
 
-    def __init__(self, target: Bytes | str, kind: Kind, master: MasterFormat, sound: av.AudioStream | None) -> None:
+    def __init__(
+        self,
+        target: Bytes | str,
+        kind: Kind,
+        master: MasterFormat,
+        sound: SoundFormat | None,
+        early: Sequence[Sound] = (),
+    ) -> None:
         """Open everything.
 
         Args:
             target: where bytes go.
             kind: of stream.
             sound: of the source, if it has any.
+            early: what has been heard of it by now; goes out with the first pictures.
 
         Raises:
             TargetError: the address does not take a stream.
@@ -123,9 +131,9 @@ class LiveOutput:
         self._converter = FrameConverter(master)
         self._sound: CopiedSound | CodedSound | None = None
         if sound is not None:
-            copies = sound.codec_context.name in COPIED[kind]
-            self._sound = (CopiedSound if copies else CodedSound)(self._container, sound)
-        self._waiting: deque[Sound] = deque()
+            copies = sound.codec in COPIED[kind]
+            self._sound = (CopiedSound if copies else CodedSound)(self._container, sound, early)
+        self._waiting: deque[Sound] = deque(early if sound is not None else ())
         self._pictures_until = Fraction(0)
 
     def write(self, frames: Frames) -> None:
@@ -179,7 +187,7 @@ def _open_container(target: Bytes | str, kind: Kind) -> Any:
     options = {"flush_packets": "1", "max_interleave_delta": "500000"}
     if kind != "mpegts":
         options |= {
-            # The header waits for the first fragment, because copied AAC tells its setup with its first packet.
+            # The header waits for the first fragment: some codecs tell their setup with their first packet.
             "movflags": "+empty_moov+delay_moov+default_base_moof+frag_keyframe",
             "frag_duration": str(round(FRAGMENT_SECONDS * 1e6)),
             "video_track_timescale": "90000",

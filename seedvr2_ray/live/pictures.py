@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
+from itertools import takewhile
 
 import av
 import torch
@@ -121,36 +122,41 @@ class BatchReader:
         self._last_pts = -1
 
     def batch(self, pictures: Sequence[Picture]) -> Frames:
-        """Convert pictures; times that are not later than the one before become so.
-
-        Raises:
-            MediaError: they are of another size or kind than the first one was.
-        """
+        """Convert pictures that are :meth:`alike`; times that are not later than the one before become so."""
         video = self._video
         target_TCHW = torch.empty((len(pictures), 3, video.height, video.width), dtype=torch.uint8)
         codes_TCHW = target_TCHW.numpy()
         pts = []
         for picture, codes_CHW in zip(pictures, codes_TCHW, strict=True):
-            self._require_same(picture.frame)
             self._pixels.write(picture.frame, codes_CHW)
             self._last_pts = max(round(picture.at / TICK), self._last_pts + 1)
             pts.append(self._last_pts)
         return Frames(target_TCHW, tuple(pts), TICK)
 
-    def _require_same(self, frame: av.VideoFrame) -> None:
-        video = self._video
-        turned = video.rotation % 180 != 0
-        width, height = (frame.height, frame.width) if turned else (frame.width, frame.height)
-        if (width, height) != (video.width, video.height):
-            raise MediaError(
-                f"the picture changed from {video.width}x{video.height} to {width}x{height} in mid-stream, and a live "
+    def alike(self, pictures: Sequence[Picture]) -> Sequence[Picture]:
+        """Return the pictures up to the first that is not of the size and kind that the stream began with."""
+        kind = (*self._stored_size, self._video.pixel_format)
+        fits = ((each.frame.width, each.frame.height, each.frame.format.name) == kind for each in pictures)
+        return [picture for picture, _ in zip(pictures, takewhile(bool, fits), strict=False)]
+
+    def why_not(self, picture: Picture) -> MediaError:
+        """Say what is wrong with the picture after those."""
+        (width, height), frame = self._stored_size, picture.frame
+        if (frame.width, frame.height) != (width, height):
+            return MediaError(
+                f"the picture changed from {width}x{height} to {frame.width}x{frame.height} in mid-stream, and a live "
                 "stream keeps one size; start a new stream for the new size"
             )
-        if frame.format.name != video.pixel_format:
-            raise MediaError(
-                f"the pixel format changed from {video.pixel_format} to {frame.format.name} in mid-stream; "
-                "start a new stream for the new one"
-            )
+        return MediaError(
+            f"the pixel format changed from {self._video.pixel_format} to {frame.format.name} in mid-stream; "
+            "start a new stream for the new one"
+        )
+
+    @property
+    def _stored_size(self) -> tuple[int, int]:
+        video = self._video
+        turned = video.rotation % 180 != 0
+        return (video.height, video.width) if turned else (video.width, video.height)
 
 
 def _rotation(frame: av.VideoFrame) -> Rotation:

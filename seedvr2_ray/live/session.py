@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from fractions import Fraction
 from typing import Protocol
 
 from seedvr2_ray.errors import CapacityError, MediaError, SeedVR2Error, TargetError
@@ -105,6 +104,11 @@ class LiveSession:
         """Frames that came too fast to be restored."""
         return self._pictures.num_dropped
 
+    @property
+    def num_out(self) -> int:
+        """Frames that have been written."""
+        return self._counts.frames_out
+
     def stop(self) -> None:
         """End the stream: what has come in goes out. May be called by any thread."""
         self._source.stop()
@@ -187,7 +191,8 @@ class LiveSession:
         head = reader.batch(first)
         self._plan(video, geometry, head)
         master = plan_live_master(video, geometry, self._endless.settings)
-        output = LiveOutput(self._open_target(), self._kind, master, self._connected[0].sound)
+        early = self._sounds.take(_MOST_SOUNDS, timeout=0.0)
+        output = LiveOutput(self._open_target(), self._kind, master, self._connected[0].sound, early)
         writer = threading.Thread(target=self._write, args=(output,), name="live-writer")
         writer.start()
         try:
@@ -200,13 +205,8 @@ class LiveSession:
             writer.join()
 
     def _look_at(self, first: Picture) -> tuple[VideoInfo, Geometry]:
-        stream = self._connected[0].video
-        settings = self._endless.settings
-        rate = Fraction(stream.average_rate or stream.guessed_rate or 25)
-        # Containers without a rate of their own give the clock's instead.
-        rate = rate if 1 <= rate <= 240 else Fraction(25)
-        aspect = Fraction(stream.sample_aspect_ratio or 1)
-        video = describe_live(first, rate, aspect, allows_fields=settings.deinterlace == "off")
+        source, settings = self._connected[0], self._endless.settings
+        video = describe_live(first, source.rate, source.aspect, allows_fields=settings.deinterlace == "off")
         resolution = parse_resolution(settings.resolution)
         return video, plan_geometry(video.width, video.height, video.sample_aspect, resolution, even=True)
 
@@ -238,14 +238,15 @@ class LiveSession:
         while not self._stopped.is_set() and (pictures := self._pictures.take(self._endless.frames_at_once)):
             for start in range(0, len(pictures), 4):
                 some = pictures[start : start + 4]
-                try:
-                    batch = reader.batch(some)
-                except MediaError as error:
+                alike = reader.alike(some)
+                if alike:
+                    batch = reader.batch(alike)
+                    self._note(alike, batch)
+                    yield batch
+                if len(alike) < len(some):
                     # What came before still goes out.
-                    self._failures.insert(0, error)
+                    self._failures.insert(0, reader.why_not(some[len(alike)]))
                     return
-                self._note(some, batch)
-                yield batch
 
     def _note(self, pictures: list[Picture], frames: Frames) -> None:
         for picture, pts in zip(pictures, frames.pts, strict=True):

@@ -1,6 +1,6 @@
 """Sound of a live stream: its packets copied, or its samples coded as AAC, in step with the pictures."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seedvr2_ray.errors import MediaError
-from seedvr2_ray.live.source import Sound
+from seedvr2_ray.live.source import Sound, SoundFormat, SoundPacket
 
 COPIED: dict[str, frozenset[str]] = {
     "mpegts": frozenset({"aac", "mp2", "mp3", "ac3", "eac3"}),
@@ -18,6 +18,8 @@ COPIED: dict[str, frozenset[str]] = {
     "hls": frozenset({"aac", "ac3", "eac3"}),
 }
 """Codecs of sound that go into each kind of output as they are; the others become AAC."""
+_FREQUENCIES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)
+"""By AAC's index of sampling frequencies (ISO 14496-3, table 1.18)."""
 _AAC_RATE = 48000
 _AAC_SAMPLES = 1024
 _STEP = Fraction(1, 20)
@@ -26,13 +28,20 @@ _LONGEST_SILENCE = Fraction(10)
 
 
 class CopiedSound:
-    """Packets as they came, stamped anew."""
+    """Packets as they came, stamped anew.
 
-    def __init__(self, container: av.container.OutputContainer, template: av.AudioStream) -> None:
-        self.stream: Any = container.add_stream_from_template(template)
-        self._kind = _kind(template)
+    AAC in MPEG-TS says its setup with every packet (ADTS, ISO 13818-7, 6.2); MP4 wants it once, in the header.
+    """
+
+    def __init__(
+        self, container: av.container.OutputContainer, source: SoundFormat, early: Sequence[Sound] = ()
+    ) -> None:
+        self.stream: Any = container.add_stream_from_template(source.template)
+        self._kind = source.kind
+        self._strips = source.codec == "aac" and not source.setup and container.format.name != "mpegts"
+        if self._strips:
+            self.stream.codec_context.extradata = _setup_of(source, early)
         self._last = -1
-        self._is_out = False
 
     def packets(self, sound: Sound) -> Iterator[Any]:
         """Yield the packet, if it is later than the one before.
@@ -40,16 +49,19 @@ class CopiedSound:
         Raises:
             MediaError: it is of another kind than the first ones were.
         """
-        packet = sound.data
-        if _kind(packet.stream) != self._kind:
+        coded = sound.data
+        assert isinstance(coded, SoundPacket)
+        if coded.format.kind != self._kind:
             raise MediaError("the sound changed its format in mid-stream, and copied sound cannot; start a new stream")
-        base = packet.time_base
-        stamp = round(sound.at / base)
+        stamp = round(sound.at / coded.time_base)
         # Sound that starts before the picture, or overlaps with what came before a jump, has no place.
         if stamp < 0 or stamp <= self._last:
             return
         self._last = stamp
+        packet = av.Packet(_without_header(coded.data) if self._strips else coded.data)
+        packet.time_base, packet.duration = coded.time_base, coded.duration
         packet.pts = packet.dts = stamp
+        packet.is_keyframe = True
         packet.stream = self.stream
         yield packet
 
@@ -61,8 +73,10 @@ class CopiedSound:
 class CodedSound:
     """Samples coded as AAC. They are counted, and where the clock says otherwise, silence or a cut makes up for it."""
 
-    def __init__(self, container: av.container.OutputContainer, template: av.AudioStream) -> None:
-        layout = "mono" if template.codec_context.layout.nb_channels == 1 else "stereo"
+    def __init__(
+        self, container: av.container.OutputContainer, source: SoundFormat, early: Sequence[Sound] = ()
+    ) -> None:
+        layout = "mono" if source.channels == 1 else "stereo"
         self.stream: Any = container.add_stream("aac", rate=_AAC_RATE, layout=layout)
         self._layout = layout
         self._resampler = av.AudioResampler(format="fltp", layout=layout, rate=_AAC_RATE)
@@ -74,6 +88,7 @@ class CodedSound:
     def packets(self, sound: Sound) -> Iterator[Any]:
         """Yield what the encoder gives for samples."""
         frame = sound.data
+        assert isinstance(frame, av.AudioFrame)
         kind = (frame.format.name, frame.layout.name, frame.sample_rate)
         if kind != self._source:
             self._source = kind
@@ -120,6 +135,21 @@ def _not_before_zero(packets: Any) -> Iterator[Any]:
     return (packet for packet in packets if packet.pts is None or packet.pts >= 0)
 
 
-def _kind(stream: Any) -> tuple[str, int, int]:
-    context = stream.codec_context
-    return context.name, context.sample_rate, context.layout.nb_channels
+def _setup_of(source: SoundFormat, early: Sequence[Sound]) -> bytes:
+    """Return AAC's AudioSpecificConfig: from the first header, else from what the demuxer found out."""
+    for sound in early:
+        if isinstance(sound.data, SoundPacket) and _has_header(data := sound.data.data):
+            object_type = (data[2] >> 6) + 1
+            frequency, channels = data[2] >> 2 & 15, (data[2] & 1) << 2 | data[3] >> 6
+            return (object_type << 11 | frequency << 7 | channels << 3).to_bytes(2, "big")
+    if source.sample_rate not in _FREQUENCIES:
+        raise MediaError(f"the sound has {source.sample_rate} samples per second, which AAC has not; send 48000")
+    return (2 << 11 | _FREQUENCIES.index(source.sample_rate) << 7 | source.channels << 3).to_bytes(2, "big")
+
+
+def _without_header(data: bytes) -> bytes:
+    return data[7 if data[1] & 1 else 9 :] if _has_header(data) else data
+
+
+def _has_header(data: bytes) -> bool:
+    return len(data) > 7 and data[0] == 0xFF and data[1] & 0xF6 == 0xF0

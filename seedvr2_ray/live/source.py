@@ -1,5 +1,6 @@
 """A stream that is read as it comes: pictures decoded, sound as packets or samples, all on one clock."""
 
+import io
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -33,20 +34,52 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
+class SoundFormat:
+    """What a track of sound is; outlives the container it was found in."""
+
+    codec: str
+    sample_rate: int
+    channels: int
+    setup: bytes
+    """The codec's own description of itself, empty where every packet has one."""
+    template: Any
+    """A stream to make others after, of a container that nothing is ever written to."""
+    keeper: Any
+
+    @property
+    def kind(self) -> tuple[str, int, int]:
+        """What must stay the same for packets to be copied."""
+        return self.codec, self.sample_rate, self.channels
+
+
+@dataclass(frozen=True, slots=True)
+class SoundPacket:
+    """Coded sound, with what a muxer must know."""
+
+    data: bytes
+    time_base: Fraction
+    duration: int
+    format: SoundFormat
+
+
+@dataclass(frozen=True, slots=True)
 class Sound:
     """A packet that is copied, or decoded samples that are encoded anew."""
 
-    data: Any
-    """``av.Packet`` or ``av.AudioFrame``."""
+    data: SoundPacket | av.AudioFrame
     at: Fraction
+    """Seconds on the output's clock."""
 
 
 @dataclass(frozen=True, slots=True)
 class Connected:
     """A source was opened, for the first time or once more."""
 
-    video: av.VideoStream
-    sound: av.AudioStream | None
+    rate: Fraction
+    """Frames per second, as well as the container knows."""
+    aspect: Fraction
+    """Width over height of a pixel."""
+    sound: SoundFormat | None
 
 
 Heard = Picture | Sound | Connected
@@ -104,7 +137,8 @@ class LiveSource:
             raise MediaError("the stream has no video; send one with pictures")
         sound = next(iter(container.streams.audio), None)
         video.thread_type = "SLICE"  # Threads over frames would hold back as many frames as there are threads.
-        yield Connected(video, sound)
+        described = None if sound is None else _describe_sound(sound)
+        yield Connected(_rate_of(video), Fraction(video.sample_aspect_ratio or 1), described)
         held: list[Any] | None = []
         streams = [video] if sound is None else [video, sound]
         for packet in self._packets(container, streams):
@@ -117,12 +151,12 @@ class LiveSource:
                     if held is not None:
                         waiting, held = held, None
                         for each in waiting:
-                            yield from self._sounds(each)
+                            yield from self._sounds(each, described)
             elif held is not None:
                 held.append(packet)
                 del held[:-_MOST_HELD]
             else:
-                yield from self._sounds(packet)
+                yield from self._sounds(packet, described)
 
     def _packets(self, container: InputContainer, streams: list[Any]) -> Iterator[Any]:
         packets = container.demux(streams)
@@ -159,21 +193,42 @@ class LiveSource:
 
     def _picture(self, frame: av.VideoFrame, video: av.VideoStream) -> Picture:
         base = frame.time_base or video.time_base or Fraction(1, 90000)
-        rate = video.average_rate or video.guessed_rate or Fraction(25)
-        duration = frame.duration * base if frame.duration else 1 / rate
+        duration = frame.duration * base if frame.duration else 1 / _rate_of(video)
         at = None if frame.pts is None else frame.pts * base
         return Picture(frame, self.clock.place("video", at, Fraction(duration)), time.monotonic())
 
-    def _sounds(self, packet: Any) -> Iterator[Sound]:
-        stream = packet.stream
-        if self._copies_sound(stream.codec_context.name):
+    def _sounds(self, packet: Any, described: SoundFormat | None) -> Iterator[Sound]:
+        assert described is not None
+        if self._copies_sound(described.codec):
             if packet.size and packet.pts is not None:
-                duration = packet.duration * packet.time_base if packet.duration else Fraction(1024, stream.rate)
-                yield Sound(packet, self.clock.place("sound", packet.pts * packet.time_base, Fraction(duration)))
+                base = packet.time_base
+                seconds = packet.duration * base if packet.duration else Fraction(1024, described.sample_rate)
+                data = SoundPacket(bytes(packet), base, packet.duration or 0, described)
+                yield Sound(data, self.clock.place("sound", packet.pts * base, Fraction(seconds)))
             return
         for frame in self._decoded(packet):
             at = None if frame.pts is None else frame.pts * frame.time_base
             yield Sound(frame, self.clock.place("sound", at, Fraction(frame.samples, frame.sample_rate)))
+
+
+def _rate_of(video: av.VideoStream) -> Fraction:
+    """Containers without a rate of their own give their clock's instead."""
+    rate = Fraction(video.average_rate or video.guessed_rate or 25)
+    return rate if 1 <= rate <= 240 else Fraction(25)
+
+
+def _describe_sound(stream: av.AudioStream) -> SoundFormat:
+    context = stream.codec_context
+    # A stream made after one whose container is closed would read memory that is gone.
+    keeper = av.open(io.BytesIO(), "w", format="nut")
+    return SoundFormat(
+        codec=context.name,
+        sample_rate=context.sample_rate,
+        channels=context.layout.nb_channels,
+        setup=bytes(context.extradata or b""),
+        template=keeper.add_stream_from_template(stream),
+        keeper=keeper,
+    )
 
 
 def _flush_packets(stream: Any) -> Iterator[Any]:
