@@ -7,7 +7,7 @@ source is over, every frame that came in goes out; when nobody takes the output 
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -248,7 +248,7 @@ class LiveSession:
                     self._failures.insert(0, reader.why_not(some[len(alike)]))
                     return
 
-    def _note(self, pictures: list[Picture], frames: Frames) -> None:
+    def _note(self, pictures: Sequence[Picture], frames: Frames) -> None:
         for picture, pts in zip(pictures, frames.pts, strict=True):
             self._counts.arrived[pts] = picture.arrived
 

@@ -126,15 +126,8 @@ class StreamRelay:
 
     async def take(self) -> bytes:
         """Return what the caller has sent, for the replica; empty when it is over."""
-        while not self._input:
-            if self._input_is_over or self._is_over:
-                return b""
-            away = self._away_since
-            left = None if away is None else away + self._limits.grace_seconds - time.monotonic()
-            if left is not None and left <= 0:
-                self._input_is_over = True
-                return b""
-            await self._until(lambda: bool(self._input) or self._input_is_over or self._away_since != away, left)
+        while not self._input and not (self._input_is_over or self._is_over):
+            await self._await_input(self._away_since)
         data = b"".join(self._input)
         self._input.clear()
         self._input_bytes = 0
@@ -178,6 +171,13 @@ class StreamRelay:
     def why(self) -> str | None:
         """Why the stream was ended from here, if it was."""
         return self._why
+
+    async def _await_input(self, away: float | None) -> None:
+        left = None if away is None else away + self._limits.grace_seconds - time.monotonic()
+        if left is not None and left <= 0:
+            self._input_is_over = True
+        else:
+            await self._until(lambda: bool(self._input) or self._input_is_over or self._away_since != away, left)
 
     def _wants(self, socket: int) -> bool:
         return socket == self._socket and not self._input_is_over and not self._is_over

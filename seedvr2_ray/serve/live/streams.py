@@ -16,13 +16,13 @@ from seedvr2_ray.errors import CapacityError, SeedVR2Error, SettingsError
 from seedvr2_ray.serve.config import ServiceConfig
 from seedvr2_ray.serve.live.relay import RelayLimits, StreamRelay
 from seedvr2_ray.serve.live.replica_call import STARTED, LiveOrder
-from seedvr2_ray.serve.problems import MissingRefusal, RateRefusal
+from seedvr2_ray.serve.problems import MissingRefusal, RateRefusal, kind_of
+from seedvr2_ray.serve.security.wording import explained
 from seedvr2_ray.serve.workers.ray_handles import translated
 from seedvr2_ray.settings import RestoreSettings
 
 _log = logging.getLogger(__name__)
 _NAMESPACE = "seedvr2-live"
-_FETCH_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +146,7 @@ def _forget(relay: Any) -> None:
 
 
 def _told(error: SeedVR2Error) -> dict[str, Any]:
-    from seedvr2_ray.serve.http.problem_bodies import problem_of
-
-    problem, _ = problem_of(error, "live")
-    return {"event": "error", "type": problem.type, "status": problem.status, "detail": problem.detail}
+    kind = kind_of(type(error))
+    if kind.status >= 500:
+        _log.error("a live stream failed: %s", error, exc_info=error)
+    return {"event": "error", "type": kind.name, "status": kind.status, "detail": explained(error)}
