@@ -93,6 +93,8 @@ class LiveCall:
         """
         pump = asyncio.create_task(self._pump())
         done = asyncio.wrap_future(self.thread)
+        # Where nobody is left to be told, what it ended with is no news.
+        done.add_done_callback(lambda future: future.cancelled() or future.exception())
         try:
             yield STARTED
             while not done.done():
