@@ -43,6 +43,9 @@ def live(
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for a sender's first packet.")] = 30.0,
     reconnect: Annotated[float, typer.Option(min=0, help="Seconds to wait for a sender that broke off.")] = 10.0,
     warm_up: Annotated[bool, typer.Option(help="Measure first how fast this machine restores the stream.")] = True,
+    least_factor: Annotated[
+        float, typer.Option(min=0, help="Refuse a sender that waits for nobody below this share of real time.")
+    ] = 0.1,
     weights_dir: WeightsDir = None,
     mirror: Mirror = None,
     attention: Attention = "sdpa",
@@ -83,7 +86,7 @@ def live(
         endless,
         lambda: open_bytes_out(goes_to),
         goes_to.kind,
-        LiveRules(policy=chosen, measures=warm_up),
+        LiveRules(policy=chosen, measures=warm_up, least_factor=least_factor if came_from.is_endless else 0.0),
         tell,
     )
     with session.ended_by_signals():

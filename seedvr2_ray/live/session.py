@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from seedvr2_ray.errors import CapacityError, MediaError, SeedVR2Error, TargetError
+from seedvr2_ray.errors import CapacityError, MediaError, TargetError
 from seedvr2_ray.frames import Frames
 from seedvr2_ray.live.channel import Channel, Policy
 from seedvr2_ray.live.endless import EndlessRestorer, measure_rate
@@ -67,6 +67,7 @@ class LiveOutcome:
 class _Counts:
     frames_in: int = 0
     frames_out: int = 0
+    told_dropped: int = 0
     arrived: dict[int, float] = field(default_factory=dict)
     """By the time of the picture on the output's clock."""
 
@@ -159,26 +160,31 @@ class LiveSession:
         return outcome
 
     def _read(self) -> None:
-        told_at, told = 0.0, 0
+        told_at = 0.0
         try:
             for item in self._source.items():
                 if isinstance(item, Picture):
                     self._counts.frames_in += 1
                     self._pictures.put(item)
-                    dropped = self._pictures.num_dropped
-                    if dropped > told and time.monotonic() - told_at >= _DROPPED_SECONDS:
-                        self._tell({"event": "dropped", "frames": dropped - told, "dropped": dropped})
-                        told_at, told = time.monotonic(), dropped
+                    if time.monotonic() - told_at >= _DROPPED_SECONDS and self._tell_dropped():
+                        told_at = time.monotonic()
                 elif isinstance(item, Sound):
                     self._sounds.put(item)
                 else:
                     self._connected.append(item)
-        except SeedVR2Error as error:
-            self._failures.append(error)
+            self._tell_dropped()
         except BaseException as error:  # noqa: BLE001  # Told by the thread that waits for this one.
             self._failures.append(error)
         finally:
             self._pictures.close()
+
+    def _tell_dropped(self) -> bool:
+        """Say how many frames were dropped since this was said, if any."""
+        dropped, told = self._pictures.num_dropped, self._counts.told_dropped
+        if dropped > told:
+            self._counts.told_dropped = dropped
+            self._tell({"event": "dropped", "frames": dropped - told, "dropped": dropped})
+        return dropped > told
 
     def _restore(self) -> None:
         first = self._pictures.take(1)

@@ -10,7 +10,8 @@ import pytest
 
 from seedvr2_ray.cli.live import describe
 from seedvr2_ray.cli.main import main
-from tests.live.streams import make_stream, receive, stream_bytes
+from tests.live.senders import make_stream, stream_bytes
+from tests.live.streams import receive
 
 OPTIONS = ["--model", "lanczos", "--resolution", "x2", "--preset", "ultrafast"]
 

@@ -7,7 +7,8 @@ import pytest
 
 from seedvr2_ray.live.fragments import FragmentCutter, codecs_of
 from seedvr2_ray.live.hls import PLAYLIST, HlsFolder, duration_of
-from tests.live.streams import Sent, bytes_opener, receive, run_session, stream_bytes
+from tests.live.senders import Sent, stream_bytes
+from tests.live.streams import bytes_opener, receive, run_session
 
 
 @pytest.fixture(scope="module")

@@ -12,35 +12,11 @@ from seedvr2_ray.frames import Frames
 from seedvr2_ray.live.session import LiveRules
 from seedvr2_ray.restoration.lanczos import LANCZOS, LanczosRestorer
 from seedvr2_ray.restoration.restorer import RestorerIdentity, SegmentTask
-from tests.live.streams import (
-    RATE,
-    SIZE,
-    Sent,
-    bytes_opener,
-    file_opener,
-    make_session,
-    make_stream,
-    receive,
-    run_session,
-    stream_bytes,
-)
+from tests.live.restorers import ChunkedRestorer
+from tests.live.senders import RATE, SIZE, Sent, make_stream, stream_bytes
+from tests.live.streams import bytes_opener, file_opener, make_session, receive, run_session
 
 FRAME = 1 / RATE
-
-
-class ChunkedRestorer:
-    """Enlarges like the filter, and must know how many frames a segment has, as diffusion models must."""
-
-    def __init__(self) -> None:
-        self.segments: list[tuple[int, int]] = []
-
-    @property
-    def identity(self) -> RestorerIdentity:
-        return LANCZOS
-
-    def restore(self, frames: Iterable[Frames], task: SegmentTask) -> Iterator[Frames]:
-        self.segments.append((task.first_frame, task.known_frames))
-        yield from LanczosRestorer().restore(frames, task)
 
 
 class GatedRestorer:

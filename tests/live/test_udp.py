@@ -13,7 +13,8 @@ import pytest
 from seedvr2_ray.errors import DeploymentError, MediaError
 from seedvr2_ray.live.inputs import AddressOpener, parse_input
 from seedvr2_ray.live.session import LiveOutcome, LiveRules
-from tests.live.streams import RATE, Sent, make_session, receive
+from tests.live.senders import RATE, Sent
+from tests.live.streams import make_session, receive
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,7 +30,7 @@ def start_sender(port: int, first: int, start: float) -> "subprocess.Popen[bytes
     """A sender in a process of its own, at its own rate, that goes on until it is killed."""
     program = (
         "import time\n"
-        "from tests.live.streams import make_stream\n"
+        "from tests.live.senders import make_stream\n"
         "began = time.monotonic()\n"
         "def pace(at):\n"
         "    time.sleep(max(0, began + at - time.monotonic()))\n"
@@ -50,6 +51,9 @@ def test_senders_that_are_killed_and_restarted_over_udp_become_one_stream_in_ste
     runner.start()
     try:
         for number, start in enumerate((1000.0, 3.0)):
+            if number:
+                # Longer than the silence after which a connection counts as broken.
+                time.sleep(2.5)
             sender = start_sender(port, 1000 * (number + 1), start)
             target = session.num_out + 60
             deadline = time.monotonic() + 20
@@ -58,8 +62,6 @@ def test_senders_that_are_killed_and_restarted_over_udp_become_one_stream_in_ste
             sender.kill()
             sender.wait(10)
             assert session.num_out >= target, events
-            # Longer than the silence after which a connection counts as broken.
-            time.sleep(2.5)
     finally:
         opener.stop()
         session.stop()

@@ -12,7 +12,8 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from tests.live.streams import RATE, Sent, make_stream, receive, stream_bytes
+from tests.live.senders import RATE, Sent, make_stream, stream_bytes
+from tests.live.streams import receive
 from tests.serve.running import RunningService
 
 pytestmark = pytest.mark.ray
@@ -111,7 +112,8 @@ def _refused(service: RunningService, data: bytes, **hello: Any) -> Heard:
 
 def require_free(service: RunningService) -> None:
     """Whatever a caller did, the next one gets the replica, and the service answers."""
-    assert service.client().get("/v1/health").status_code in (200, 404)
+    with service.client() as client:
+        assert client.get("/healthz").status_code == 200
     heard = _refused(service, stream_bytes(10))
     assert heard.close_code == 1000, heard.events
     assert heard.named("end")[0]["frames_out"] == 10

@@ -11,7 +11,8 @@ from seedvr2_ray.restoration.lanczos import LanczosRestorer
 from seedvr2_ray.serve.live.relay import RelayLimits, StreamRelay
 from seedvr2_ray.serve.live.replica_call import STARTED, LiveCall, LiveOrder
 from seedvr2_ray.settings import RestoreSettings
-from tests.live.streams import receive, stream_bytes
+from tests.live.senders import stream_bytes
+from tests.live.streams import receive
 
 ORDER = LiveOrder(
     settings=RestoreSettings(model="lanczos", resolution="x2", preset="ultrafast"), policy="slow", least_factor=0.0

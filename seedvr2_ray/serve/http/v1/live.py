@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from starlette.websockets import WebSocketDisconnect
 
 from seedvr2_ray.errors import SeedVR2Error
-from seedvr2_ray.serve.http.callers import service_of, usable_id
+from seedvr2_ray.serve.http.callers import signed_in, usable_id
 from seedvr2_ray.serve.http.problem_bodies import ProtocolRefusal, problem_of, validation_detail
 from seedvr2_ray.serve.live.streams import LiveStreams, OpenStream
 from seedvr2_ray.serve.security.auth import Caller
@@ -63,7 +63,7 @@ def live_router(streams: LiveStreams) -> APIRouter:
         await socket.accept()
         try:
             hello = await _hello(socket)
-            caller = await _signed_in(socket, hello.key)
+            caller = await signed_in(socket, hello.key)
             caller.require("jobs:write")
             opened = await _open(streams, caller, hello)
         except SeedVR2Error as error:
@@ -91,17 +91,6 @@ async def _hello(socket: WebSocket) -> Start | Resume:
         except ValueError:
             raise ProtocolRefusal("the first message is no JSON; see the documentation of live streams", 400) from None
     raise ProtocolRefusal(f"no first message came within {_HELLO_SECONDS:.0f} s", 408)
-
-
-async def _signed_in(socket: WebSocket, key: str | None) -> Caller:
-    service = service_of(socket)
-    host = socket.client.host if socket.client else None
-    headers = dict(socket.headers)
-    if key is not None:
-        headers["authorization"] = f"Bearer {key}"
-    caller = await anyio.to_thread.run_sync(service.authenticator.authenticate, headers, socket.query_params, host)
-    await service.count_request(caller, host)
-    return caller
 
 
 async def _open(streams: LiveStreams, caller: Caller, hello: Start | Resume) -> OpenStream:

@@ -74,7 +74,7 @@ def test_the_restored_picture_of_a_camera_plays_and_ends_when_it_is_stopped(tab:
     expect(page.locator("#state")).to_have_text("The restored picture is playing.")
     assert page.evaluate("document.getElementById('after').videoHeight") == 720
     earlier = page.evaluate("document.getElementById('after').currentTime")
-    page.wait_for_function(f"document.getElementById('after').currentTime > {earlier + 0.5}")
+    page.wait_for_function(f"() => document.getElementById('after').currentTime > {earlier + 0.5}")
     difference, mean = page.evaluate(_MEAN_DIFFERENCE)
     # The test picture moves, and the restored one lags behind: alike, and far from black.
     assert difference < 40 and mean > 20, (difference, mean)
@@ -99,9 +99,9 @@ def test_a_connection_that_breaks_is_taken_up_again(tab: PageDriver) -> None:
     page.locator("#camera").click()
     wait_until_it_plays(page)
     page.evaluate("window.sockets.at(-1).close()")
-    page.wait_for_function("window.sockets.length > 1")
+    page.wait_for_function("() => window.sockets.length > 1")
     earlier = page.evaluate("document.getElementById('after').currentTime")
-    page.wait_for_function(f"document.getElementById('after').currentTime > {earlier + 1}")
+    page.wait_for_function(f"() => document.getElementById('after').currentTime > {earlier + 1}")
     expect(page.locator("#problem")).to_be_empty()
     page.locator("#stop").click()
     expect(page.locator("#state")).to_have_text("The stream has ended.")
