@@ -90,7 +90,7 @@ class LiveStreams:
             MissingRefusal: there is none, or what is asked for is kept no more.
         """
         try:
-            relay = await asyncio.to_thread(ray.get_actor, name, namespace=_NAMESPACE)
+            relay: Any = await asyncio.to_thread(ray.get_actor, name, namespace=_NAMESPACE)
             socket, received = await relay.attach.remote(owner, after)
         except (ValueError, RayActorError):
             raise MissingRefusal("there is no such stream; it has ended, so start a new one") from None
