@@ -87,8 +87,10 @@ LAYERS = {
     # What Python programs and notebooks use; batch, and Ray with it, inside the one function that needs them.
     "api": _layer(f"{_BELOW_GANG} batch html", "torch av PIL rich"),
     "gang": _layer(_BELOW_GANG, "torch ray"),
+    # PyAV's packets and frames pass through from demuxer to muxer.
+    "live": _layer(_BELOW_RESTORATION + " restoration", "av numpy torch"),
     "serve": _layer(
-        f"{_BELOW_GANG} gang",
+        f"{_BELOW_GANG} gang live",
         "torch ray fastapi starlette pydantic sqlalchemy alembic fsspec httpx httpcore limits jwt standardwebhooks "
         "sse_starlette python_multipart pythonjsonlogger opentelemetry sentry_sdk anyio uvicorn",
     ),
@@ -98,7 +100,9 @@ LAYERS = {
     # Manifests deploy the service, so their checks read its configuration.
     "cluster": _layer("errors models serve", "ray yaml pydantic jsonschema kubernetes kubernetes_validate urllib3"),
     # The command line imports serve, batch and Ray inside the commands that need them.
-    "cli": _layer(f"{_BELOW_GANG} gang local_ray batch serve cluster", "torch av ray typer click rich yaml pydantic"),
+    "cli": _layer(
+        f"{_BELOW_GANG} gang live local_ray batch serve cluster", "torch av ray typer click rich yaml pydantic"
+    ),
     "__main__": _layer("cli", ""),
 }
 

@@ -14,6 +14,7 @@ from seedvr2_ray.cli.batch import batch
 from seedvr2_ray.cli.cluster import cluster_app
 from seedvr2_ray.cli.doctor import doctor
 from seedvr2_ray.cli.keys import keys_app
+from seedvr2_ray.cli.live import live
 from seedvr2_ray.cli.models import models_app
 from seedvr2_ray.cli.probe import probe_command
 from seedvr2_ray.cli.restore import plan, restore
@@ -56,6 +57,7 @@ def _common(
 app.command()(restore)
 app.command("probe")(probe_command)
 app.command()(plan)
+app.command()(live)
 app.command()(doctor)
 app.command("batch")(batch)
 app.command("serve")(serve)

@@ -118,7 +118,7 @@ def build_with(
         max_ongoing_requests=1000,
         **_HEALTH_CHECKS,
     )(Ingress)
-    return ingress.bind(wiring, runner.bind(wiring, finisher, pools))
+    return ingress.bind(wiring, runner.bind(wiring, finisher, pools), pools)
 
 
 def settle(config: ServiceConfig, environ: Mapping[str, str]) -> ServiceConfig:

@@ -152,6 +152,23 @@ class UpscaleApi(_Section):
     """Longest ``batch_size`` that is followed; longer chunks need more memory than these devices may have."""
 
 
+class LiveLimits(_Section):
+    """Live streams: who is let in, and how long they are waited for."""
+
+    max_streams: int = 64
+    """That one ingress replica keeps open; each takes a restorer replica of its own."""
+    wait_seconds: float = 30.0
+    """For a free replica; a stream that finds none is refused."""
+    least_factor: float = 1.0
+    """Least real-time factor, measured on the stream's first picture, of a stream that may not drop frames."""
+    least_factor_dropping: float = 0.2
+    """The same of a stream that may."""
+    grace_seconds: float = 10.0
+    """How long a caller whose connection broke may come back."""
+    stall_seconds: float = 30.0
+    """How long a caller may read nothing while what waits for it has no room."""
+
+
 class ServiceConfig(_Section):
     """The whole deployment."""
 
@@ -169,6 +186,7 @@ class ServiceConfig(_Section):
     fetch: FetchRules = Field(default_factory=FetchRules)
     retention: Retention = Field(default_factory=Retention)
     webhooks: Webhooks = Field(default_factory=Webhooks)
+    live: LiveLimits = Field(default_factory=LiveLimits)
     model_aliases: dict[str, str] = Field(default_factory=dict)
     """For clients of the RunPod API: which of ``models`` serves those that they name and that are not deployed here,
     such as ``{"seedvr2_3b": "nano", "seedvr2_7b_sharp": "nano"}``. None unless the operator says so."""

@@ -27,6 +27,8 @@ from seedvr2_ray.serve.http import upscale
 from seedvr2_ray.serve.http.application import create_api
 from seedvr2_ray.serve.http.page import page_router
 from seedvr2_ray.serve.http.runpod import routes as runpod
+from seedvr2_ray.serve.http.v1.live import live_router
+from seedvr2_ray.serve.live.streams import LiveStreams
 from seedvr2_ray.serve.observability.instrumentation import Instrumentation
 from seedvr2_ray.serve.scheduler.notifier import notifier_of
 from seedvr2_ray.serve.scheduler.retention import Sweeper
@@ -68,7 +70,12 @@ def changed_limits(limits: Limits, user_config: Mapping[str, Any]) -> Limits:
 class Ingress:
     """The HTTP application in a replica."""
 
-    async def __init__(self, wiring: Wiring, runner: DeploymentHandle[Any]) -> None:  # type: ignore[misc]  # Serve awaits it.
+    async def __init__(  # type: ignore[misc]  # Serve awaits it.
+        self,
+        wiring: Wiring,
+        runner: DeploymentHandle[Any],
+        restorers: Mapping[str, DeploymentHandle[Any]],
+    ) -> None:
         """Connect to the database; bring it up to date if this is the first to see it."""
         wiring.instrumentation.start("api")
         keep_tidy(wiring.layout)
@@ -83,12 +90,15 @@ class Ingress:
         self._service = Service(
             wiring.config, wiring.secrets, database, wake=wake, rates=RequestLimiter(wiring.config.rate_limits_url)
         )
+        self._live = LiveStreams(wiring.config, restorers)
         # Ray says when it begins to start replicas, and not when they are there.
         _log.info("the service is ready for requests")
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Build the application after the constructor."""
-        return create_api(self._service, routers=[runpod.router, upscale.router, page_router()])
+        return create_api(
+            self._service, routers=[runpod.router, upscale.router, live_router(self._live), page_router()]
+        )
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take new limits while requests run."""

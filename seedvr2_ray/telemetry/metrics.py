@@ -15,6 +15,7 @@ _COUNTERS = {
     "seedvr2_gpu_seconds": "Seconds that devices were at work on segments",
     "seedvr2_idle_seconds": "Of those, seconds that the device waited for decoded frames",
     "seedvr2_cost": "Price of the device time of jobs that ended, in the currency of the configuration",
+    "seedvr2_live_dropped_frames": "Frames of live streams that came faster than they could be restored",
     "seedvr2_retries": "Attempts that were repeated after an error that may pass",
 }
 _GAUGES = {
@@ -30,6 +31,10 @@ _HISTOGRAMS: dict[str, tuple[str, tuple[float, ...]]] = {
     "seedvr2_frames_per_second": (
         "Frames per second of a stage: restore, finish",
         (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0),
+    ),
+    "seedvr2_live_latency_seconds": (
+        "Seconds that the slowest frame of a live stream's chunk took from being read to being written",
+        (0.03, *_SECONDS[:7]),
     ),
     "seedvr2_gpu_seconds_per_minute": ("Device seconds per minute of output, by model", (1.0, *_SECONDS[3:], 10000.0)),
 }

@@ -17,7 +17,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from seedvr2_ray.serve.config import FetchRules, ModelPool
+from seedvr2_ray.serve.config import FetchRules, LiveLimits, ModelPool
 from seedvr2_ray.serve.db.database import Database, open_database
 from seedvr2_ray.serve.db.tables import METADATA
 from tests.missing import missing
@@ -238,6 +238,7 @@ def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         restorers=BrakedRestorers(Brake(folder)),
         model_aliases={"seedvr2_3b": "lanczos"},
         fetch=FetchRules(allow_private=("127.0.0.0/8",)),
+        live=LiveLimits(wait_seconds=3.0, grace_seconds=3.0, stall_seconds=4.0),
         num_finishers=1,
         # Not so short that a busy machine loses claims, nor so long that a killed runner's are waited for.
         lease_seconds=8.0,

@@ -35,8 +35,11 @@ def service_of(connection: HTTPConnection) -> Service:
     return service
 
 
-async def signed_in(connection: HTTPConnection) -> Caller:
+async def signed_in(connection: HTTPConnection, key: str | None = None) -> Caller:
     """Find out who is asking, and count the request.
+
+    Args:
+        key: instead of the headers', from pages that cannot set any.
 
     Raises:
         AuthenticationRefusal: nobody we know.
@@ -44,9 +47,10 @@ async def signed_in(connection: HTTPConnection) -> Caller:
     """
     service = service_of(connection)
     host = connection.client.host if connection.client else None
+    headers = dict(connection.headers) if key is None else {**connection.headers, "authorization": f"Bearer {key}"}
     try:
         caller = await anyio.to_thread.run_sync(
-            service.authenticator.authenticate, connection.headers, connection.query_params, host
+            service.authenticator.authenticate, headers, connection.query_params, host
         )
     except AuthenticationRefusal:
         await service.gate.count(None, host)  # Whoever guesses keys does not do so for long.

@@ -39,6 +39,9 @@ _HEADERS = {
     "Cache-Control": "no-cache",
 }
 
+_LIVE_PERMISSIONS = "camera=(self), display-capture=(self), geolocation=(), microphone=(self), payment=(), usb=()"
+"""The one page that a camera may be pointed at, when whoever sits before it says so."""
+
 MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
@@ -67,13 +70,19 @@ def read_page() -> dict[str, PageFile]:
 
 
 def page_router(page: Mapping[str, PageFile] | None = None) -> APIRouter:
-    """Build the routes of the page: ``/``, and ``/web/...`` for what it is made of."""
+    """Build the routes of the pages: ``/`` and ``/live``, and ``/web/...`` for what they are made of."""
     table = read_page() if page is None else page
     router = APIRouter(include_in_schema=False)
 
     @router.api_route("/", methods=["GET", "HEAD"])
     async def index(request: Request) -> Response:
         return _answer(request, table["index.html"])
+
+    @router.api_route("/live", methods=["GET", "HEAD"])
+    async def live(request: Request) -> Response:
+        answer = _answer(request, table["live.html"])
+        answer.headers["Permissions-Policy"] = _LIVE_PERMISSIONS
+        return answer
 
     @router.api_route("/web/{path:path}", methods=["GET", "HEAD"])
     async def part(request: Request, path: str) -> Response:

@@ -59,7 +59,7 @@ class RayWorkers:
         handle = self._restorers[order.recipe.restorer.name]
         response: Any = handle.options(stream=True).restore.remote(order)
         try:
-            with _translated():
+            with translated():
                 async for item in response:
                     yield item
         finally:
@@ -80,7 +80,7 @@ class RayWorkers:
 
     async def _ask(self, response: Any) -> Any:
         try:
-            with _translated():
+            with translated():
                 return await response
         except asyncio.CancelledError:
             response.cancel()
@@ -88,7 +88,8 @@ class RayWorkers:
 
 
 @contextlib.contextmanager
-def _translated() -> Iterator[None]:
+def translated() -> Iterator[None]:
+    """Turn what Ray raises about a call into one of our errors."""
     try:
         yield
     except RayTaskError as error:

@@ -11,6 +11,7 @@ from seedvr2_ray.errors import DeploymentError
 from seedvr2_ray.restoration.gang.restorer import GangRestorer
 from seedvr2_ray.restoration.restorer import Restorer, RestorerIdentity, close_restorer
 from seedvr2_ray.restoration.work.failures import leaves_device_unusable
+from seedvr2_ray.serve.live.replica_call import LiveCall, LiveOrder, RelayActor
 from seedvr2_ray.serve.observability.instrumentation import Instrumentation
 from seedvr2_ray.serve.workers.identities import remember_identity
 from seedvr2_ray.serve.workers.protocol import SegmentEvent, SegmentOrder
@@ -84,6 +85,19 @@ class RestorerReplica:
                 raise
             finally:
                 await events.aclose()
+
+    async def live(self, order: LiveOrder, relay: Any) -> AsyncGenerator[str, None]:
+        """Restore a live stream for as long as it lasts; closing the generator ends it."""
+        async with self._turn:
+            await self._end_of_last_call()
+            call = LiveCall(await self._loaded(), order, RelayActor(relay), self._threads)
+            signs = call.events()
+            try:
+                async for sign in signs:
+                    yield sign
+            finally:
+                await signs.aclose()
+                await asyncio.gather(asyncio.wrap_future(call.thread), return_exceptions=True)
 
     async def check_health(self) -> None:
         """Fail when only a new process helps. Answers at once, whatever the threads are doing.

@@ -37,6 +37,15 @@ def test_every_answer_carries_the_policy_that_lets_nothing_else_in(client):
     }
 
 
+def test_only_the_live_page_may_use_a_camera_and_only_for_itself(client):
+    page = client.get("/live")
+    assert page.text == read_page()["live.html"].content.decode()
+    assert page.headers["content-security-policy"] == POLICY
+    permissions = page.headers["permissions-policy"]
+    assert "camera=(self)" in permissions and "microphone=(self)" in permissions and "geolocation=()" in permissions
+    assert "camera=()" in client.get("/").headers["permissions-policy"]
+
+
 @pytest.mark.parametrize(
     "path",
     [

@@ -15,6 +15,7 @@ from seedvr2_ray.settings import ColourMatch
 
 WEB = Path(__file__).parents[4] / "seedvr2_ray" / "serve" / "http" / "web"
 SCRIPTS = sorted((WEB / "js").glob("*.js"))
+PAGES = sorted(WEB.glob("*.html"))
 VENDORED = {"tus.min.js": "2370de43c57969760dfdab84e2b50a675c5459b91e4c8f809e6fda0f8376c892"}
 MAX_LINES = 450
 # Words looked up by a name that the service gives, or that a script puts together.
@@ -51,7 +52,8 @@ class _Texts(HTMLParser):
 
 def texts_of_the_page():
     parser = _Texts()
-    parser.feed((WEB / "index.html").read_text(encoding="utf-8"))
+    for page in PAGES:
+        parser.feed(page.read_text(encoding="utf-8"))
     return parser.texts
 
 
@@ -110,8 +112,9 @@ def test_the_page_names_no_other_host():
         assert not re.search(r"https?:|//[a-z0-9-]+\.[a-z]", text), path
 
 
-def test_nothing_in_the_html_is_inline():
-    html = (WEB / "index.html").read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_nothing_in_the_html_is_inline(page):
+    html = page.read_text(encoding="utf-8")
     assert not re.search(r"\s(style|on\w+)=|<style|javascript:|<script(?![^>]*\ssrc=)", html)
 
 

@@ -1,0 +1,1 @@
+"""Live streams of callers: relayed between their socket and the replica that restores them."""

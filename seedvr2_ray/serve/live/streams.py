@@ -1,0 +1,152 @@
+"""Streams as an ingress sees them: opened, driven on a replica, found again after a break."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+from uuid import uuid4
+
+import ray
+from ray.exceptions import RayActorError, RayError
+from ray.serve.handle import DeploymentHandle
+
+from seedvr2_ray.errors import CapacityError, SeedVR2Error, SettingsError
+from seedvr2_ray.serve.config import ServiceConfig
+from seedvr2_ray.serve.live.relay import RelayLimits, StreamRelay
+from seedvr2_ray.serve.live.replica_call import STARTED, LiveOrder
+from seedvr2_ray.serve.problems import MissingRefusal, RateRefusal, kind_of
+from seedvr2_ray.serve.security.wording import explained
+from seedvr2_ray.serve.workers.ray_handles import translated
+from seedvr2_ray.settings import RestoreSettings
+
+_log = logging.getLogger(__name__)
+_NAMESPACE = "seedvr2-live"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenStream:
+    """A stream and one socket of its caller."""
+
+    name: str
+    socket: int
+    received: int
+    """Bytes of the caller that have arrived."""
+    relay: Any
+
+
+class LiveStreams:
+    """Opens streams on the replicas of one application."""
+
+    def __init__(self, config: ServiceConfig, restorers: Mapping[str, DeploymentHandle[Any]]) -> None:
+        """Keep handles, by the name of the model."""
+        self._config = config
+        self._restorers = dict(restorers)
+        self._drives: dict[str, asyncio.Task[None]] = {}
+
+    async def open(self, owner: str, settings: RestoreSettings, policy: Literal["drop", "slow"]) -> OpenStream:
+        """Find a replica for a stream and attach to it.
+
+        Raises:
+            SettingsError: no such model is deployed.
+            RateRefusal: this ingress holds as many streams as it may.
+            CapacityError: no replica is free in time.
+        """
+        live = self._config.live
+        model = self._config.default_model if settings.model == "auto" else settings.model
+        if model not in self._restorers:
+            raise SettingsError(f"model {model!r} is not deployed here; choose {' or '.join(sorted(self._restorers))}")
+        if len(self._drives) >= live.max_streams:
+            raise RateRefusal(f"{live.max_streams} live streams are open and no more are taken; try again later", 10)
+        name = uuid4().hex
+        relay = _start_relay(
+            name, owner, RelayLimits(grace_seconds=live.grace_seconds, stall_seconds=live.stall_seconds)
+        )
+        order = LiveOrder(
+            settings=RestoreSettings.from_mapping({**settings.to_mapping(), "model": model}),
+            policy=policy,
+            least_factor=live.least_factor_dropping if policy == "drop" else live.least_factor,
+        )
+        started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        drive = asyncio.create_task(self._drive(name, model, order, relay, started), name=f"live-{name}")
+        self._drives[name] = drive
+        try:
+            await asyncio.wait_for(asyncio.shield(started), live.wait_seconds)
+        except TimeoutError:
+            drive.cancel()
+            most = self._config.models[model].max_replicas
+            raise CapacityError(
+                f"none of the {most} replica(s) of {model} became free within {live.wait_seconds:g} s; try again "
+                "later, or choose another model"
+            ) from None
+        socket, received = await relay.attach.remote(owner, 0)
+        return OpenStream(name, socket, received, relay)
+
+    async def resume(self, owner: str, name: str, after: int) -> OpenStream:
+        """Attach to a stream whose socket broke.
+
+        Raises:
+            MissingRefusal: there is none, or what is asked for is kept no more.
+        """
+        try:
+            relay: Any = await asyncio.to_thread(ray.get_actor, name, namespace=_NAMESPACE)
+            socket, received = await relay.attach.remote(owner, after)
+        except (ValueError, RayActorError):
+            raise MissingRefusal("there is no such stream; it has ended, so start a new one") from None
+        except LookupError as error:
+            reason = str(getattr(error, "cause", error))
+            raise MissingRefusal(reason) from None
+        return OpenStream(name, socket, received, relay)
+
+    async def _drive(
+        self, name: str, model: str, order: LiveOrder, relay: Any, started: "asyncio.Future[None]"
+    ) -> None:
+        """Keep a replica at work on a stream until it is over, and tell its caller what ended it."""
+        response: Any = self._restorers[model].options(stream=True).live.remote(order, relay)
+        why: dict[str, Any] | None = None
+        try:
+            with translated():
+                async for sign in response:
+                    if sign == STARTED and not started.done():
+                        started.set_result(None)
+        except SeedVR2Error as error:
+            why = _told(error)
+        except RayError as error:
+            _log.error("a live stream was lost: %s", error)
+            why = {"event": "error", "status": 503, "detail": "the process at work on the stream was lost; start anew"}
+        finally:
+            response.cancel()
+            if not started.done():
+                started.set_result(None)
+            self._drives.pop(name, None)
+            with contextlib.suppress(RayError):
+                await _end(relay, why)
+            # Whoever was away may still fetch the end; then nothing of it is needed.
+            asyncio.get_running_loop().call_later(self._config.live.grace_seconds, _forget, relay)
+
+
+def _start_relay(name: str, owner: str, limits: RelayLimits) -> Any:
+    actor = ray.remote(StreamRelay)
+    # It does no work worth a processor, and must not end with the ingress that a caller happened to reach.
+    return actor.options(name=name, namespace=_NAMESPACE, lifetime="detached", num_cpus=0, max_concurrency=16).remote(
+        owner, limits
+    )
+
+
+async def _end(relay: Any, why: dict[str, Any] | None) -> None:
+    stopped: str | None = await relay.why.remote()
+    if stopped is not None:
+        why = {"event": "error", "status": 408, "detail": stopped}
+    await relay.finish_with.remote(why)
+
+
+def _forget(relay: Any) -> None:
+    ray.kill(relay)
+
+
+def _told(error: SeedVR2Error) -> dict[str, Any]:
+    kind = kind_of(type(error))
+    if kind.status >= 500:
+        _log.error("a live stream failed: %s", error, exc_info=error)
+    return {"event": "error", "type": kind.name, "status": kind.status, "detail": explained(error)}

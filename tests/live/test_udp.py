@@ -1,0 +1,115 @@
+"""MPEG-TS over UDP on loopback into fragmented MP4: senders that are killed and come back."""
+
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from seedvr2_ray.errors import DeploymentError, MediaError
+from seedvr2_ray.live.inputs import AddressOpener, parse_input
+from seedvr2_ray.live.session import LiveOutcome, LiveRules
+from tests.live.senders import RATE, Sent
+from tests.live.streams import make_session, receive
+
+ROOT = Path(__file__).parents[2]
+
+
+def free_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def start_sender(port: int, first: int, start: float) -> "subprocess.Popen[bytes]":
+    """A sender in a process of its own, at its own rate, that goes on until it is killed."""
+    program = (
+        "import time\n"
+        "from tests.live.senders import make_stream\n"
+        "began = time.monotonic()\n"
+        "def pace(at):\n"
+        "    time.sleep(max(0, began + at - time.monotonic()))\n"
+        f"make_stream('udp://127.0.0.1:{port}?pkt_size=1316', 1000, first={first}, start={start}, pace=pace)\n"
+    )
+    return subprocess.Popen([sys.executable, "-c", program], cwd=ROOT)
+
+
+@pytest.mark.slow
+def test_senders_that_are_killed_and_restarted_over_udp_become_one_stream_in_step() -> None:
+    port, sent, events = free_port(), Sent(), []
+    opener = AddressOpener(
+        parse_input(f"udp://127.0.0.1:{port}"), wait_seconds=30, reconnect_seconds=8, tell=events.append
+    )
+    session = make_session(opener, sent, kind="mp4", rules=LiveRules(policy="drop", measures=False), events=events)
+    outcome: list[LiveOutcome] = []
+    runner = threading.Thread(target=lambda: outcome.append(session.run()))
+    runner.start()
+    try:
+        for number, start in enumerate((1000.0, 3.0)):
+            if number:
+                # Longer than the silence after which a connection counts as broken.
+                time.sleep(2.5)
+            sender = start_sender(port, 1000 * (number + 1), start)
+            target = session.num_out + 60
+            deadline = time.monotonic() + 20
+            while session.num_out < target and time.monotonic() < deadline:
+                time.sleep(0.05)
+            sender.kill()
+            sender.wait(10)
+            assert session.num_out >= target, events
+    finally:
+        opener.stop()
+        session.stop()
+        runner.join(20)
+    (end,) = outcome
+    found = receive(sent.data)
+    assert end.frames_out == end.frames_in - end.dropped == len(found.numbers)
+    assert {number // 1000 for number in found.numbers} == {1, 2}
+    assert all(late > early for early, late in zip(found.numbers, found.numbers[1:], strict=False))
+    steps = [late - early for early, late in zip(found.times, found.times[1:], strict=False)]
+    assert min(steps) > 0 and max(steps) < 1.0
+    clicked = [number for number in found.numbers if number % 25 == 0]
+    in_step = [
+        number
+        for number in clicked
+        if any(abs(click - found.times[found.numbers.index(number)]) <= 1 / RATE for click in found.clicks)
+    ]
+    # The first click of a sender may lie before the first picture that could be decoded.
+    assert len(in_step) >= len(clicked) - 2 >= 2
+    assert [event["event"] for event in events if event["event"] in ("interrupted", "resumed")][:2] == [
+        "interrupted",
+        "resumed",
+    ]
+
+
+def test_nobody_who_sends_is_said_in_one_sentence() -> None:
+    opener = AddressOpener(parse_input(f"udp://127.0.0.1:{free_port()}"), wait_seconds=0.1)
+    with pytest.raises(MediaError, match="nothing came from udp://.* in time; start the sender first"):
+        opener()
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "words"),
+    [
+        ("gopher://example.org/x", MediaError, "is no stream this command reads"),
+        ("dshow:video=Camera", DeploymentError, "PyAV here was built without dshow"),
+    ],
+)
+def test_an_input_that_cannot_be_is_refused_in_one_sentence(text: str, kind: Any, words: str) -> None:
+    with pytest.raises(kind, match=words):
+        parse_input(text)
+
+
+def test_a_protocol_this_installation_lacks_is_named() -> None:
+    with pytest.raises((DeploymentError, MediaError), match="srt://"):
+        AddressOpener(parse_input("srt://127.0.0.1:9"), wait_seconds=0.1)()
+
+
+def test_a_file_that_is_not_there_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(MediaError, match="cannot be opened: No such file"):
+        AddressOpener(parse_input(str(tmp_path / "none.ts")))()

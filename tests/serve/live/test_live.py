@@ -1,0 +1,197 @@
+"""Live streams over a real WebSocket of a really running service."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
+
+from tests.live.senders import RATE, Sent, make_stream, stream_bytes
+from tests.live.streams import receive
+from tests.serve.running import RunningService
+
+pytestmark = pytest.mark.ray
+SETTINGS = {"model": "lanczos", "resolution": "x2", "preset": "ultrafast"}
+
+
+@dataclass
+class Heard:
+    """What a caller has been sent."""
+
+    events: list[dict[str, Any]] = field(default_factory=list)
+    data: bytearray = field(default_factory=bytearray)
+    num_pieces: int = 0
+    close_code: int | None = None
+
+    def named(self, name: str) -> list[dict[str, Any]]:
+        return [event for event in self.events if event["event"] == name]
+
+    def listen(self, socket: ClientConnection, until: Any = lambda heard: False) -> None:
+        """Take messages until the socket closes, or a condition holds."""
+        try:
+            while not until(self):
+                message = socket.recv(timeout=40)
+                if isinstance(message, bytes):
+                    self.data += message
+                else:
+                    self.events.append(json.loads(message))
+                self.num_pieces += isinstance(message, bytes) or self.events[-1]["event"] != "ready"
+        except ConnectionClosed:
+            self.close_code = socket.close_code
+
+
+@contextmanager
+def live_socket(service: RunningService, **hello: Any) -> Iterator[ClientConnection]:
+    url = service.base_url.replace("http", "ws") + "/v1/live"
+    # Without limits of its own: what is sent waits in the connection.
+    with connect(url, additional_headers=service.headers("anna"), max_size=None, open_timeout=30) as socket:
+        first = {"type": "start", "settings": SETTINGS, **hello}
+        socket.send(json.dumps({name: value for name, value in first.items() if value is not None}))
+        yield socket
+
+
+def timed_stream(num_frames: int) -> list[tuple[float, bytes]]:
+    """A stream's bytes, with the seconds at which its sender would send each."""
+    pieces: list[tuple[float, bytes]] = []
+    now = [0.0]
+
+    class Timed(Sent):
+        def write(self, data: bytes) -> int:
+            pieces.append((now[0], bytes(data)))
+            return len(data)
+
+    make_stream(Timed(), num_frames, pace=lambda at: now.__setitem__(0, at))
+    return pieces
+
+
+def test_ten_seconds_with_sound_come_back_at_their_own_rate_in_step(service: RunningService) -> None:
+    heard = Heard()
+    pieces = timed_stream(10 * RATE)
+    with live_socket(service, policy="slow") as socket:
+        listener = threading.Thread(target=heard.listen, args=(socket,))
+        listener.start()
+        began = time.monotonic()
+        for at, data in pieces:
+            time.sleep(max(0.0, began + at - time.monotonic()))
+            socket.send(data)
+        socket.send(json.dumps({"type": "end"}))
+        listener.join(30)
+    assert heard.close_code == 1000, heard.events[-3:]
+    found = receive(bytes(heard.data))
+    assert found.numbers == list(range(10 * RATE))
+    for number in range(25, 10 * RATE, 25):
+        shown = found.times[number]
+        assert any(abs(click - shown) <= 1 / RATE for click in found.clicks), (number, found.clicks)
+    (ready, begin, end) = (heard.named(name)[0] for name in ("ready", "begin", "end"))
+    assert ready["received"] == 0 and begin["mime"].startswith('video/mp4; codecs="avc1.')
+    assert end["frames_out"] == 10 * RATE and end["dropped"] == 0
+    (plan,) = heard.named("plan")
+    assert plan["real_time_factor"] > 1
+    # Once it is under way; what came while it was measured waited.
+    latencies = [event["mean_latency_ms"] for event in heard.named("chunk")[-10:]]
+    assert sorted(latencies)[5] < 1000
+
+
+def _refused(service: RunningService, data: bytes, **hello: Any) -> Heard:
+    heard = Heard()
+    with live_socket(service, **hello) as socket:
+        try:
+            socket.send(data)
+            socket.send(json.dumps({"type": "end"}))
+        except ConnectionClosed:
+            pass
+        heard.listen(socket)
+    return heard
+
+
+def require_free(service: RunningService) -> None:
+    """Whatever a caller did, the next one gets the replica, and the service answers."""
+    with service.client() as client:
+        assert client.get("/healthz").status_code == 200
+    heard = _refused(service, stream_bytes(10))
+    assert heard.close_code == 1000, heard.events
+    assert heard.named("end")[0]["frames_out"] == 10
+
+
+@pytest.mark.parametrize(
+    ("data", "hello", "status", "words"),
+    [
+        (b"nothing that anybody could see or hear, however long one looks at it" * 9, {}, 422, "send MPEG-TS"),
+        (b"", {}, 422, "ended before its first picture"),
+        (b"", {"settings": {**SETTINGS, "model": "swiftvr"}}, 422, "is not deployed here"),
+        (b"", {"settings": {"hieght": 3}}, 422, "unknown setting 'hieght'"),
+        (b"", {"policy": "hurry"}, 422, "policy"),
+        (b"", {"type": "resume", "stream": "0" * 32, "after": 0, "settings": None}, 404, "there is no such stream"),
+    ],
+)
+def test_what_cannot_be_a_stream_gets_one_clear_message(
+    service: RunningService, data: bytes, hello: Any, status: int, words: str
+) -> None:
+    heard = _refused(service, data, **hello)
+    (error,) = heard.named("error")
+    assert error["status"] == status and words in error["detail"], error
+    assert heard.close_code == 4000 + status
+
+
+def test_a_change_of_size_in_mid_stream_gets_one_clear_message(service: RunningService) -> None:
+    heard = Heard()
+    # Two programs in one stream of bytes, as a sender that switches cameras would send.
+    data = stream_bytes(30) + stream_bytes(30, start=2, size=(128, 64))
+    with live_socket(service) as socket:
+        socket.send(data)
+        socket.send(json.dumps({"type": "end"}))
+        heard.listen(socket)
+    (error,) = heard.named("error")
+    assert "changed from 96x64 to 128x64 in mid-stream" in error["detail"]
+    assert heard.close_code == 4422
+    require_free(service)
+
+
+def test_a_caller_who_vanishes_leaves_the_replica_to_others(service: RunningService) -> None:
+    with live_socket(service) as socket:
+        Heard().listen(socket, lambda heard: heard.named("ready"))
+        socket.send(stream_bytes(30))
+        socket.socket.close()
+    time.sleep(3.5)  # The grace of this service.
+    require_free(service)
+
+
+def test_a_caller_who_comes_back_goes_on_with_the_same_stream(service: RunningService) -> None:
+    data = stream_bytes(100)
+    heard = Heard()
+    with live_socket(service, policy="slow") as socket:
+        heard.listen(socket, lambda heard: heard.named("ready"))
+        socket.send(data[: len(data) // 2])
+        heard.listen(socket, lambda heard: heard.named("chunk"))
+    stream = heard.named("ready")[0]["stream"]
+    with live_socket(service, type="resume", stream=stream, after=heard.num_pieces, settings=None) as socket:
+        heard.listen(socket, lambda heard: len(heard.named("ready")) == 2)
+        socket.send(data[heard.named("ready")[1]["received"] :])
+        socket.send(json.dumps({"type": "end"}))
+        heard.listen(socket)
+    assert heard.close_code == 1000, heard.events[-2:]
+    assert receive(bytes(heard.data)).numbers == list(range(100))
+
+
+def test_who_finds_no_free_replica_is_told_so(service: RunningService) -> None:
+    with live_socket(service) as first:
+        Heard().listen(first, lambda heard: heard.named("ready"))
+        heard = _refused(service, b"")
+        (error,) = heard.named("error")
+        assert error["status"] == 503 and "1 replica(s) of lanczos" in error["detail"]
+        first.send(json.dumps({"type": "end"}))
+        Heard().listen(first)
+    require_free(service)
+
+
+def test_a_sender_that_is_faster_than_real_time_is_slowed_and_loses_nothing(service: RunningService) -> None:
+    heard = _refused(service, stream_bytes(300), policy="slow")
+    assert heard.close_code == 1000
+    assert heard.named("end")[0]["frames_out"] == 300
+    assert receive(bytes(heard.data)).numbers == list(range(300))
