@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
 
 from seedvr2_ray.errors import SettingsError
+from seedvr2_ray.excerpts import parse_excerpt
 
 ColourMatch = Literal["lab", "wavelet", "wavelet_adaptive", "hsv", "adain", "none"]
 Padding = Literal["reflect_black", "reflect", "black"]
@@ -55,6 +56,9 @@ class RestoreSettings:
     """What happens to interlaced material; ``off`` restores its frames as they are, fields and all."""
     salvage: bool = False
     """Restore what can be read of a damaged file and report what is missing."""
+    excerpt: str = ""
+    """Restore only a stretch of a video: seconds (``10-13.5``, ``1:02-``) or ``frames 250-324``; empty for all of it.
+    What is restored of it is not restored again for the whole."""
     codec: Codec = "auto"
     """Codec of the master; ``auto`` follows the source's kind and bit depth."""
     container: Container = "auto"
@@ -91,6 +95,10 @@ class RestoreSettings:
             raise SettingsError(f"segment_overlap must lie in 0..64 frames, got {self.segment_overlap}")
         if not -1 <= self.crf <= 63:
             raise SettingsError(f"crf must lie in 0..63, or -1 for the default, got {self.crf}")
+        if self.excerpt:
+            parse_excerpt(self.excerpt)
+        if self.excerpt and self.reference:
+            raise SettingsError("reference takes the whole video as one sequence; leave the excerpt away, or reference")
         if not 0 <= self.seed < 2**63:
             raise SettingsError(f"seed must lie in 0..2^63-1, got {self.seed}")
 

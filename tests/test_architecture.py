@@ -34,12 +34,13 @@ def _layer(ours: str, third_party: str) -> Layer:
     return Layer(frozenset(ours.split()), frozenset(third_party.split()))
 
 
-_BELOW_RESTORATION = "errors frames settings models media storage"
+_BELOW_RESTORATION = "errors frames excerpts settings models media storage"
 _BELOW_GANG = f"{_BELOW_RESTORATION} restoration telemetry"
 LAYERS = {
     "errors": _layer("", ""),
     "frames": _layer("errors", "torch"),
-    "settings": _layer("errors", ""),
+    "excerpts": _layer("errors", ""),
+    "settings": _layer("errors excerpts", ""),
     "html": _layer("", ""),
     # Its names are loaded when they are used.
     "__init__": _layer("errors frames settings client api restoration", ""),

@@ -47,6 +47,8 @@ def _setting_options() -> dict[str, inspect.Parameter]:
     hints, docs = get_type_hints(RestoreSettings), setting_docs()
     options = {}
     for field in fields(RestoreSettings):
+        if field.name == "excerpt":
+            continue  # --from, --to and --frames, of the commands for one video.
         hint = hints[field.name]
         if get_origin(hint) is Literal and isinstance(field.default, int):
             hint = int

@@ -139,7 +139,10 @@ def _known_settings(
     defaults: RestoreSettings, given: tuple[tuple[str, Any], ...], types: tuple[type, ...]
 ) -> RestoreSettings:
     """Check settings once: most rows share theirs."""
-    return RestoreSettings.from_mapping({**defaults.to_mapping(), **dict(given)})
+    settings = RestoreSettings.from_mapping({**defaults.to_mapping(), **dict(given)})
+    if settings.excerpt:
+        raise SettingsError("an archive is restored whole; take an excerpt of one video with seedvr2-ray restore")
+    return settings
 
 
 def _target_in_output(manifest: ManifestSource, relative: str, settings: RestoreSettings, where: str) -> str:

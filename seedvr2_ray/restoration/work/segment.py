@@ -231,13 +231,15 @@ def finish_segment(
     with PartWriter(str(path), recipe.master) as writer:
         for position, frame in _finished_frames(segment, predecessor, store, workspace):
             check_cancelled()
+            if position >= segment.encoded.stop:
+                break
             if predecessor is not None and position < REACH:
                 around_join.append(luma_of(frame, full_range=full_range))
-            if position >= 0:
+            if position in segment.encoded:
                 writer.write(frame)
     record = {
         "segment": segment.index,
-        "frames": [segment.span.start, segment.span.start + segment.part_frames],
+        "frames": [segment.span.start + bound for bound in (segment.encoded.start, segment.encoded.stop)],
         "blended_frames": segment.overlap,
         "boundary_step": _boundary_step(around_join, predecessor, store),
         "seconds": round(time.perf_counter() - began, 3),
