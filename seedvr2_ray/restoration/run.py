@@ -77,6 +77,11 @@ class Prepared:
             parts |= self.earlier.store.addresses(PARTS)
         return plan_work(self.plan.segments, set(restored), set(parts))
 
+    def take_over(self) -> None:
+        """Take what excerpts have left into the store of the whole."""
+        if self.earlier is not None:
+            self.earlier.take_over(self.plan.segments, self.store, self.workspace)
+
     @property
     def frames_to_restore(self) -> int:
         """Frames, overlaps included, that no earlier run has restored."""
@@ -193,8 +198,7 @@ def run(
     plan, store = prepared.plan, prepared.store
     work, frames_to_restore = prepared.work, prepared.frames_to_restore
     progress.planned(plan, frames_to_restore)
-    if prepared.earlier is not None:
-        prepared.earlier.take_over(plan.segments, store, prepared.workspace)
+    prepared.take_over()
     restorer: Restorer | None = None
     if work.to_restore:
         progress.stage("load")
