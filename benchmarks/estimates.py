@@ -58,12 +58,11 @@ def main() -> None:
 
 def _facts(entry_name: str) -> ModelFacts:
     entry = CATALOGUE[entry_name]
-    assert entry.transformer is not None
-    assert entry.vae is not None
+    config = entry.seedvr2
     with torch.device("meta"):
-        transformer = SeedVR2Transformer(entry.transformer).to(torch.bfloat16)
-        vae = VideoVAE(entry.vae).to(torch.bfloat16)
-    return describe_model(transformer, vae, FAST, dtype=torch.bfloat16, anchor_rows=entry.anchor_rows)
+        transformer = SeedVR2Transformer(config.transformer).to(torch.bfloat16)
+        vae = VideoVAE(config.vae).to(torch.bfloat16)
+    return describe_model(transformer, vae, FAST, dtype=torch.bfloat16, anchor_rows=config.anchor_rows)
 
 
 def _task(size: tuple[int, int], num_frames: int, settings: RestoreSettings) -> SegmentTask:

@@ -28,7 +28,7 @@ from benchmarks.machine import describe_machine, results_folder
 from seedvr2_ray.errors import SeedVR2Error
 from seedvr2_ray.frames import Frames
 from seedvr2_ray.models.backends import BACKENDS, AttentionBackend
-from seedvr2_ray.models.seedvr2.config import DiTConfig
+from seedvr2_ray.models.seedvr2.config import DiTConfig, SeedVR2Config
 from seedvr2_ray.models.seedvr2.transformer.dit import SeedVR2Transformer
 from seedvr2_ray.models.seedvr2.transformer.flops import count_flops
 from seedvr2_ray.models.seedvr2.transformer.precision import parameter_dtype
@@ -56,19 +56,21 @@ TINY = ModelEntry(
     name="tiny",
     summary="Random weights, smaller than anything useful: shows that the benchmark runs",
     licence="none",
-    transformer=DiTConfig(
-        width=64,
-        num_layers=4,
-        num_heads=2,
-        head_dim=32,
-        mlp="swiglu",
-        rope="video_and_text",
-        num_dual_layers=2,
-        has_output_modulation=True,
-        modulates_last_text=False,
-        text_dim=40,
+    networks=SeedVR2Config(
+        transformer=DiTConfig(
+            width=64,
+            num_layers=4,
+            num_heads=2,
+            head_dim=32,
+            mlp="swiglu",
+            rope="video_and_text",
+            num_dual_layers=2,
+            has_output_modulation=True,
+            modulates_last_text=False,
+            text_dim=40,
+        ),
+        vae=VAEConfig(block_out_channels=(8, 16, 32, 32), norm_groups=4),
     ),
-    vae=VAEConfig(block_out_channels=(8, 16, 32, 32), norm_groups=4),
 )
 
 
@@ -187,7 +189,7 @@ def _figures(
     num_tokens = sum(len(chunk) for chunk in plan.chunks) * frame_tokens
     return {
         "seconds": round(seconds, 4),
-        "frames_per_second": round(plan.task.num_frames / seconds, 4),
+        "frames_per_second": round(plan.task.known_frames / seconds, 4),
         "tokens": num_tokens,
         "tokens_per_second": round(num_tokens / watch.seconds["transform"], 1),
         "peak_gib": round(max(watch.peak_bytes.values()) / GIB, 2),
@@ -223,7 +225,7 @@ def count_teraflops(model: DiffusionModel, plan: SegmentPlan) -> dict[str, float
 def _source(task: SegmentTask) -> Iterator[Frames]:
     generator = torch.Generator().manual_seed(0)
     size = (1, 3, task.geometry.source_height, task.geometry.source_width)
-    for number in range(task.num_frames):
+    for number in range(task.known_frames):
         codes = torch.randint(0, 256, size, generator=generator, dtype=torch.uint8)
         yield Frames(codes, (number,), Fraction(1, 25))
 
@@ -231,10 +233,9 @@ def _source(task: SegmentTask) -> Iterator[Frames]:
 def _find_entry(name: str) -> ModelEntry:
     known = {**CATALOGUE, **{key.removeprefix("seedvr2-"): entry for key, entry in CATALOGUE.items()}, "tiny": TINY}
     entry = known.get(name)
-    if entry is None or entry.transformer is None:
-        raise SystemExit(
-            f"unknown model {name!r}; known are {', '.join(key for key in known if known[key].transformer)}"
-        )
+    if entry is None or not isinstance(entry.networks, SeedVR2Config):
+        names = [key for key, other in known.items() if isinstance(other.networks, SeedVR2Config)]
+        raise SystemExit(f"unknown model {name!r}; known are {', '.join(names)}")
     return entry
 
 
@@ -246,22 +247,21 @@ def _build(entry: ModelEntry, device: torch.device, dtype: torch.dtype, weights_
 
         files = require_model(entry, WeightsSource(weights_dir=weights_dir), may_download=False)
         return load_networks(entry, files, device=device, dtype=dtype)
-    assert entry.transformer is not None
-    assert entry.vae is not None
+    config = entry.seedvr2
     with torch.device("meta"):
-        transformer, vae = SeedVR2Transformer(entry.transformer), VideoVAE(entry.vae)
-    text_dim = entry.transformer.text_dim
+        transformer, vae = SeedVR2Transformer(config.transformer), VideoVAE(config.vae)
+    text_dim = config.transformer.text_dim
     for network in (transformer, vae):
         _fill(network, device, dtype)
     for name, _ in list(transformer.named_buffers()):
         owner = transformer.get_submodule(name.rpartition(".")[0])
-        owner.register_buffer(name.rpartition(".")[2], rope_frequencies(entry.transformer).to(device))
+        owner.register_buffer(name.rpartition(".")[2], rope_frequencies(config.transformer).to(device))
     return DiffusionModel(
         transformer=transformer.requires_grad_(False).eval(),
         vae=vae.requires_grad_(False).eval(),
         positive_LC=torch.randn(TEXT_TOKENS, text_dim, device=device),
         negative_LC=torch.randn(TEXT_TOKENS, text_dim, device=device),
-        anchor_rows=entry.anchor_rows,
+        anchor_rows=config.anchor_rows,
     )
 
 

@@ -99,7 +99,8 @@ def restore(entry: ModelEntry, files: dict[Role, FoundFile], source_TCHW: Tensor
     """Return restored frames of twice the size in 0..1."""
     device = local_device()
     dtype = default_dtype(device)
-    model = load_networks(replace(entry, anchor_rows=rule.anchor_rows), files, device=device, dtype=dtype)
+    ruled = replace(entry, networks=replace(entry.seedvr2, anchor_rows=rule.anchor_rows))
+    model = load_networks(ruled, files, device=device, dtype=dtype)
     restorer = DiffusionRestorer(model, RestorerIdentity(entry.name, ""), device=device, draw=draw_from_one_canvas)
     num_frames, _, height, width = source_TCHW.shape
     task = SegmentTask(

@@ -149,7 +149,7 @@ def measure_stream(
         )
         began = time.perf_counter()
         num_frames = sum(len(frames) for frames in restorer.restore(source, task))
-        assert num_frames == task.num_frames
+        assert num_frames == task.known_frames
         return restorer.plan(task), time.perf_counter() - began
 
     restore(StreamWatch(device))
@@ -178,7 +178,7 @@ def describe_run(
     return {
         "padded": [plan.padded_width, plan.padded_height],
         "seconds": round(seconds, 3),
-        "frames_per_second": round(plan.task.num_frames / seconds, 3),
+        "frames_per_second": round(plan.task.known_frames / seconds, 3),
         "middle_frames_per_second": round(config.clip_frames / statistics.median(middle), 3),
         "chunk_frames": config.clip_frames,
         "chunk_latency_seconds": {
@@ -197,7 +197,7 @@ def count_teraflops(config: SwiftVRConfig, plan: SwiftVRPlan) -> dict[str, float
     """Count what the architecture asks for, padding and repeats included."""
     height, width = plan.padded_height, plan.padded_width
     side = SPACE_STRIDE * config.transformer.patch
-    chunks = plan_schedule(plan.task.num_frames, config.clip_frames)
+    chunks = plan_schedule(plan.task.known_frames, config.clip_frames)
     num_frames = sum(4 * chunk.num_latents for chunk in chunks)
     codec = reae_flops(config.reae, height, width)
     transform = sum(
@@ -303,7 +303,7 @@ def _source(task: SegmentTask) -> Iterator[Frames]:
     generator = torch.Generator().manual_seed(0)
     size = (1, 3, task.geometry.source_height, task.geometry.source_width)
     codes = torch.randint(0, 256, size, generator=generator, dtype=torch.uint8)
-    for number in range(task.num_frames):
+    for number in range(task.known_frames):
         yield Frames(codes.roll(number, dims=3), (number,), Fraction(1, 25))
 
 

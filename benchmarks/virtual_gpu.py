@@ -97,24 +97,23 @@ class Roofline:
 
 def build(entry: ModelEntry, dtype: torch.dtype = torch.bfloat16) -> DiffusionModel:
     """Return networks on the virtual device; inside :func:`~benchmarks.virtual_device.counting` only."""
-    assert entry.transformer is not None
-    assert entry.vae is not None
+    config = entry.seedvr2
     device = virtual_device()
     with torch.device("meta"):
-        transformer, vae = SeedVR2Transformer(entry.transformer), VideoVAE(entry.vae, FAST)
+        transformer, vae = SeedVR2Transformer(config.transformer), VideoVAE(config.vae, FAST)
     for network in (transformer, vae):
         state = {
             name: torch.empty(tensor.shape, device=device, dtype=parameter_dtype(dtype, name))
             for name, tensor in network.state_dict().items()
         }
         network.load_state_dict(state, assign=True)
-    text_dim = entry.transformer.text_dim
+    text_dim = config.transformer.text_dim
     return DiffusionModel(
         transformer=transformer.requires_grad_(False).eval(),
         vae=vae.requires_grad_(False).eval(),
         positive_LC=torch.empty(TEXT_TOKENS, text_dim, device=device),
         negative_LC=torch.empty(TEXT_TOKENS, text_dim, device=device),
-        anchor_rows=entry.anchor_rows,
+        anchor_rows=config.anchor_rows,
     )
 
 
@@ -156,7 +155,7 @@ def run(
             restorer = _restorer(model, tally)
             plan = restorer.plan(task)
             count = sum(len(frames) for frames in restorer.restore(_source(task, channels), task))
-            assert count == task.num_frames
+            assert count == task.known_frames
     finally:
         plan_packing.cache_clear()
     seconds = {gpu: dict(stages) for gpu, stages in roofline.seconds.items()}
@@ -193,7 +192,7 @@ def _restorer(model: DiffusionModel, tally: Tally) -> DiffusionRestorer:
 
 def _source(task: SegmentTask, channels: int) -> Iterator[Frames]:
     size = (1, channels, task.geometry.source_height, task.geometry.source_width)
-    for number in range(task.num_frames):
+    for number in range(task.known_frames):
         yield Frames(torch.empty(size, dtype=torch.uint8), (number,), Fraction(1, 25))
 
 
@@ -261,7 +260,7 @@ def _print_row(model: str, resolution: str, rung: int, ran: VirtualRun) -> None:
     largest = max(tally.largest_convolution for tally in ran.stages.values()) / MOST_ELEMENTS
     cells.append(f"{largest:.2f}")
     total = {gpu: sum(stages.get(stage, 0) for stage in STAGES) for gpu, stages in ran.seconds.items()}
-    cells += [f"{ran.plan.task.num_frames / seconds:.2f}" for seconds in total.values()]
+    cells += [f"{ran.plan.task.known_frames / seconds:.2f}" for seconds in total.values()]
     print("| " + " | ".join(cells) + " |", flush=True)
 
 

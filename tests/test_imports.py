@@ -1,4 +1,4 @@
-"""What is cheap to import stays cheap: who only plans, probes or asks for help loads neither torch nor Ray."""
+"""What is cheap to import stays cheap: who only plans, probes, serves or finishes loads no model's libraries."""
 
 import subprocess
 import sys
@@ -6,6 +6,12 @@ import sys
 import pytest
 
 HEAVY = ("torch", "ray", "pyarrow", "kubernetes", "PIL")
+
+
+def _loaded(module: str, names: tuple[str, ...]) -> str:
+    program = f"import sys, {module}; print([name for name in {names!r} if name in sys.modules])"
+    run = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=True)
+    return run.stdout.strip()
 
 
 @pytest.mark.parametrize(
@@ -18,9 +24,39 @@ HEAVY = ("torch", "ray", "pyarrow", "kubernetes", "PIL")
         "seedvr2_ray.media.container.probe",
         "seedvr2_ray.restoration.planning.plan",
         "seedvr2_ray.restoration.planning.geometry",
+        # Planners: looking through a source, and what of it is left to do.
+        "seedvr2_ray.restoration.work.first_pass",
+        "seedvr2_ray.restoration.work.remaining",
+        "seedvr2_ray.restoration.work.failures",
+        "seedvr2_ray.serve.workers.prepare",
+        # Finishers: encoding, joining, publishing.
+        "seedvr2_ray.restoration.work.encoded_segments",
+        "seedvr2_ray.restoration.work.assemble",
+        "seedvr2_ray.restoration.work.published",
+        "seedvr2_ray.serve.workers.finisher",
+        # What an ingress is told of restorers, and the process that looks at files of strangers.
+        "seedvr2_ray.restoration.load",
+        "seedvr2_ray.serve.service.verbs",
+        "seedvr2_ray.serve.http.application",
+        "seedvr2_ray.serve.security.inspection_server",
     ],
 )
 def test_a_cheap_module_loads_nothing_heavy(module: str) -> None:
-    program = f"import sys, {module}; print([name for name in {HEAVY!r} if name in sys.modules])"
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "[]"
+    assert _loaded(module, HEAVY) == "[]"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "module",
+    [
+        # The ingress, and the application that is built around it.
+        "seedvr2_ray.serve.deployments",
+        "seedvr2_ray.serve.app",
+        # Planning and finishing an archive.
+        "seedvr2_ray.batch.execution.videos",
+        "seedvr2_ray.batch.execution.finishing",
+        "seedvr2_ray.batch.execution.tracker",
+    ],
+)
+def test_a_process_of_the_cluster_that_restores_nothing_never_loads_torch(module: str) -> None:
+    assert _loaded(module, ("torch",)) == "[]"

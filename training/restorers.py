@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from seedvr2_ray.frames import Frames
+from seedvr2_ray.models.seedvr2.config import SeedVR2Config
 from seedvr2_ray.models.seedvr2.nano_config import NANO_DIT, NANO_VAE
 from seedvr2_ray.models.weights.catalogue import ModelEntry, Role, WeightFile
 from seedvr2_ray.models.weights.download import FoundFile
@@ -20,7 +21,8 @@ from training.export import TEXT, TRANSFORMER, VAE
 
 def load_nano(folder: Path) -> Restorer:
     """Load exported files as the catalogue's loader does, on the CPU."""
-    entry = ModelEntry(name="nano", summary="", licence="", transformer=NANO_DIT, vae=NANO_VAE, anchor_rows=0)
+    networks = SeedVR2Config(transformer=NANO_DIT, vae=NANO_VAE, anchor_rows=0)
+    entry = ModelEntry(name="nano", summary="", licence="", networks=networks)
     names: dict[Role, str] = {"transformer": TRANSFORMER, "vae": VAE, "positive": TEXT, "negative": TEXT}
     files = {
         role: FoundFile(

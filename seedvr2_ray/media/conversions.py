@@ -16,7 +16,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from seedvr2_ray.frames import ColourTags, Frames
+from seedvr2_ray.frames import ColourTags
 from seedvr2_ray.media.container.info import Chroma, VideoInfo
 from seedvr2_ray.media.output.encode import FrameConverter
 from seedvr2_ray.media.output.master import MasterFormat
@@ -87,14 +87,9 @@ def _read(frame: av.VideoFrame, video: VideoInfo, depth: int) -> bytes:
 
 def _converted_pictures() -> Iterator[bytes]:
     """From R'G'B' to the formats of masters."""
-    import torch
-
     for pixel_format, colour in _MASTERS:
-        master = _master(pixel_format, colour)
-        codes_CHW = _noise((3, _HEIGHT, _WIDTH), 16)
-        frames = Frames(torch.from_numpy(codes_CHW[None]), (0,), Fraction(1, 25))
-        for frame in FrameConverter(master, num_threads=1).convert(frames):
-            yield from _planes(frame)
+        converter = FrameConverter(_master(pixel_format, colour), num_threads=1)
+        yield from _planes(converter.convert_codes(_noise((3, _HEIGHT, _WIDTH), 16)))
 
 
 def _merged_fields() -> Iterator[bytes]:

@@ -1,9 +1,13 @@
-"""From the name of a model to who it is, and to a restorer that is ready."""
+"""From the name of a model to who it is, and to a restorer that is ready.
+
+torch and the families are imported where they are used: whoever passes on :class:`LoadOptions` or a
+:class:`RestorerSource`, as a service's ingress does, loads no model.
+"""
+
+from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
-
-import torch
+from typing import TYPE_CHECKING, Protocol
 
 from seedvr2_ray.models.backends import AttentionBackend
 from seedvr2_ray.models.weights.catalogue import Component, ModelEntry, default_model, find_entry
@@ -15,12 +19,11 @@ from seedvr2_ray.models.weights.download import (
     verify_file,
 )
 from seedvr2_ray.restoration.allocator import tune_allocator
-from seedvr2_ray.restoration.device import default_dtype
-from seedvr2_ray.restoration.diffusion.load import identify_diffusion, load_diffusion
-from seedvr2_ray.restoration.lanczos import LANCZOS, LanczosRestorer
 from seedvr2_ray.restoration.restorer import Restorer, RestorerIdentity
-from seedvr2_ray.restoration.swiftvr.load import identify_swiftvr, load_swiftvr, require_swiftvr_settings
 from seedvr2_ray.settings import RestoreSettings
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,8 +45,9 @@ def find_model(settings: RestoreSettings) -> ModelEntry:
     Raises:
         SettingsError: there is no such model.
     """
-    automatic = default_model(cuda_available=torch.cuda.is_available())
-    return find_entry(automatic if settings.model == "auto" else settings.model)
+    if settings.model != "auto":
+        return find_entry(settings.model)
+    return find_entry(default_model(cuda_available=local_device().type == "cuda"))
 
 
 def identify(settings: RestoreSettings, options: LoadOptions) -> RestorerIdentity:
@@ -55,15 +59,14 @@ def identify(settings: RestoreSettings, options: LoadOptions) -> RestorerIdentit
         SettingsError: there is no such model, or it has no use for a setting.
         DeploymentError: its weights are damaged.
     """
+    from seedvr2_ray.restoration.device import default_dtype
+    from seedvr2_ray.restoration.families import family_of
+
     entry = find_model(settings)
-    if not entry.components:
-        return LANCZOS
-    if entry.swiftvr is not None:
-        require_swiftvr_settings(settings)
+    family = family_of(entry)
+    family.require_settings(settings)
     hashes = {part.role: _known_hash(part, options) for part in entry.components}
-    if entry.swiftvr is not None:
-        return identify_swiftvr(entry, hashes, default_dtype(local_device()))
-    return identify_diffusion(entry, hashes, default_dtype(local_device()))
+    return family.identify(entry, hashes, default_dtype(local_device()))
 
 
 def load_restorer(settings: RestoreSettings, options: LoadOptions) -> Restorer:
@@ -74,13 +77,13 @@ def load_restorer(settings: RestoreSettings, options: LoadOptions) -> Restorer:
         DeploymentError: its weights cannot be had or are damaged, or the device cannot run it.
         CapacityError: its weights do not fit into the device's memory.
     """
+    from seedvr2_ray.restoration.device import default_dtype
+    from seedvr2_ray.restoration.families import family_of
+
     entry, device = find_model(settings), local_device()
     tune_allocator(reuse_buffers=bool(entry.components) and device.type == "cpu")
-    if not entry.components:
-        return LanczosRestorer()
     files = require_model(entry, options.weights, may_download=options.may_download)
-    load = load_diffusion if entry.swiftvr is None else load_swiftvr
-    return load(
+    return family_of(entry).load(
         entry,
         files,
         device=device,
@@ -117,6 +120,8 @@ class CatalogueRestorers:
 
 def local_device() -> torch.device:
     """Return where models run on this machine: CUDA if there is one, else the CPU."""
+    import torch
+
     # Never inferred from a scheduler's count of GPUs: clusters are tested with simulated ones.
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 

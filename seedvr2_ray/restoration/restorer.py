@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from seedvr2_ray.errors import SettingsError
 from seedvr2_ray.frames import Frames
 from seedvr2_ray.restoration.planning.geometry import Geometry
 from seedvr2_ray.settings import RestoreSettings
@@ -16,7 +17,8 @@ class SegmentTask:
     first_frame: int
     """Number of the segment's first frame in the file. Noise is keyed by frame numbers, so that
     neighbouring segments that share frames draw the same noise for them."""
-    num_frames: int
+    num_frames: int | None
+    """None where nobody knows yet, as in a live stream: for restorers whose catalogue entry ``takes_streams``."""
     geometry: Geometry
     settings: RestoreSettings
     output_depth: Literal[8, 16]
@@ -25,6 +27,20 @@ class SegmentTask:
     """Leave out every way of computing faster: asked for once more where those gave numbers that are no colours."""
     check_cancelled: Callable[[], None] = lambda: None
     """Called between steps of at most a few seconds; raises to stop."""
+
+    @property
+    def known_frames(self) -> int:
+        """The number of frames, for a restorer that must know it before the first one comes.
+
+        Raises:
+            SettingsError: this is a stream whose end nobody knows.
+        """
+        if self.num_frames is None:
+            raise SettingsError(
+                "this model must know how many frames a segment has before it begins; cut the stream into segments, "
+                "or choose a model that takes streams"
+            )
+        return self.num_frames
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +65,8 @@ class Restorer(Protocol):
 
         Args:
             frames: the segment's frames in order, in batches of any length, at the source's size.
-            task: what else is known.
+            task: what else is known. Without ``num_frames`` the segment ends where ``frames`` end, and what can leave
+                by then has left: no more frames are pulled ahead than the model needs.
 
         Yields:
             As many frames with the same timestamps in the same order, in batches of any length,
@@ -57,5 +74,6 @@ class Restorer(Protocol):
 
         Raises:
             CapacityError: the segment does not fit into this machine's memory.
+            SettingsError: the restorer must know ``num_frames`` and it is None.
             NotFiniteError: what would have come out is NaN or infinite; none of those frames was yielded.
         """

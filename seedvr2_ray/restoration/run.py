@@ -20,8 +20,8 @@ from seedvr2_ray.restoration.work.assemble import Assembly, assemble, beside, fo
 from seedvr2_ray.restoration.work.earlier import EarlierWork
 from seedvr2_ray.restoration.work.encoded_segments import finish_part, neighbourhood_of
 from seedvr2_ray.restoration.work.first_pass import look_through
-from seedvr2_ray.restoration.work.remaining import Work, plan_work
-from seedvr2_ray.restoration.work.segment import PARTS, RESTORED, restore_segment
+from seedvr2_ray.restoration.work.remaining import PARTS, RESTORED, Work, plan_work
+from seedvr2_ray.restoration.work.segment import restore_segment
 from seedvr2_ray.restoration.work.work_folder import excerpts_folder_of, open_work, remove_excerpts
 from seedvr2_ray.settings import RestoreSettings
 from seedvr2_ray.storage.address import Fingerprint, fingerprint, has_changed

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks import padding
-from seedvr2_ray.models.seedvr2.config import DiTConfig
+from seedvr2_ray.models.seedvr2.config import DiTConfig, SeedVR2Config
 from seedvr2_ray.models.seedvr2.transformer.dit import SeedVR2Transformer
 from seedvr2_ray.models.seedvr2.vae.config import VAEConfig
 from seedvr2_ray.models.seedvr2.vae.video_vae import VideoVAE
@@ -33,8 +33,7 @@ ENTRY = ModelEntry(
     name="tiny",
     summary="",
     licence="MIT",
-    transformer=DIT,
-    vae=VAE,
+    networks=SeedVR2Config(transformer=DIT, vae=VAE),
     components=tuple(
         Component(
             role=role,

@@ -165,7 +165,7 @@ def test_all_segments_and_every_part_that_is_not_trimmed_have_the_addresses_of_t
 def test_an_excerpt_that_was_killed_goes_on(clip, whole_pictures, tmp_path):
     resumed = CountingRestorer()
     with pytest.raises(KeyboardInterrupt):
-        restore(clip, tmp_path / "part.mkv", "frames 5-45", restorer=CountingRestorer(stop_after=9))
+        restore(clip, tmp_path / "part.mkv", "frames 5-45", restorer=CountingRestorer(stop_after=30))
     restore(clip, tmp_path / "part.mkv", "frames 5-45", restorer=resumed)
     assert 0 < len(resumed.segments) < len(planned(clip, tmp_path / "x.mkv", "frames 5-45").plan.segments)
     assert torch.equal(pictures(tmp_path / "part.mkv"), whole_pictures[5:46])

@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from typing import Literal
 
@@ -41,6 +42,18 @@ def restore(frames_TCHW: Tensor, width: int, height: int, depth: Literal[8, 16] 
     task = make_task(frames_TCHW, width, height, depth)
     batches = in_batches(frames_TCHW, [len(frames_TCHW)])
     return torch.cat([out.data_TCHW for out in LanczosRestorer().restore(batches, task)])
+
+
+def test_a_stream_whose_end_nobody_knows_leaves_frame_by_frame_as_a_segment_does():
+    frames_TCHW = torch.randint(0, 256, (6, 3, 8, 8), dtype=torch.uint8)
+    stream = replace(make_task(frames_TCHW, 12, 12), num_frames=None)
+    pulled = in_batches(frames_TCHW, [1] * 6)
+    restored = LanczosRestorer().restore(pulled, stream)
+    first = next(restored)
+    assert next(pulled).pts == (13,), "a filter looks at no frame but the one it enlarges"
+    whole_TCHW = restore(frames_TCHW, 12, 12)
+    assert torch.equal(first.data_TCHW, whole_TCHW[:1])
+    assert torch.equal(torch.cat([frames.data_TCHW for frames in restored]), whole_TCHW[2:])
 
 
 def smooth_picture(num_channels: int, height: int, width: int) -> Tensor:

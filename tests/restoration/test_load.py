@@ -3,11 +3,13 @@ import hashlib
 import pytest
 
 from seedvr2_ray.errors import DeploymentError, SettingsError
+from seedvr2_ray.models.seedvr2.config import SeedVR2Config
 from seedvr2_ray.models.weights.catalogue import CATALOGUE, Component, ModelEntry, WeightFile
 from seedvr2_ray.models.weights.download import WeightsSource
 from seedvr2_ray.restoration.lanczos import LANCZOS, LanczosRestorer
 from seedvr2_ray.restoration.load import LoadOptions, identify, load_restorer
 from seedvr2_ray.settings import RestoreSettings
+from tests.models.tiny import DIT, VAE
 
 RELEASED, CONVERTED = b"released" * 100, b"converted" * 100
 TINY = RestoreSettings(model="tiny")
@@ -22,7 +24,9 @@ def a_file(name, content):
 def options(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *names, **options: None)
     files = (a_file("released.bin", RELEASED), a_file("converted.bin", CONVERTED))
-    entry = ModelEntry(name="tiny", summary="", licence="MIT", components=(Component(role="vae", files=files),))
+    networks = SeedVR2Config(transformer=DIT, vae=VAE)
+    components = (Component(role="vae", files=files),)
+    entry = ModelEntry(name="tiny", summary="", licence="MIT", networks=networks, components=components)
     monkeypatch.setitem(CATALOGUE, "tiny", entry)
     return LoadOptions(weights=WeightsSource(weights_dir=tmp_path), may_download=False)
 

@@ -16,7 +16,8 @@ from seedvr2_ray.media.reading.decode import decode_span
 from seedvr2_ray.restoration.lanczos import LanczosRestorer
 from seedvr2_ray.restoration.run import open_work, prepare, restore_video
 from seedvr2_ray.restoration.work.assemble import assemble
-from seedvr2_ray.restoration.work.segment import finish_segment, restore_segment
+from seedvr2_ray.restoration.work.encoded_segments import finish_segment
+from seedvr2_ray.restoration.work.segment import restore_segment
 from seedvr2_ray.settings import RestoreSettings
 from tests.media import clips
 

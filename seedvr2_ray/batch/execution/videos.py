@@ -19,8 +19,7 @@ from seedvr2_ray.restoration.work.assemble import beside
 from seedvr2_ray.restoration.work.failures import Failure, Stage, describe_failure
 from seedvr2_ray.restoration.work.first_pass import look_through
 from seedvr2_ray.restoration.work.published import look_at
-from seedvr2_ray.restoration.work.remaining import Work, plan_work
-from seedvr2_ray.restoration.work.segment import PARTS, RESTORED
+from seedvr2_ray.restoration.work.remaining import PARTS, RESTORED, Work, plan_work
 from seedvr2_ray.storage.address import Fingerprint, digest_of, fingerprint
 from seedvr2_ray.storage.commits import CommitStore
 from seedvr2_ray.storage.faults import printable, translated

@@ -21,7 +21,8 @@ from seedvr2_ray.errors import RetryableError
 from seedvr2_ray.restoration.restorer import Restorer
 from seedvr2_ray.restoration.work.encoded_segments import has_served
 from seedvr2_ray.restoration.work.failures import Failure, describe_failure, leaves_device_unusable
-from seedvr2_ray.restoration.work.segment import RESTORED, restore_segment
+from seedvr2_ray.restoration.work.remaining import RESTORED
+from seedvr2_ray.restoration.work.segment import restore_segment
 from seedvr2_ray.storage.commits import CommitStore
 from seedvr2_ray.storage.sources import SourceCopies, require_unchanged
 from seedvr2_ray.telemetry.metrics import count

@@ -41,18 +41,22 @@ class FrameConverter:
             frames: the master's size; 8-bit codes are widened for a deep master and deep ones rounded
                 for an 8-bit master. Alpha is dropped when the master has none, opaque when the frames have none.
         """
-        size = (frames.data_TCHW.shape[3], frames.data_TCHW.shape[2])
-        if size != (self._master.width, self._master.height):
-            raise ValueError(f"frames are {size[0]}x{size[1]}, the master {self._master.width}x{self._master.height}")
-        codes_TCHW = frames.data_TCHW.cpu().numpy()
-        for codes_CHW, pts in zip(codes_TCHW, frames.pts, strict=True):
-            frame = self._convert_one(codes_CHW)
+        for codes_CHW, pts in zip(frames.data_TCHW.cpu().numpy(), frames.pts, strict=True):
+            frame = self.convert_codes(codes_CHW)
             frame.pts = pts
             frame.time_base = frames.time_base
-            tag_frame(frame, self._master.colour)
             yield frame
 
-    def _convert_one(self, codes_CHW: NDArray[Any]) -> av.VideoFrame:
+    def convert_codes(self, codes_CHW: NDArray[Any]) -> av.VideoFrame:
+        """Return one frame in the master's pixel format with its tags; see :meth:`convert`."""
+        height, width = codes_CHW.shape[1:]
+        if (width, height) != (self._master.width, self._master.height):
+            raise ValueError(f"frames are {width}x{height}, the master {self._master.width}x{self._master.height}")
+        frame = self._in_pixel_format(codes_CHW)
+        tag_frame(frame, self._master.colour)
+        return frame
+
+    def _in_pixel_format(self, codes_CHW: NDArray[Any]) -> av.VideoFrame:
         alpha = self._master.has_alpha
         if alpha and len(codes_CHW) == 3:
             opaque = np.full_like(codes_CHW[:1], np.iinfo(codes_CHW.dtype).max)

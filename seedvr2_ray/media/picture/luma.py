@@ -4,11 +4,10 @@ from typing import Any
 
 import av
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 
-def luma_of(frame: av.VideoFrame, *, full_range: bool) -> Tensor:
+def luma_of(frame: av.VideoFrame, *, full_range: bool) -> NDArray[np.float32]:
     """Return how bright each pixel is, float32 H x W in 0..1.
 
     Of R'G'B' in planes this is green, which carries most of it; of packed R'G'B' the mean. Good enough to
@@ -28,7 +27,8 @@ def luma_of(frame: av.VideoFrame, *, full_range: bool) -> Tensor:
         codes = rows[:, : plane.width].astype(np.float32)
     is_limited = not (full_range or frame.format.is_rgb or frame.format.name.startswith("gray"))
     black, white = (16 << (bits - 8), 235 << (bits - 8)) if is_limited else (0, (1 << bits) - 1)
-    return torch.from_numpy((codes - black) / (white - black)).clamp(0.0, 1.0)
+    unit_HW: NDArray[np.float32] = ((codes - black) / (white - black)).clip(0.0, 1.0)
+    return unit_HW
 
 
 def _is_packed(pixels: Any) -> bool:

@@ -2,18 +2,20 @@
 
 A frame is recognised by its timestamp (:attr:`VideoInfo.timestamps`), never by how many came before
 it, so that a worker on another machine finds the same frames without having seen the rest.
+
+torch is imported where frames become tensors: who only looks at them, as planning does, takes them as arrays.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from typing import Any, Literal
 
 import av
 import numpy as np
-import torch
 from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
-from torch import Tensor
 
 from seedvr2_ray.errors import MediaError
 from seedvr2_ray.frames import Frames, FrameSpan
@@ -62,12 +64,56 @@ def decode_span(
             what was probed.
         StorageError: the pictures are not those of the proof, however early decoding begins.
     """
+    if batch_frames < 1:
+        raise ValueError(f"batch_frames must be at least 1, got {batch_frames}")
+    pictures = _pictures(
+        path,
+        video,
+        span,
+        deinterlace=deinterlace,
+        salvage=salvage,
+        num_threads=num_threads,
+        on_missing=on_missing,
+        proof=proof,
+    )
+    with closing(pictures):
+        yield from _batched(pictures, video, span, batch_frames, depth or natural_depth(video), num_threads)
+
+
+def decode_codes(
+    path: str,
+    video: VideoInfo,
+    span: FrameSpan,
+    *,
+    salvage: bool = False,
+    on_missing: Callable[[int], None] | None = None,
+) -> Iterator[NDArray[Any]]:
+    """Decode frames one by one for whoever only looks at their codes, C x H x W; see :func:`decode_span`."""
+    reader = PixelReader(video, natural_depth(video))
+    shape = (reader.num_channels, video.height, video.width)
+    pictures = _pictures(path, video, span, deinterlace="refuse", salvage=salvage, on_missing=on_missing)
+    with closing(pictures):
+        for picture in pictures:
+            codes_CHW: NDArray[Any] = np.empty(shape, np.uint8 if natural_depth(video) == 8 else np.uint16)
+            reader.write(picture, codes_CHW)
+            yield codes_CHW
+
+
+def _pictures(
+    path: str,
+    video: VideoInfo,
+    span: FrameSpan,
+    *,
+    deinterlace: Literal["refuse", "bwdif", "off"],
+    salvage: bool,
+    num_threads: int = 0,
+    on_missing: Callable[[int], None] | None = None,
+    proof: SpanProof | None = None,
+) -> Generator[av.VideoFrame, None, None]:
     if video.field_order != "progressive" and deinterlace == "refuse":
         raise MediaError(
             f"{path} is {video.field_order}: a frame holds two moments; pass --deinterlace bwdif to merge them"
         )
-    if batch_frames < 1:
-        raise ValueError(f"batch_frames must be at least 1, got {batch_frames}")
     use_bwdif = deinterlace == "bwdif" and video.field_order != "progressive"
     found = find_frames(
         path,
@@ -81,8 +127,7 @@ def decode_span(
     )
     with closing(found):
         same_size = _of_one_size(found, video, path)
-        pictures = deinterlaced(same_size, video.first_field) if use_bwdif else (item.frame for item in same_size)
-        yield from _batched(pictures, video, span, batch_frames, depth or natural_depth(video), num_threads)
+        yield from deinterlaced(same_size, video.first_field) if use_bwdif else (item.frame for item in same_size)
 
 
 def _of_one_size(found: Iterator[Found], video: VideoInfo, path: str) -> Iterator[Found]:
@@ -103,12 +148,14 @@ def _batched(
     depth: Literal[8, 16],
     num_threads: int,
 ) -> Iterator[Frames]:
+    import torch
+
     reader = PixelReader(video, depth, num_threads=num_threads)
     dtype = torch.uint8 if depth == 8 else torch.uint16
     start = 0
     while start < len(span):
         count = min(batch_frames, len(span) - start)
-        batch_TCHW: Tensor = torch.empty((count, reader.num_channels, video.height, video.width), dtype=dtype)
+        batch_TCHW = torch.empty((count, reader.num_channels, video.height, video.width), dtype=dtype)
         target_TCHW = batch_TCHW.numpy()
         for offset in range(count):
             picture = next(pictures)

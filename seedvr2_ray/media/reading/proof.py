@@ -12,7 +12,7 @@ from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import av
 import numpy as np
@@ -22,9 +22,6 @@ from numpy.typing import NDArray
 from seedvr2_ray.errors import StorageError
 from seedvr2_ray.frames import Frames
 from seedvr2_ray.media.container.info import Ranges, ranges_of
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 PROOF_VERSION = 1
 """Raised when the check value of the same picture changes: remembered ones are then made again."""
@@ -155,10 +152,11 @@ def picture_crc(frame: av.VideoFrame) -> int:
     return crc
 
 
-def codes_crc(codes_CHW: Tensor) -> int:
+def codes_crc(codes_CHW: NDArray[Any]) -> int:
     """Return the CRC-32 of a picture's R'G'B' codes and of their shape."""
-    crc = zlib.crc32(f"{tuple(codes_CHW.shape)} {codes_CHW.dtype}".encode())
-    return zlib.crc32(codes_CHW.contiguous().numpy().data, crc)
+    # The type is named as tensors name it: so it was in the proofs that are committed already.
+    crc = zlib.crc32(f"{codes_CHW.shape} torch.{codes_CHW.dtype}".encode())
+    return zlib.crc32(np.ascontiguousarray(codes_CHW).data, crc)
 
 
 def proved_codes(batches: Iterable[Frames], proof: SpanProof, first_number: int) -> Iterator[Frames]:
@@ -169,7 +167,7 @@ def proved_codes(batches: Iterable[Frames], proof: SpanProof, first_number: int)
     """
     number = first_number
     for batch in batches:
-        for codes_CHW in batch.data_TCHW:
+        for codes_CHW in batch.data_TCHW.numpy():
             if proof.crc_of(number) != codes_crc(codes_CHW):
                 raise StorageError(
                     "the image does not decode to the picture that it was when it was first read: it or its copy has "

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from seedvr2_ray.models.seedvr2.vae.config import VAEConfig
+
 TIME_CHANNELS = 256
 """Sines and cosines that describe a timestep."""
 
@@ -80,6 +82,16 @@ class DiTConfig:
                 f"{self.patch}x{self.patch}; pad the picture until its latent sides are multiples of the patch"
             )
         return frames, height // self.patch, width // self.patch
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SeedVR2Config:
+    """Both networks of one model, and how its pictures are to be filled up."""
+
+    transformer: DiTConfig
+    vae: VAEConfig
+    anchor_rows: int = 16
+    """Black rows the model wants below the picture for a tone anchor; see :mod:`restoration.diffusion.padding`."""
 
 
 SEEDVR2_3B = DiTConfig(

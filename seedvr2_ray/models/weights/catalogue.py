@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from seedvr2_ray.errors import SettingsError
-from seedvr2_ray.models.seedvr2.config import SEEDVR2_3B, SEEDVR2_7B, DiTConfig
+from seedvr2_ray.models.seedvr2.config import SEEDVR2_3B, SEEDVR2_7B, DiTConfig, SeedVR2Config
 from seedvr2_ray.models.seedvr2.nano_config import NANO_DIT, NANO_VAE
-from seedvr2_ray.models.seedvr2.vae.config import SEEDVR2_VAE, VAEConfig
+from seedvr2_ray.models.seedvr2.vae.config import SEEDVR2_VAE
 from seedvr2_ray.models.swiftvr.config import SWIFTVR, SwiftVRConfig
 
 Role = Literal["transformer", "vae", "positive", "negative", "autoencoder", "prompt"]
@@ -53,14 +53,25 @@ class ModelEntry:
     summary: str
     """One line for a person."""
     licence: str
-    transformer: DiTConfig | None = None
-    """None for what is not of SeedVR2's kind; a classical filter has no components either."""
-    vae: VAEConfig | None = None
-    swiftvr: SwiftVRConfig | None = None
-    """None for what is not of SwiftVR's kind."""
+    networks: SeedVR2Config | SwiftVRConfig | None = None
+    """Its shape, whose type says of which family it is. None for a classical filter, which has no components either."""
     components: tuple[Component, ...] = ()
-    anchor_rows: int = 16
-    """Black rows the model wants below the picture for a tone anchor; see :mod:`restoration.padding`."""
+    takes_streams: bool = False
+    """Whether it can begin before anybody knows how many frames there are; others are given segments."""
+
+    @property
+    def seedvr2(self) -> SeedVR2Config:
+        """The shape of a model of SeedVR2's family."""
+        if not isinstance(self.networks, SeedVR2Config):
+            raise ValueError(f"{self.name} is no model of SeedVR2's family")
+        return self.networks
+
+    @property
+    def swiftvr(self) -> SwiftVRConfig:
+        """The shape of a model of SwiftVR's family."""
+        if not isinstance(self.networks, SwiftVRConfig):
+            raise ValueError(f"{self.name} is no model of SwiftVR's family")
+        return self.networks
 
     def component(self, role: Role) -> Component:
         """Return the part of that role."""
@@ -151,8 +162,7 @@ def _seedvr2(name: str, summary: str, config: DiTConfig, *files: WeightFile) -> 
         name=name,
         summary=summary,
         licence=_APACHE,
-        transformer=config,
-        vae=SEEDVR2_VAE,
+        networks=SeedVR2Config(transformer=config, vae=SEEDVR2_VAE),
         components=(transformer, _VAE, _POSITIVE, _NEGATIVE),
     )
 
@@ -282,16 +292,15 @@ _ENTRIES = (
         name="swiftvr",
         summary="SwiftVR: streams in chunks of 24 frames with one cheap step, less work per frame than SeedVR2",
         licence=_APACHE,
-        swiftvr=SWIFTVR,
+        networks=SWIFTVR,
         components=_SWIFTVR_COMPONENTS,
-        anchor_rows=0,
+        takes_streams=True,
     ),
     ModelEntry(
         name="nano",
         summary="For demonstration and tests: the whole path in seconds without a GPU; see docs/nano.md",
         licence=_APACHE,
-        transformer=NANO_DIT,
-        vae=NANO_VAE,
+        networks=SeedVR2Config(transformer=NANO_DIT, vae=NANO_VAE, anchor_rows=0),
         components=(
             Component(role="transformer", files=(_NANO_TRANSFORMER,)),
             Component(role="vae", files=(_NANO_VAE,)),
@@ -299,13 +308,12 @@ _ENTRIES = (
             Component(role="positive", files=(_NANO_TEXT,)),
             Component(role="negative", files=(_NANO_TEXT,)),
         ),
-        anchor_rows=0,
     ),
     ModelEntry(
         name="lanczos",
         summary="Lanczos filter: no weights, no restoration; for tests and comparisons",
         licence=_APACHE,
-        anchor_rows=0,
+        takes_streams=True,
     ),
 )
 

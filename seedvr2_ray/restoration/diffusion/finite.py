@@ -29,12 +29,12 @@ class _Question:
 class FiniteChecks:
     """What is asked about one segment's numbers until frames leave."""
 
-    def __init__(self, first_frame: int, num_frames: int, *, plain_path: bool) -> None:
+    def __init__(self, first_frame: int, num_frames: int | None, *, plain_path: bool) -> None:
         """Begin a segment.
 
         Args:
             first_frame: its number in the file.
-            num_frames: without the fill at the end, which no message names.
+            num_frames: without the fill at the end, which no message names; None where nobody knows yet.
             plain_path: whether this is the second try.
         """
         self._first_frame = first_frame
@@ -63,7 +63,8 @@ class FiniteChecks:
         stage = failed[0].stage
         spoiled = [question.frames for question in failed if question.stage == stage]
         first = self._first_frame + min(frames.start for frames in spoiled)
-        last = self._first_frame + min(max(frames.stop for frames in spoiled), self._num_frames) - 1
+        stop = max(frames.stop for frames in spoiled)
+        last = self._first_frame + (stop if self._num_frames is None else min(stop, self._num_frames)) - 1
         tried = ", and so it did without any way of computing faster" if self._plain_path else ""
         raise NotFiniteError(
             f"the stage {stage!r} made numbers of frames {first} to {max(first, last)} that are NaN or infinite and no "

@@ -41,7 +41,7 @@ def identify_diffusion(entry: ModelEntry, hashes: Mapping[Role, str], dtype: tor
     facts = {
         "weights": {role: hashes[role] for role in sorted(hashes)},
         "dtype": str(dtype).removeprefix("torch."),
-        "anchor_rows": entry.anchor_rows,
+        "anchor_rows": entry.seedvr2.anchor_rows,
         "arithmetic": ARITHMETIC_VERSION,
     }
     text = json.dumps(facts, sort_keys=True, separators=(",", ":"))
@@ -90,26 +90,23 @@ def load_networks(
 ) -> DiffusionModel:
     """Load the networks and embeddings of a diffusion model; see :func:`load_diffusion`."""
     require_dtype(device, dtype)
-    if entry.transformer is None or entry.vae is None:
-        raise ValueError(f"{entry.name} is no diffusion model")
-    build_dtype = partial(parameter_dtype, dtype)
-    transformer_config, vae_config = entry.transformer, entry.vae
+    build_dtype, config = partial(parameter_dtype, dtype), entry.seedvr2
     try:
         at = _loading_device(files, device)
         return DiffusionModel(
             transformer=build_from_checkpoint(
-                lambda: SeedVR2Transformer(transformer_config),
+                lambda: SeedVR2Transformer(config.transformer),
                 files["transformer"].path,
                 device=at,
                 dtype_of=build_dtype,
-                computed=lambda: rope_frequencies(transformer_config),
+                computed=lambda: rope_frequencies(config.transformer),
             ),
             vae=build_from_checkpoint(
-                lambda: VideoVAE(vae_config, vae_options), files["vae"].path, device=at, dtype_of=build_dtype
+                lambda: VideoVAE(config.vae, vae_options), files["vae"].path, device=at, dtype_of=build_dtype
             ),
-            positive_LC=read_embedding(files["positive"].path, "positive", transformer_config.text_dim).to(device),
-            negative_LC=read_embedding(files["negative"].path, "negative", transformer_config.text_dim).to(device),
-            anchor_rows=entry.anchor_rows,
+            positive_LC=read_embedding(files["positive"].path, "positive", config.transformer.text_dim).to(device),
+            negative_LC=read_embedding(files["negative"].path, "negative", config.transformer.text_dim).to(device),
+            anchor_rows=config.anchor_rows,
         )
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):

@@ -118,11 +118,11 @@ class EncodeStage:
     def run(self, source: Iterable[SourceFrame]) -> Iterator[Tensor]:
         """Yield the segment's latents as the transformer takes them, float32 T x H x W x C per slice, on the device."""
         plan, stride = self._plan, self._vae.config.temporal_stride
-        padded = pad_in_time(source, plan.task.num_frames, stride, "repeat" if plan.reference else "mirror")
+        padded = pad_in_time(source, plan.task.known_frames, stride, "repeat" if plan.reference else "mirror")
         batches = batched(padded, 1 + plan.slice_latents * stride, plan.slice_latents * stride)
         if plan.tiling is not None:
             frames_BCTHW = torch.cat([self._pictures(batch).cpu() for batch in batches], dim=2)
-            yield self._step(range(plan.task.num_frames), self._encode_tiles, frames_BCTHW)
+            yield self._step(range(plan.task.known_frames), self._encode_tiles, frames_BCTHW)
             return
         first = 0
         for batch in batches:

@@ -1,28 +1,16 @@
 """What a plan will need of a device's memory, said before any weights are here."""
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 
 from seedvr2_ray.errors import CapacityError
-from seedvr2_ray.models.seedvr2.transformer.dit import SeedVR2Transformer
-from seedvr2_ray.models.seedvr2.vae.config import fastest_options
-from seedvr2_ray.models.seedvr2.vae.video_vae import VideoVAE
-from seedvr2_ray.models.swiftvr.config import SwiftVRConfig
 from seedvr2_ray.models.weights.catalogue import ModelEntry
 from seedvr2_ray.restoration.device import default_dtype, device_name, free_bytes
-from seedvr2_ray.restoration.planning.memory import MemoryCosts, plan_memory
+from seedvr2_ray.restoration.families import family_of
+from seedvr2_ray.restoration.planning.memory import MemoryCosts
 from seedvr2_ray.restoration.planning.plan import Plan
-from seedvr2_ray.restoration.planning.segment_plan import ModelFacts, describe_model, describe_segment
 from seedvr2_ray.restoration.restorer import SegmentTask
-from seedvr2_ray.restoration.swiftvr.memory import (
-    SOURCE,
-    SwiftVRFacts,
-    foresee_swiftvr,
-    padded_size,
-    plan_swiftvr_memory,
-)
 
 _GIB = 2**30
 
@@ -73,8 +61,6 @@ def forecast_memory(plan: Plan, entry: ModelEntry, device: DeviceMemory) -> Memo
     Returns:
         None for a classical filter, which needs no more than a few frames.
     """
-    if not entry.components:
-        return None
     longest = max(plan.segments, key=lambda segment: segment.num_frames)
     task = SegmentTask(
         first_frame=longest.span.start,
@@ -83,34 +69,20 @@ def forecast_memory(plan: Plan, entry: ModelEntry, device: DeviceMemory) -> Memo
         settings=plan.recipe.settings,
         output_depth=plan.recipe.master.working_depth,
     )
-    costs = MemoryCosts.for_device(device.name)
-    peak, refusal, source = None, "", costs.source
+    costs, family = MemoryCosts.for_device(device.name), family_of(entry)
+    peak, refusal = None, ""
     try:
-        if entry.swiftvr is not None:
-            facts, source = _swiftvr_facts(entry.swiftvr, device.dtype), SOURCE
-            height, width = padded_size(task.geometry, entry.swiftvr)
-            peak = plan_swiftvr_memory(facts, costs, height, width, device.free_bytes).stages.peak
-        else:
-            demand = describe_segment(task, _facts_of(entry, device.kind, device.dtype))
-            peak = plan_memory(demand, costs, device.free_bytes, may_offload=device.kind != "cpu").stages.peak
+        peak = family.foresee_memory(
+            entry, task, costs, kind=device.kind, dtype=device.dtype, free_bytes=device.free_bytes
+        )
+        if peak is None:
+            return None
     except CapacityError as error:
         refusal = str(error)
     return MemoryForecast(
-        device=device.name, peak_bytes=peak, free_bytes=device.free_bytes, refusal=refusal, costs=source
+        device=device.name,
+        peak_bytes=peak,
+        free_bytes=device.free_bytes,
+        refusal=refusal,
+        costs=family.memory_source(costs),
     )
-
-
-@lru_cache(maxsize=8)
-def _swiftvr_facts(config: SwiftVRConfig, dtype: torch.dtype) -> SwiftVRFacts:
-    return foresee_swiftvr(config, dtype)
-
-
-@lru_cache(maxsize=8)
-def _facts_of(entry: ModelEntry, kind: str, dtype: torch.dtype) -> ModelFacts:
-    if entry.transformer is None or entry.vae is None:
-        raise ValueError(f"{entry.name} is no model of SeedVR2's kind")
-    # Shapes without numbers: sizes are known from the configuration alone.
-    with torch.device("meta"):
-        transformer = SeedVR2Transformer(entry.transformer).to(dtype)
-        vae = VideoVAE(entry.vae).to(dtype)
-    return describe_model(transformer, vae, fastest_options(kind), dtype=dtype, anchor_rows=entry.anchor_rows)

@@ -76,7 +76,11 @@ def describe_model(
 
 
 def describe_segment(task: SegmentTask, facts: ModelFacts) -> MemoryDemand:
-    """Say what a segment asks of memory, before it is known what there is."""
+    """Say what a segment asks of memory, before it is known what there is.
+
+    Raises:
+        SettingsError: nobody knows how many frames there are. All chunks have one length, so the last reaches back.
+    """
     settings = task.settings
     padding = _plan_padding(task, facts)
     return MemoryDemand(
@@ -90,8 +94,8 @@ def describe_segment(task: SegmentTask, facts: ModelFacts) -> MemoryDemand:
         cuts_convolutions=facts.cuts_convolutions,
         padded_height=padding.padded_height,
         padded_width=padding.padded_width,
-        num_frames=task.num_frames,
-        chunk_frames=task.num_frames if settings.reference else settings.chunk_frames,
+        num_frames=task.known_frames,
+        chunk_frames=task.known_frames if settings.reference else settings.chunk_frames,
         chunk_overlap=0 if settings.reference else settings.chunk_overlap,
         vae_tile=settings.vae_tile,
     )
@@ -104,7 +108,7 @@ def plan_segment(task: SegmentTask, facts: ModelFacts, memory: MemoryPlan) -> Se
         SettingsError: the settings contradict the geometry.
     """
     stride = facts.vae.temporal_stride
-    num_latents = latents_for_frames(task.num_frames, stride)
+    num_latents = latents_for_frames(task.known_frames, stride)
     chunk_latents = latents_for_frames(memory.chunk_frames, stride)
     overlap = 0 if task.settings.reference else min(task.settings.chunk_overlap, chunk_latents - 1)
     padding = _plan_padding(task, facts)

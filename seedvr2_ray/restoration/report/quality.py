@@ -8,7 +8,7 @@ enlargement scores highest of all. Use them to find the segment that differs fro
 Shape letters: T frames, C channels, H height, W width.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 
 import torch
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from seedvr2_ray.frames import Frames, FrameSpan, to_unit_range
+from seedvr2_ray.restoration.report.joins import step_between
 
 BEST_PSNR = 100.0
 """Decibels reported for frames that do not differ at all."""
@@ -102,17 +103,6 @@ def boundary_step(source_TCHW: Tensor, restored_TCHW: Tensor, join: int) -> floa
     if len(restored_TCHW) != num_frames or num_frames < 3 or not 1 <= join < num_frames:
         raise ValueError(f"a join at {join} needs 3 frames or more of both, got {num_frames} and {len(restored_TCHW)}")
     return _step_at(restored_TCHW, join) - _step_at(source_TCHW, join)
-
-
-def step_between(changes: Sequence[float], join: int) -> float:
-    """Return by how much the change across a join exceeds the mean of those around it.
-
-    Args:
-        changes: from each frame to the next.
-        join: position of the first frame after the join.
-    """
-    others = [*changes[: join - 1], *changes[join:]]
-    return changes[join - 1] - sum(others) / len(others)
 
 
 def luma_of_rgb(frames_TCHW: Tensor) -> Tensor:

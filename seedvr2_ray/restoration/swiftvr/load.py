@@ -10,7 +10,6 @@ import torch
 from seedvr2_ray.errors import CapacityError, DeploymentError, SettingsError
 from seedvr2_ray.models.attention import require_backend
 from seedvr2_ray.models.backends import AttentionBackend
-from seedvr2_ray.models.swiftvr.config import SwiftVRConfig
 from seedvr2_ray.models.swiftvr.reae import ReAE
 from seedvr2_ray.models.swiftvr.stream import SwiftVR
 from seedvr2_ray.models.swiftvr.transformer import SwiftVRTransformer, parameter_dtype
@@ -65,7 +64,7 @@ def identify_swiftvr(entry: ModelEntry, hashes: Mapping[Role, str], dtype: torch
 
     Nothing that a machine may choose without changing the picture takes part.
     """
-    config = _config_of(entry)
+    config = entry.swiftvr
     facts = {
         "weights": {role: hashes[role] for role in sorted(hashes)},
         "dtype": str(dtype).removeprefix("torch."),
@@ -111,7 +110,7 @@ def load_swiftvr_networks(
 ) -> SwiftVR:
     """Load and fold the networks; see :func:`load_swiftvr`."""
     require_dtype(device, dtype)
-    config = _config_of(entry)
+    config = entry.swiftvr
     try:
         transformer = build_from_checkpoint(
             lambda: SwiftVRTransformer(config.transformer),
@@ -140,9 +139,3 @@ def load_swiftvr_networks(
             ) from error
         raise
     return SwiftVR(config=config, transformer=transformer, reae=reae)
-
-
-def _config_of(entry: ModelEntry) -> SwiftVRConfig:
-    if entry.swiftvr is None:
-        raise ValueError(f"{entry.name} is not of SwiftVR's kind")
-    return entry.swiftvr

@@ -4,10 +4,9 @@ import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-import torch
 
 import seedvr2_ray
 from seedvr2_ray.errors import StorageError, TargetError
@@ -16,7 +15,7 @@ from seedvr2_ray.media.output.join import join_parts
 from seedvr2_ray.media.output.libraries import library_versions
 from seedvr2_ray.media.output.master import sequence_name
 from seedvr2_ray.restoration.planning.plan import PIPELINE_VERSION, Plan, Segment
-from seedvr2_ray.restoration.work.segment import PARTS
+from seedvr2_ray.restoration.work.remaining import PARTS
 from seedvr2_ray.storage.address import jsonable
 from seedvr2_ray.storage.commits import CommitStore
 from seedvr2_ray.storage.faults import printable
@@ -161,7 +160,7 @@ def _provenance(
             "seedvr2_ray": seedvr2_ray.__version__,
             "pipeline": PIPELINE_VERSION,
             "python": platform.python_version(),
-            "torch": torch.__version__,
+            "torch": version("torch"),
             **library_versions(),
         },
         "source": {

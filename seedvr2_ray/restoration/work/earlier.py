@@ -8,8 +8,7 @@ from pathlib import Path
 
 from seedvr2_ray.restoration.planning.plan import Segment
 from seedvr2_ray.restoration.work.first_pass import SHOTS
-from seedvr2_ray.restoration.work.remaining import is_needed
-from seedvr2_ray.restoration.work.segment import PARTS, RESTORED
+from seedvr2_ray.restoration.work.remaining import PARTS, RESTORED, is_needed
 from seedvr2_ray.storage.commits import CommitStore
 
 

@@ -1,12 +1,11 @@
 """What an error means for a file: try again, set it aside, or stop everything."""
 
 import random
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeVar
-
-import torch
 
 from seedvr2_ray.errors import (
     DamagedMediaError,
@@ -77,14 +76,19 @@ def describe_failure(stage: Stage, error: BaseException) -> Failure:
 def is_transient(error: BaseException) -> bool:
     """Say whether the same call may succeed later or elsewhere."""
     # TimeoutError and ConnectionError are OSErrors.
-    return isinstance(error, (RetryableError, OSError, torch.OutOfMemoryError)) and not isinstance(
-        error, DeviceMemoryError
-    )
+    may_pass = isinstance(error, RetryableError | OSError) or _is_of_torch(error, "OutOfMemoryError")
+    return may_pass and not isinstance(error, DeviceMemoryError)
 
 
 def leaves_device_unusable(error: BaseException) -> bool:
     """Say whether an error of CUDA spoiled the process: every later call on the device would fail too."""
-    return isinstance(error, torch.AcceleratorError) and not isinstance(error, torch.OutOfMemoryError)
+    return _is_of_torch(error, "AcceleratorError") and not _is_of_torch(error, "OutOfMemoryError")
+
+
+def _is_of_torch(error: BaseException, name: str) -> bool:
+    """Whether an error is torch's of that name. Where torch is not loaded, as where parts are finished, none can be."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(error, getattr(torch, name))
 
 
 def with_retries(

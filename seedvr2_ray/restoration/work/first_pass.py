@@ -13,7 +13,7 @@ from seedvr2_ray.errors import StorageError
 from seedvr2_ray.frames import FrameSpan
 from seedvr2_ray.media.container.info import MediaInfo, ranges_of
 from seedvr2_ray.media.output.libraries import library_versions
-from seedvr2_ray.media.reading.decode import decode_span, decode_thumbnails
+from seedvr2_ray.media.reading.decode import decode_codes, decode_thumbnails
 from seedvr2_ray.media.reading.proof import (
     PROOF_VERSION,
     Proof,
@@ -85,8 +85,8 @@ def _look(source_path: str, media: MediaInfo, *, salvage: bool) -> FirstPass:
     if media.kind == "image":
         crcs, missing = new_crcs(), list[int]()
         whole = FrameSpan(0, tuple(media.frame_pts))
-        for batch in decode_span(source_path, media.video, whole, salvage=salvage, on_missing=missing.append):
-            crcs.extend(codes_crc(codes_CHW) for codes_CHW in batch.data_TCHW)
+        pictures = decode_codes(source_path, media.video, whole, salvage=salvage, on_missing=missing.append)
+        crcs.extend(codes_crc(codes_CHW) for codes_CHW in pictures)
         return FirstPass((0,), Proof(crcs, ranges_of(missing), of_codes=True))
     maker = ProofMaker()
 

@@ -5,6 +5,11 @@ from dataclasses import dataclass
 
 from seedvr2_ray.restoration.planning.plan import Segment
 
+RESTORED = "restored"
+"""Kind of the commits that hold a segment's lossless intermediate."""
+PARTS = "parts"
+"""Kind of the commits that hold a segment in the codec of the master."""
+
 
 @dataclass(frozen=True, slots=True)
 class Work:

@@ -1,38 +1,29 @@
-"""``restore``: one segment from the source's frames to a committed intermediate, and on to a finished part.
+"""``restore``: one segment from the source's frames to a committed intermediate.
 
-Both steps commit atomically under the segment's addresses and do nothing when the commit is there, so
-that any number of workers may try, in any order, as often as they like.
+It commits atomically under the segment's address and does nothing when the commit is there, so that any number of
+workers may try, in any order, as often as they like.
 """
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import av
-from torch import Tensor
-
-from seedvr2_ray.errors import DeploymentError, NotFiniteError, StorageError
+from seedvr2_ray.errors import DeploymentError, NotFiniteError
 from seedvr2_ray.frames import Frames, FrameSpan
-from seedvr2_ray.media.output.encode import FrameConverter, PartWriter
-from seedvr2_ray.media.output.intermediate import IntermediateWriter, read_intermediate
-from seedvr2_ray.media.picture.blend import blend_frames
-from seedvr2_ray.media.picture.luma import luma_of
+from seedvr2_ray.media.output.encode import FrameConverter
+from seedvr2_ray.media.output.intermediate import IntermediateWriter
 from seedvr2_ray.media.reading.decode import decode_span
 from seedvr2_ray.media.reading.proof import SpanProof, proved_codes
 from seedvr2_ray.restoration.planning.plan import Recipe, Segment
-from seedvr2_ray.restoration.report.joins import REACH, SourceStep, step_across
 from seedvr2_ray.restoration.report.quality import QualitySampler
+from seedvr2_ray.restoration.report.source_step import SourceStep
 from seedvr2_ray.restoration.restorer import Restorer, SegmentTask
+from seedvr2_ray.restoration.work.remaining import RESTORED
 from seedvr2_ray.restoration.work.threads import ReadAhead, WriteBehind
 from seedvr2_ray.storage.commits import CommitStore
-
-RESTORED = "restored"
-"""Kind of the commits that hold a segment's lossless intermediate."""
-PARTS = "parts"
-"""Kind of the commits that hold a segment's finished, encoded part."""
 
 _log = logging.getLogger(__name__)
 
@@ -196,87 +187,6 @@ def _restore_and_commit(
 def _concealed(proof: SpanProof, span: FrameSpan) -> list[int]:
     """Frames of damage that the decoder painted over; what it makes of them differs from run to run."""
     return [number for start, stop in proof.concealed for number in range(max(start, span.start), min(stop, span.stop))]
-
-
-def finish_segment(
-    recipe: Recipe,
-    segment: Segment,
-    predecessor: Segment | None,
-    store: CommitStore,
-    *,
-    workspace: Path,
-    check_cancelled: Callable[[], None] = lambda: None,
-) -> dict[str, Any]:
-    """Blend a restored segment with its predecessor's overlap and commit it in the master's codec.
-
-    Args:
-        predecessor: the segment before, when ``segment`` shares frames with it.
-
-    Returns:
-        The commit's record.
-
-    Raises:
-        StorageError: an intermediate this part needs is not committed.
-    """
-    committed = store.find(PARTS, segment.part_address)
-    if committed is not None:
-        return committed
-    began = time.perf_counter()
-    restored = store.find(RESTORED, segment.address)
-    if restored is None:
-        raise StorageError(f"segment {segment.index} is to be finished and is not restored; restore it first")
-    path = workspace / f"{segment.part_address}.part"
-    around_join: list[Tensor] = []
-    full_range = recipe.master.colour.full_range
-    with PartWriter(str(path), recipe.master) as writer:
-        for position, frame in _finished_frames(segment, predecessor, store, workspace):
-            check_cancelled()
-            if position >= segment.encoded.stop:
-                break
-            if predecessor is not None and position < REACH:
-                around_join.append(luma_of(frame, full_range=full_range))
-            if position in segment.encoded:
-                writer.write(frame)
-    record = {
-        "segment": segment.index,
-        "frames": [segment.span.start + bound for bound in (segment.encoded.start, segment.encoded.stop)],
-        "blended_frames": segment.overlap,
-        "boundary_step": _boundary_step(around_join, predecessor, store),
-        "seconds": round(time.perf_counter() - began, 3),
-        # The intermediate is deleted once it has served; what was noted about it goes on from here.
-        "restored": restored,
-    }
-    store.commit(PARTS, segment.part_address, record, path)
-    path.unlink(missing_ok=True)
-    return store.find(PARTS, segment.part_address) or record
-
-
-def _finished_frames(
-    segment: Segment, predecessor: Segment | None, store: CommitStore, workspace: Path
-) -> Iterator[tuple[int, av.VideoFrame]]:
-    """Yield the part's frames, numbered from 0; before them, below 0, the last ones of the part before."""
-    own_path = store.fetch_payload(RESTORED, segment.address, workspace)
-    own = enumerate(read_intermediate(str(own_path), 0, segment.part_frames))
-    if predecessor is not None:
-        tail_path = store.fetch_payload(RESTORED, predecessor.address, workspace)
-        before = min(REACH, predecessor.part_frames)
-        tail = read_intermediate(str(tail_path), predecessor.part_frames - before, predecessor.num_frames)
-        for position, earlier in enumerate(tail, start=-before):
-            if position < 0:
-                yield position, earlier
-            else:
-                _, later = next(own)
-                yield position, blend_frames(earlier, later, position=position, length=segment.overlap)
-    yield from own
-
-
-def _boundary_step(lumas_HW: Sequence[Tensor], predecessor: Segment | None, store: CommitStore) -> float | None:
-    """Return what a join adds to the source's own change there; None without a join."""
-    if predecessor is None:
-        return None
-    source = (store.find(RESTORED, predecessor.address) or {}).get("source_step")
-    restored = step_across(lumas_HW, min(REACH, predecessor.part_frames))
-    return None if source is None or restored is None else round(restored - source, 4)
 
 
 def _batch_frames(pixels: int) -> int:

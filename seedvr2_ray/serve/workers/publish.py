@@ -1,16 +1,21 @@
-"""Finishing segments, publishing results and stills. May be called again after any failure."""
+"""Finishing segments, publishing results and stills. May be called again after any failure.
+
+Pictures for people, in the report and as stills, are scaled in tensors: torch comes with the first of them, and not
+where segments are finished.
+"""
+
+from __future__ import annotations
 
 import shutil
 import zipfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from seedvr2_ray.media.container.probe import probe
 from seedvr2_ray.restoration.planning.plan import Plan
-from seedvr2_ray.restoration.report.comparison import ComparisonPicture, compare_frames
-from seedvr2_ray.restoration.report.outcome import picture_of, read_frame, write_run_report
 from seedvr2_ray.restoration.work.assemble import Assembly, join, sidecar_bytes
 from seedvr2_ray.restoration.work.encoded_segments import finish_part
-from seedvr2_ray.restoration.work.segment import RESTORED
+from seedvr2_ray.restoration.work.remaining import RESTORED
 from seedvr2_ray.serve.jobs import ResultInfo
 from seedvr2_ray.serve.observability.tracing import traced
 from seedvr2_ray.serve.service.results import MEDIA_TYPES, Results, renamed
@@ -22,6 +27,9 @@ from seedvr2_ray.serve.workers.protocol import (
 )
 from seedvr2_ray.serve.workers.storage_layout import StorageLayout
 from seedvr2_ray.storage.address import fingerprint
+
+if TYPE_CHECKING:
+    from seedvr2_ray.restoration.report.comparison import ComparisonPicture
 
 
 @traced("finish")
@@ -54,6 +62,8 @@ def publish_result(layout: StorageLayout, order: PublishOrder) -> ResultInfo:
 
 
 def _add_beside(results: Results, address: str, plan: Plan, joined: Assembly, path: Path, workspace: Path) -> None:
+    from seedvr2_ray.restoration.report.outcome import picture_of, write_run_report
+
     sidecar = workspace / "sidecar.json"
     sidecar.write_bytes(sidecar_bytes(joined))
     results.add("sidecar", address, sidecar)
@@ -107,6 +117,9 @@ def preview(layout: StorageLayout, order: PreviewOrder) -> bool:
     Returns:
         Whether there are stills now. There are none yet if the segment's intermediate has served and is gone.
     """
+    from seedvr2_ray.restoration.report.comparison import compare_frames
+    from seedvr2_ray.restoration.report.outcome import read_frame
+
     results, segment = layout.results, order.segment
     store = layout.store_of(order.source.content)
     if results.has("after", order.result_address):

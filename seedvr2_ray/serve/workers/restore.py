@@ -7,7 +7,7 @@ from typing import Any
 from seedvr2_ray.errors import MediaError, RetryableError
 from seedvr2_ray.restoration.restorer import Restorer
 from seedvr2_ray.restoration.work.encoded_segments import has_served
-from seedvr2_ray.restoration.work.segment import PARTS, RESTORED, restore_segment
+from seedvr2_ray.restoration.work.remaining import PARTS, RESTORED
 from seedvr2_ray.serve.observability.tracing import traced
 from seedvr2_ray.serve.workers.protocol import (
     SegmentOrder,
@@ -58,6 +58,9 @@ def restore(
                 f"segment {segment.index} (frames {segment.span.start}..{segment.span.stop - 1}) ended the process "
                 f"that restored it {deaths} times; convert the file, or cut these frames out"
             )
+        # Brings torch, which whoever only builds or deploys a replica has no use for.
+        from seedvr2_ray.restoration.work.segment import restore_segment
+
         with layout.workspace() as workspace, layout.opened(order.source) as path:
             return restore_segment(
                 order.recipe,

@@ -92,4 +92,4 @@ def tiny_entry() -> ModelEntry:
         )
         for part in released.components
     )
-    return replace(released, swiftvr=CONFIG, components=components)
+    return replace(released, networks=CONFIG, components=components)

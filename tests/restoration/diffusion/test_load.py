@@ -7,6 +7,7 @@ from safetensors.torch import save_file
 
 from seedvr2_ray.errors import DeploymentError
 from seedvr2_ray.frames import Frames
+from seedvr2_ray.models.seedvr2.config import SeedVR2Config
 from seedvr2_ray.models.seedvr2.transformer.dit import SeedVR2Transformer
 from seedvr2_ray.models.seedvr2.vae.video_vae import VideoVAE
 from seedvr2_ray.models.weights.catalogue import Component, ModelEntry, WeightFile
@@ -29,8 +30,7 @@ ENTRY = ModelEntry(
     name="tiny",
     summary="",
     licence="MIT",
-    transformer=DIT,
-    vae=VAE,
+    networks=SeedVR2Config(transformer=DIT, vae=VAE, anchor_rows=0),
     components=tuple(
         Component(role=role, files=(_file(name),))
         for role, name in (
@@ -40,7 +40,6 @@ ENTRY = ModelEntry(
             ("negative", "neg.safetensors"),
         )
     ),
-    anchor_rows=0,
 )
 
 
@@ -96,7 +95,7 @@ def test_the_digest_follows_weights_type_and_padding_and_nothing_else(source):
     others = (
         identify_diffusion(ENTRY, files, torch.bfloat16),
         identify_diffusion(ENTRY, other_weights, torch.float32),
-        identify_diffusion(replace(ENTRY, anchor_rows=16), files, torch.float32),
+        identify_diffusion(replace(ENTRY, networks=replace(ENTRY.networks, anchor_rows=16)), files, torch.float32),
     )
     assert len({base.digest, *(other.digest for other in others)}) == 4
 

@@ -105,6 +105,13 @@ def test_a_segment_comes_back_with_as_many_frames_at_the_outputs_size(num_frames
     assert out.unique().numel() > 16
 
 
+def test_a_stream_whose_end_nobody_knows_is_refused_before_its_first_frame_with_the_way_out():
+    frames = _clip(5)
+    with pytest.raises(SettingsError, match="cut the stream into segments"):
+        next(_restorer().restore(frames, _task(None)))
+    assert next(frames).pts[0] == 0
+
+
 @pytest.mark.parametrize(
     ("num_frames", "channels", "dtype", "depth"), [(1, 4, torch.uint8, 16), (6, 4, torch.uint16, 8)]
 )

@@ -6,7 +6,8 @@ import torch
 from seedvr2_ray.frames import Frames, FrameSpan
 from seedvr2_ray.restoration.lanczos import LanczosRestorer
 from seedvr2_ray.restoration.planning.plan import Segment
-from seedvr2_ray.restoration.report.joins import SourceStep, step_across
+from seedvr2_ray.restoration.report.joins import step_across
+from seedvr2_ray.restoration.report.source_step import SourceStep
 from seedvr2_ray.restoration.run import restore_video
 from seedvr2_ray.settings import RestoreSettings
 from tests.media import clips

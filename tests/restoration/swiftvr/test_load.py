@@ -113,8 +113,8 @@ def test_everything_that_changes_the_picture_changes_who_restores():
     others = [
         identify_swiftvr(entry, hashes, torch.bfloat16),
         identify_swiftvr(entry, {**hashes, "prompt": "other"}, torch.float32),
-        identify_swiftvr(replace(entry, swiftvr=replace(entry.swiftvr, clip_frames=24)), hashes, torch.float32),
-        identify_swiftvr(replace(entry, swiftvr=replace(entry.swiftvr, overlap=1)), hashes, torch.float32),
+        identify_swiftvr(replace(entry, networks=replace(entry.networks, clip_frames=24)), hashes, torch.float32),
+        identify_swiftvr(replace(entry, networks=replace(entry.networks, overlap=1)), hashes, torch.float32),
     ]
     digests = {identity.digest for identity in [identify_swiftvr(entry, hashes, torch.float32), *others]}
     assert len(digests) == 5

@@ -9,6 +9,7 @@ import torch
 
 from seedvr2_ray.errors import CapacityError, NotFiniteError
 from seedvr2_ray.frames import Frames
+from seedvr2_ray.models.swiftvr.config import TIME_STRIDE
 from seedvr2_ray.restoration.diffusion import stages as diffusion_stages
 from seedvr2_ray.restoration.planning.geometry import Geometry
 from seedvr2_ray.restoration.planning.memory import MemoryCosts
@@ -112,6 +113,29 @@ def test_a_source_that_ends_in_mid_chunk_ends_with_every_frame_that_came(model):
     # The task promised 30; what was read must not be lost, and whoever promised notices.
     _, pts = _joined(_restorer(model).restore(_clip(14), _task(30)))
     assert pts == [7 * n for n in range(14)]
+
+
+@pytest.mark.parametrize("num_frames", [1, 14, 20])
+def test_a_stream_whose_end_nobody_knows_gives_the_frames_of_a_segment(model, num_frames):
+    restorer = _restorer(model)
+    whole, _ = _joined(restorer.restore(_clip(num_frames), _task(num_frames)))
+    streamed, pts = _joined(restorer.restore(_clip(num_frames), _task(None)))
+    assert torch.equal(streamed, whole)
+    assert pts == [7 * n for n in range(num_frames)]
+
+
+def test_frames_of_a_stream_leave_before_it_ends(model):
+    pulled = []
+
+    def endless():
+        for frames in _clip(1000, batches=1):
+            pulled.extend(frames.pts)
+            yield frames
+
+    chunk = model.config.clip_frames
+    left = next(_restorer(model).restore(endless(), _task(None)))
+    assert left.pts[0] == 0
+    assert len(pulled) <= chunk + TIME_STRIDE
 
 
 def test_two_segments_at_once_through_one_restorer_do_not_meet(model):
