@@ -13,6 +13,8 @@ Padding = Literal["reflect_black", "reflect", "black"]
 Codec = Literal["auto", "h264", "hevc", "av1", "prores", "prores4444", "ffv1", "png", "tiff", "webp", "jpeg"]
 Container = Literal["auto", "mp4", "mov", "mkv", "webm", "avi"]
 
+_BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RestoreSettings:
@@ -127,3 +129,23 @@ def _require_type(name: str, value: object, hint: Any) -> None:
     accepted = (int, float) if hint is float else (hint,)
     if not isinstance(value, accepted) or (hint is not bool and isinstance(value, bool)):
         raise SettingsError(f"{name} must be {hint.__name__}, got {value!r}")
+
+
+def setting_of_text(name: str, value: Any) -> Any:
+    """Read text as its setting's type: a cell of a table, or what stands behind ``name=``.
+
+    What does not fit, or is no text, is returned as it is, for the settings to refuse.
+    """
+    hint = get_type_hints(RestoreSettings).get(name)
+    if not isinstance(value, str) or hint is None or hint is str:
+        return value
+    text = value.strip()
+    if hint is bool:
+        return _BOOLEANS.get(text.lower(), value)
+    number = get_args(hint)[0] if get_origin(hint) is Literal else None
+    try:
+        if hint is int or isinstance(number, int):
+            return int(text)
+        return float(text) if hint is float else text
+    except ValueError:
+        return value

@@ -224,6 +224,17 @@ def show_finished(finished: Finished, console: Console) -> None:
             console.print(f"{name}: {summary[name]}", markup=False)
 
 
+def show_variants(found: Variants, page: str, console: Console) -> None:
+    """Print what the variants of an excerpt took, and where their page lies."""
+    columns, rows = found.table()
+    table = _table(*columns)
+    for row in rows:
+        table.add_row(*row)
+    console.print(f"{found.source}: {found.excerpt}", markup=False)
+    _show_table(table, console)
+    console.print(f"page: {page}", markup=False)
+
+
 def show_doctor(findings: Sequence[Finding], console: Console) -> None:
     """Print what this machine can do."""
     marks = {"good": "[green]ok[/green]", "missing": "[yellow]--[/yellow]", "bad": "[red]!![/red]"}
