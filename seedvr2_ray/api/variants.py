@@ -1,11 +1,11 @@
 """One excerpt under several settings, side by side: what it looks like, and what the whole would take."""
 
-import html
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -134,12 +134,10 @@ class Variants:
         pictures = "".join(
             "<figure style='display:inline-block;margin:0 8px 8px 0'>"
             + render_picture(variant.compared.frames[0].picture.after, "image/jpeg", variant.name, width=300)
-            + f"<figcaption>{html.escape(variant.name)}</figcaption></figure>"
+            + f"<figcaption>{escape(variant.name)}</figcaption></figure>"
             for variant in self.variants
         )
-        return (
-            f"<div><strong>{html.escape(self.excerpt)}</strong><div>{pictures}</div>{render_grid(columns, rows)}</div>"
-        )
+        return f"<div><strong>{escape(self.excerpt)}</strong><div>{pictures}</div>{render_grid(columns, rows)}</div>"
 
 
 def compare_variants(

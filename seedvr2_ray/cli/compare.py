@@ -16,9 +16,7 @@ _USUAL_PICTURES = 4
 
 def compare(
     before: Annotated[str, typer.Argument(metavar="A", help="A video or image.")],
-    after: Annotated[
-        str, typer.Argument(metavar="B", help="Another version of it: its master, or an excerpt of that.")
-    ],
+    after: Annotated[str, typer.Argument(metavar="B", help="Another version of it, or an excerpt.")],
     frames: Annotated[
         str, typer.Option(metavar="N,N", help="Which frames, by their numbers in A; by default four of them.")
     ] = "",
