@@ -72,7 +72,9 @@ LAYERS = {
     # Manifests deploy the service, so their checks read its configuration.
     "cluster": _layer("errors models serve", "ray yaml pydantic jsonschema kubernetes kubernetes_validate urllib3"),
     # The command line imports serve, batch and Ray inside the commands that need them.
-    "cli": _layer(f"{_BELOW_GANG} gang local_ray api batch serve cluster", "torch av ray typer click rich yaml pydantic"),
+    "cli": _layer(
+        f"{_BELOW_GANG} gang local_ray api batch serve cluster", "torch av ray typer click rich yaml pydantic"
+    ),
     "__main__": _layer("cli", ""),
 }
 

@@ -48,6 +48,9 @@ class ManifestSource:
     patterns: tuple[str, ...] = ()
     """For folders: shell patterns of the files to take."""
 
+    def __post_init__(self) -> None:
+        _require_whole(self.defaults)
+
     @property
     def is_table(self) -> bool:
         """Whether it is a file with rows rather than a folder of media."""
@@ -138,9 +141,13 @@ def _known_settings(
 ) -> RestoreSettings:
     """Check settings once: most rows share theirs."""
     settings = RestoreSettings.from_mapping({**defaults.to_mapping(), **dict(given)})
+    _require_whole(settings)
+    return settings
+
+
+def _require_whole(settings: RestoreSettings) -> None:
     if settings.excerpt:
         raise SettingsError("an archive is restored whole; take an excerpt of one video with seedvr2-ray restore")
-    return settings
 
 
 def _target_in_output(manifest: ManifestSource, relative: str, settings: RestoreSettings, where: str) -> str:
