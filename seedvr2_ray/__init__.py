@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from seedvr2_ray.api.progress import ProgressBar
     from seedvr2_ray.api.report import Report, open_report
     from seedvr2_ray.api.restore import restore
+    from seedvr2_ray.api.variants import Variant, Variants, compare_variants
     from seedvr2_ray.client.asynchronous import AsyncClient
     from seedvr2_ray.client.blocking import Client
     from seedvr2_ray.client.connection import Retries
@@ -74,8 +75,11 @@ __all__ = [
     "StorageError",
     "TargetError",
     "Upload",
+    "Variant",
+    "Variants",
     "__version__",
     "compare",
+    "compare_variants",
     "contact_sheet",
     "open_report",
     "plan",
@@ -94,6 +98,7 @@ _PLACES = {
     "api.progress": ("ProgressBar",),
     "api.report": ("Report", "open_report"),
     "api.restore": ("restore",),
+    "api.variants": ("Variant", "Variants", "compare_variants"),
     "client.asynchronous": ("AsyncClient",),
     "client.blocking": ("Client",),
     "client.connection": ("Retries",),

@@ -6,11 +6,14 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
 
 from seedvr2_ray.errors import SettingsError
+from seedvr2_ray.excerpts import parse_excerpt
 
 ColourMatch = Literal["lab", "wavelet", "wavelet_adaptive", "hsv", "adain", "none"]
 Padding = Literal["reflect_black", "reflect", "black"]
 Codec = Literal["auto", "h264", "hevc", "av1", "prores", "prores4444", "ffv1", "png", "tiff", "webp", "jpeg"]
 Container = Literal["auto", "mp4", "mov", "mkv", "webm", "avi"]
+
+_BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,6 +58,9 @@ class RestoreSettings:
     """What happens to interlaced material; ``off`` restores its frames as they are, fields and all."""
     salvage: bool = False
     """Restore what can be read of a damaged file and report what is missing."""
+    excerpt: str = ""
+    """Restore only a stretch of a video: seconds (``10-13.5``, ``1:02-``) or ``frames 250-324``; empty for all of it.
+    What is restored of it is not restored again for the whole."""
     codec: Codec = "auto"
     """Codec of the master; ``auto`` follows the source's kind and bit depth."""
     container: Container = "auto"
@@ -91,6 +97,10 @@ class RestoreSettings:
             raise SettingsError(f"segment_overlap must lie in 0..64 frames, got {self.segment_overlap}")
         if not -1 <= self.crf <= 63:
             raise SettingsError(f"crf must lie in 0..63, or -1 for the default, got {self.crf}")
+        if self.excerpt:
+            parse_excerpt(self.excerpt)
+        if self.excerpt and self.reference:
+            raise SettingsError("reference takes the whole video as one sequence; leave the excerpt away, or reference")
         if not 0 <= self.seed < 2**63:
             raise SettingsError(f"seed must lie in 0..2^63-1, got {self.seed}")
 
@@ -119,3 +129,23 @@ def _require_type(name: str, value: object, hint: Any) -> None:
     accepted = (int, float) if hint is float else (hint,)
     if not isinstance(value, accepted) or (hint is not bool and isinstance(value, bool)):
         raise SettingsError(f"{name} must be {hint.__name__}, got {value!r}")
+
+
+def setting_of_text(name: str, value: Any) -> Any:
+    """Read text as its setting's type: a cell of a table, or what stands behind ``name=``.
+
+    What does not fit, or is no text, is returned as it is, for the settings to refuse.
+    """
+    hint = get_type_hints(RestoreSettings).get(name)
+    if not isinstance(value, str) or hint is None or hint is str:
+        return value
+    text = value.strip()
+    if hint is bool:
+        return _BOOLEANS.get(text.lower(), value)
+    number = get_args(hint)[0] if get_origin(hint) is Literal else None
+    try:
+        if hint is int or isinstance(number, int):
+            return int(text)
+        return float(text) if hint is float else text
+    except ValueError:
+        return value

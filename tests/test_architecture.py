@@ -61,12 +61,13 @@ def _layer(ours: str, third_party: str) -> Layer:
     return Layer(frozenset(ours.split()), frozenset(third_party.split()))
 
 
-_BELOW_RESTORATION = "errors frames settings models media storage"
+_BELOW_RESTORATION = "errors frames excerpts settings models media storage"
 _BELOW_GANG = f"{_BELOW_RESTORATION} restoration telemetry"
 LAYERS = {
     "errors": _layer("", ""),
     "frames": _layer("errors", "torch"),
-    "settings": _layer("errors", ""),
+    "excerpts": _layer("errors", ""),
+    "settings": _layer("errors excerpts", ""),
     "html": _layer("", ""),
     # Its names are loaded when they are used.
     "__init__": _layer("errors frames settings client api restoration", ""),
@@ -101,7 +102,7 @@ LAYERS = {
     "cluster": _layer("errors models serve", "ray yaml pydantic jsonschema kubernetes kubernetes_validate urllib3"),
     # The command line imports serve, batch and Ray inside the commands that need them.
     "cli": _layer(
-        f"{_BELOW_GANG} gang live local_ray batch serve cluster", "torch av ray typer click rich yaml pydantic"
+        f"{_BELOW_GANG} gang live local_ray api batch serve cluster", "torch av ray typer click rich yaml pydantic"
     ),
     "__main__": _layer("cli", ""),
 }

@@ -24,6 +24,7 @@ OTHER_VALUES: dict[str, list[Any]] = {
     "segment_overlap": [0, 64],
     "crf": [-1, 0, 63],
     "preset": ["fast"],
+    "excerpt": ["", "10-13.5", "1:02:03.25-", "-5", "frames 250-324", "frames 7"],
     "vae_tile": [0, 64, 8192],
 }
 """Legal values of the fields whose type does not list them."""

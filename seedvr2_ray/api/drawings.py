@@ -8,13 +8,19 @@ _WIDTH = 720
 _ROW = 26
 _SHADES = ("#7aa6d8", "#4f7fb5")
 _SEGMENT, _OVERLAP, _TEXT = "#c9d7a0", "#7f9440", "#333"
+_EXCERPT = "#f3e3b3"
 
 
 def draw_plan(plan: Plan) -> str:
     """Return an SVG of a whole video from left to right: its shots, and the segments that restore them."""
-    total = plan.media.video.num_frames
+    total = plan.media.video.num_frames if plan.excerpt is None else plan.excerpt.of_frames
     scale = _WIDTH / total
     shapes: list[str] = []
+    if plan.excerpt is not None:
+        left, right = plan.excerpt.start * scale, plan.excerpt.stop * scale
+        title = f"the excerpt: frames {plan.excerpt.start} to {plan.excerpt.stop - 1} of {total}"
+        frame = f"x='{left:.2f}' y='0' width='{max(1.0, right - left):.2f}' height='{3 * _ROW + 10}'"
+        shapes.append(f"<g><title>{escape(title)}</title><rect {frame} fill='{_EXCERPT}'/></g>")
     for index, (start, stop) in enumerate(zip(plan.shots, (*plan.shots[1:], total), strict=True)):
         title = f"shot {index}: frames {start} to {stop - 1}"
         shapes.append(_block(start * scale, 0, (stop - start) * scale, _SHADES[index % 2], str(index), title))

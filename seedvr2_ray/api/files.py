@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from seedvr2_ray.restoration.load import (
 )
 from seedvr2_ray.restoration.planning.forecast import MemoryForecast, forecast_memory, look_at_device
 from seedvr2_ray.restoration.planning.plan import Plan, Segment
-from seedvr2_ray.restoration.run import Finished, Progress, prepare, require_target, restore_video
+from seedvr2_ray.restoration.run import Finished, Progress, excerpt_work, prepare, require_target, restore_video
 from seedvr2_ray.restoration.work.work_folder import open_work_to_look
 from seedvr2_ray.settings import RestoreSettings
 from seedvr2_ray.storage.location import require_source
@@ -160,21 +160,30 @@ def plan(
     *,
     work_folder: FileName | None = None,
     options: LoadOptions | None = None,
+    excerpt: str = "",
 ) -> PlannedFile:
     """Say what :func:`restore` would do; finds the shots and spends nothing else.
 
     Args:
         target: chooses the container by its suffix, and where an earlier run's work is looked for. It may exist.
+        excerpt: as in the settings, which it takes precedence over: ``"10-13.5"`` or ``"frames 250-324"``.
 
     Raises:
         InputError: the source, the settings or the target are refused.
     """
-    chosen, options = settings or RestoreSettings(), options or LoadOptions(may_download=False)
+    chosen, options = _settings(settings, excerpt), options or LoadOptions(may_download=False)
     require_source(str(source))
     require_target(str(source), str(target), overwrite=True)
-    with open_work_to_look(str(target), _text(work_folder)) as (store, workspace):
+    excerpt_of, earlier = excerpt_work(str(source), str(target), _text(work_folder), chosen)
+    with open_work_to_look(str(target), _text(work_folder), excerpt_of=excerpt_of) as (store, workspace):
         prepared = prepare(
-            str(source), str(target), chosen, identify(chosen, options), store=store, workspace=workspace
+            str(source),
+            str(target),
+            chosen,
+            identify(chosen, options),
+            store=store,
+            workspace=workspace,
+            earlier=earlier,
         )
         num_frames = prepared.frames_to_restore
     memory = forecast_memory(prepared.plan, find_model(chosen), look_at_device(local_device()))
@@ -193,9 +202,10 @@ def restore_file(
     options: LoadOptions | None = None,
     progress: Progress | bool = False,
     check_cancelled: Callable[[], None] = lambda: None,
+    excerpt: str = "",
 ) -> RestoredFile:
     """Restore a file; see :func:`seedvr2_ray.restore`, which is this where its source is a file."""
-    chosen, options = settings or RestoreSettings(), options or LoadOptions()
+    chosen, options = _settings(settings, excerpt), options or LoadOptions()
     require_source(str(source))
     require_possible(chosen, options)
     with ExitStack() as stack:
@@ -215,6 +225,11 @@ def restore_file(
             accept=lambda made: require_room(chosen, options, made.recipe.geometry),
         )
     return RestoredFile(finished=finished)
+
+
+def _settings(settings: RestoreSettings | None, excerpt: str) -> RestoreSettings:
+    chosen = settings or RestoreSettings()
+    return replace(chosen, excerpt=excerpt) if excerpt else chosen
 
 
 def _text(name: FileName | None) -> str | None:

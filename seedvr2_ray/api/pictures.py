@@ -3,6 +3,8 @@
 Shape letters: T frames, C channels, H height, W width.
 """
 
+import os
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -10,6 +12,7 @@ from fractions import Fraction
 import torch
 
 from seedvr2_ray.api.files import FileName
+from seedvr2_ray.api.report import open_report
 from seedvr2_ray.errors import InputError, SettingsError
 from seedvr2_ray.frames import Frames, FrameSpan
 from seedvr2_ray.html import render_grid, render_picture
@@ -20,12 +23,20 @@ from seedvr2_ray.restoration.load import LoadOptions, load_restorer, require_roo
 from seedvr2_ray.restoration.planning.geometry import DEFAULT_MAX_PIXELS, parse_resolution, plan_geometry
 from seedvr2_ray.restoration.report.comparison import ComparisonPicture, compare_frames, side_by_side
 from seedvr2_ray.restoration.report.quality import measure_segment
+from seedvr2_ray.restoration.report.versions import VersionsPage, render_versions
 from seedvr2_ray.restoration.restorer import SegmentTask, close_restorer
 from seedvr2_ray.restoration.run import Progress
 from seedvr2_ray.settings import RestoreSettings
-from seedvr2_ray.storage.location import require_source
+from seedvr2_ray.storage.faults import printable
+from seedvr2_ray.storage.location import publish_bytes, require_source
 
 _DECODED_AT_ONCE = 8
+_FIGURES = ("frame", "PSNR", "SSIM")
+FIGURES_HINT = (
+    "They say that nothing was lost, moved or tinted; a plain enlargement scores highest, so they do not say which is "
+    "better. For that, look."
+)
+"""Beside every table of PSNR and SSIM."""
 
 
 def read_frames(source: FileName, start: int = 0, stop: int | None = None) -> Frames:
@@ -117,11 +128,38 @@ class Comparison:
     frames: tuple[ComparedFrame, ...]
     width: int = 640
     """Of the page, in CSS pixels."""
+    names: tuple[str, str] = ("before", "after")
+    """Of the two versions."""
+
+    @property
+    def figures(self) -> tuple[tuple[str, str, str], ...]:
+        """Return a row per frame for people: its number in the first version, PSNR and SSIM."""
+        return tuple((str(each.number), f"{each.psnr:.2f}", f"{each.ssim:.4f}") for each in self.frames)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a page of one file, with the report's slider.
+
+        Raises:
+            TargetError: it may not be written there.
+        """
+        page = VersionsPage(
+            title=" and ".join(name.rstrip("/").rpartition("/")[2] for name in self.names),
+            kicker="Comparison",
+            lead=f"A: {self.names[0]} · B: {self.names[1]}",
+            heading="A and B over each other",
+            pictures=[each.picture for each in self.frames],
+            before="A",
+            after="B",
+            even=False,
+            columns=_FIGURES,
+            rows=self.figures,
+            hint="Between the first and the second, scaled down to the first's size. " + FIGURES_HINT,
+        )
+        publish_bytes(render_versions(page).encode(), os.fspath(path), overwrite=True)
 
     def _repr_html_(self) -> str:
         shown = "".join(_slider(each.picture, self.width) for each in self.frames)
-        rows = [(each.number, f"{each.psnr:.2f}", f"{each.ssim:.4f}") for each in self.frames]
-        return f"<div>{shown}{render_grid(('frame', 'PSNR to the source', 'SSIM'), rows)}</div>"
+        return f"<div>{shown}{render_grid(_FIGURES, self.figures)}</div>"
 
 
 def compare(
@@ -131,18 +169,32 @@ def compare(
 
     Args:
         before: a file, or frames in memory.
-        after: another version of the same frames; its size may differ.
-        frames: which; by default the middle one.
+        after: another version of the same frames; its size may differ. Of an excerpt and the whole or its source, those
+            frames are compared that are shown at the same time: the provenance beside an excerpt says where it begins.
+        frames: which, by their numbers in ``before``; by default the middle one of those that both have.
         width: of the pictures on the page, in CSS pixels.
 
     Raises:
         MediaError: a file cannot be read.
         InputError: the two have different numbers of frames, or there is no such frame.
     """
-    one, other = _Version(before), _Version(after)
-    if len(one) != len(other):
-        raise InputError(f"the first has {len(one)} frames and the second {len(other)}; compare versions of one video")
-    return Comparison(frames=tuple(_compared(one, other, number) for number in frames or [len(one) // 2]), width=width)
+    one, other = Version(before), Version(after)
+    common = one.shared_with(other)
+    wanted = frames or [common[len(common) // 2]]
+    return Comparison(
+        frames=tuple(_compared(one, other, number) for number in wanted), width=width, names=(one.name, other.name)
+    )
+
+
+def spread_frames(before: FileName | Frames, after: FileName | Frames, count: int) -> list[int]:
+    """Return numbers of so many frames that two versions share, spread over them evenly; fewer where there are fewer.
+
+    Raises:
+        InputError: they share none.
+    """
+    common = Version(before).shared_with(Version(after))
+    places = {len(common) * (2 * index + 1) // (2 * count) for index in range(count)}
+    return [common[place] for place in sorted(places)]
 
 
 def contact_sheet(before: Frames, after: Frames, number: int = 0) -> bytes:
@@ -150,12 +202,15 @@ def contact_sheet(before: Frames, after: Frames, number: int = 0) -> bytes:
     return side_by_side(before.data_TCHW[number], after.data_TCHW[number])
 
 
-class _Version:
-    """Gives single frames of a file, or of what is in memory."""
+class Version:
+    """Gives single frames of a file, or of what is in memory, and knows when they are shown."""
 
     def __init__(self, source: FileName | Frames) -> None:
+        """Probe a file; nothing is decoded yet."""
         self._frames = source if isinstance(source, Frames) else None
         self._media = None if isinstance(source, Frames) else probe(str(source))
+        self.name = "frames in memory" if isinstance(source, Frames) else printable(str(source))
+        self._begins = None if isinstance(source, Frames) else _excerpt_start(str(source))
 
     def __len__(self) -> int:
         return len(self._frames) if self._frames is not None else self._info.video.num_frames
@@ -173,9 +228,54 @@ class _Version:
         frames = self._frames
         return Frames(frames.data_TCHW[number : number + 1], frames.pts[number : number + 1], frames.time_base)
 
+    def shared_with(self, other: "Version") -> Sequence[int]:
+        """Return the numbers of the frames that another version has too.
 
-def _compared(one: "_Version", other: "_Version", number: int) -> ComparedFrame:
-    before, after = one[number], other[number]
+        Raises:
+            InputError: there are none, or they are no versions of one video.
+        """
+        if len(self) == len(other) and self._begins == other._begins:
+            return range(len(self))
+        if (self._begins is None and other._begins is None) or self._media is None or other._media is None:
+            raise InputError(
+                f"the first has {len(self)} frames and the second {len(other)}; compare versions of one video"
+            )
+        found = [number for number in range(len(self)) if self.counterpart(other, number) is not None]
+        if not found:
+            raise InputError("the two are excerpts that share no frame; compare one with the whole or its source")
+        return found
+
+    def counterpart(self, other: "Version", number: int) -> int | None:
+        """Return the number in another version of the frame that is shown at the same time."""
+        if self._begins == other._begins:
+            return number if number < len(other) else None
+        time = self._time(number)
+        base = other._info.video.time_base
+        place = bisect_left(other._info.frame_pts, other._info.frame_pts[0] + (time - (other._begins or 0)) / base)
+        near = [each for each in (place - 1, place) if 0 <= each < len(other)]
+        nearest = min(near, key=lambda each: abs(other._time(each) - time))
+        return nearest if abs(other._time(nearest) - time) < 1 / (2 * other._info.video.frame_rate) else None
+
+    def _time(self, number: int) -> Fraction:
+        """Seconds after the first frame of the video of which this is all or an excerpt."""
+        pts = self._info.frame_pts
+        return (pts[number] - pts[0]) * self._info.video.time_base + (self._begins or 0)
+
+
+def _excerpt_start(source: str) -> Fraction | None:
+    """Return where an excerpt begins, by the provenance beside it; None of what is no excerpt."""
+    try:
+        excerpt = open_report(source).provenance.get("excerpt")
+    except InputError:
+        return None  # A source, or a file that somebody else made.
+    return Fraction(str(excerpt["start_seconds"])) if excerpt else None
+
+
+def _compared(one: Version, other: Version, number: int) -> ComparedFrame:
+    before, counterpart = one[number], one.counterpart(other, number)
+    if counterpart is None:
+        raise InputError(f"frame {number} of the first is not in the second, which is an excerpt of other frames")
+    after = other[counterpart]
     # Containers count time in ticks of their own; which frame is which is known by number here.
     quality = measure_segment(before, Frames(after.data_TCHW, before.pts, before.time_base))
     return ComparedFrame(

@@ -26,6 +26,7 @@ def restore(
     options: LoadOptions | None = None,
     progress: Progress | bool = False,
     check_cancelled: Callable[[], None] = ...,
+    excerpt: str = "",
 ) -> RestoredFile: ...
 
 
@@ -54,6 +55,7 @@ def restore(
     options: LoadOptions | None = None,
     progress: Progress | bool = False,
     check_cancelled: Callable[[], None] = lambda: None,
+    excerpt: str = "",
 ) -> RestoredFile | Frames:
     """Restore a file, or frames in memory.
 
@@ -73,6 +75,8 @@ def restore(
         options: how this machine loads models: weights, attention, compilation.
         progress: True shows a bar; an object with the methods of ``Progress`` is told what happens.
         check_cancelled: called every few seconds; raises to stop.
+        excerpt: restore only a stretch of a file, such as ``"10-13.5"`` (seconds), ``"1:02-"`` or ``"frames 250-324"``,
+            as in the settings, which it takes precedence over. The whole then repeats nothing of it.
 
     Returns:
         For a file, where the results lie and what was done. For frames, as many of them, T x 3|4 x H' x W', of the
@@ -86,6 +90,10 @@ def restore(
     if isinstance(source, Frames):
         if target is not None:
             raise InputError("frames in memory come back as frames; name a file as the source to write one")
+        if excerpt or (settings is not None and settings.excerpt):
+            raise InputError(
+                "frames in memory are restored all; take fewer of them, as read_frames does, for an excerpt"
+            )
         if progress is not True:
             return restore_frames(source, settings, first_frame=first_frame, options=options, progress=progress or None)
         with ProgressBar() as bar:
@@ -103,4 +111,5 @@ def restore(
         options=options,
         progress=progress,
         check_cancelled=check_cancelled,
+        excerpt=excerpt,
     )

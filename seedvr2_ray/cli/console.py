@@ -28,6 +28,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from seedvr2_ray.api.variants import Variants
     from seedvr2_ray.cli.doctor import Finding
     from seedvr2_ray.media.container.info import MediaInfo, Notice
     from seedvr2_ray.models.weights.download import FileRecord, ModelRecord
@@ -222,6 +223,17 @@ def show_finished(finished: Finished, console: Console) -> None:
     for name in ("sidecar", "report"):
         if summary.get(name):
             console.print(f"{name}: {summary[name]}", markup=False)
+
+
+def show_variants(found: Variants, page: str, console: Console) -> None:
+    """Print what the variants of an excerpt took, and where their page lies."""
+    columns, rows = found.table()
+    table = _table(*columns)
+    for row in rows:
+        table.add_row(*row)
+    console.print(f"{found.source}: {found.excerpt}", markup=False)
+    _show_table(table, console)
+    console.print(f"page: {page}", markup=False)
 
 
 def show_doctor(findings: Sequence[Finding], console: Console) -> None:

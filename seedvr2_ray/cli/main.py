@@ -12,6 +12,7 @@ from rich.console import Console
 import seedvr2_ray
 from seedvr2_ray.cli.batch import batch
 from seedvr2_ray.cli.cluster import cluster_app
+from seedvr2_ray.cli.compare import compare, variants
 from seedvr2_ray.cli.doctor import doctor
 from seedvr2_ray.cli.keys import keys_app
 from seedvr2_ray.cli.live import live
@@ -58,6 +59,8 @@ app.command()(restore)
 app.command("probe")(probe_command)
 app.command()(plan)
 app.command()(live)
+app.command()(compare)
+app.command()(variants)
 app.command()(doctor)
 app.command("batch")(batch)
 app.command("serve")(serve)

@@ -12,6 +12,9 @@ import typer
 
 from seedvr2_ray.settings import RestoreSettings
 
+SAID_OTHERWISE = frozenset({"excerpt"})
+"""Settings without an option of their name: an excerpt is --from, --to and --frames, of the commands for one video."""
+
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     """Replace a command's ``settings`` parameter by options that are named and explained as the fields are."""
@@ -47,6 +50,8 @@ def _setting_options() -> dict[str, inspect.Parameter]:
     hints, docs = get_type_hints(RestoreSettings), setting_docs()
     options = {}
     for field in fields(RestoreSettings):
+        if field.name in SAID_OTHERWISE:
+            continue
         hint = hints[field.name]
         if get_origin(hint) is Literal and isinstance(field.default, int):
             hint = int

@@ -56,6 +56,14 @@ GangSize = Annotated[
 ]
 MaxPixels = Annotated[int, typer.Option(min=1, help="Largest picture, read or written, in pixels: width times height.")]
 
+From = Annotated[
+    str, typer.Option("--from", metavar="TIME", help="Restore an excerpt that begins there: 75.5, 1:15.5.")
+]
+To = Annotated[str, typer.Option("--to", metavar="TIME", help="Where the excerpt ends.")]
+FrameRange = Annotated[
+    str, typer.Option("--frames", metavar="A-B", help="The excerpt by numbers of frames from 0, the last one included.")
+]
+
 
 def weights_source(weights_dir: Path | None, mirror: str | None) -> "WeightsSource":
     """Say where checkpoints are looked for."""

@@ -1,5 +1,6 @@
 """``seedvr2-ray restore`` and ``seedvr2-ray plan``: one video or image on this machine."""
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,8 @@ from seedvr2_ray.cli.parameters import (
     Attention,
     Compile,
     Device,
+    FrameRange,
+    From,
     GangSize,
     Gpus,
     Json,
@@ -20,6 +23,7 @@ from seedvr2_ray.cli.parameters import (
     Source,
     SpStrategy,
     Target,
+    To,
     WeightsDir,
     device_to_plan_for,
     history_file,
@@ -27,6 +31,7 @@ from seedvr2_ray.cli.parameters import (
     say,
     weights_source,
 )
+from seedvr2_ray.excerpts import excerpt_of
 from seedvr2_ray.restoration.planning.geometry import DEFAULT_MAX_PIXELS
 from seedvr2_ray.settings import RestoreSettings
 
@@ -40,6 +45,9 @@ def restore(
     source: Source,
     target: Target,
     settings: RestoreSettings,
+    begin: From = "",
+    end: To = "",
+    frames: FrameRange = "",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the target if it exists.")] = False,
     work: Annotated[
         str | None, typer.Option(help="Folder for intermediates; by default a hidden one beside OUT.")
@@ -60,8 +68,10 @@ def restore(
 
     Stopping it (Ctrl-C, a crash, a power cut) loses at most the segment in work: run the same command
     again and it goes on. Sound, subtitles, chapters, attachments and metadata are copied; a JSON file
-    beside OUT says what was done, with which model, and what could not be kept.
+    beside OUT says what was done, with which model, and what could not be kept. --from, --to and --frames
+    restore an excerpt first; what it restored is not restored again for the whole.
     """
+    settings = replace(settings, excerpt=excerpt_of(begin, end, frames))
     # torch and everything above it take seconds to import, which other commands would pay for with each start.
     from seedvr2_ray.cli.console import RunDisplay, StopSignals, show_finished
     from seedvr2_ray.restoration.load import LoadOptions, identify, load_restorer, require_possible, require_room
@@ -106,6 +116,9 @@ def plan(
     source: Source,
     target: Target,
     settings: RestoreSettings,
+    begin: From = "",
+    end: To = "",
+    frames: FrameRange = "",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Plan as if the target might be replaced.")] = False,
     work: Annotated[str | None, typer.Option(help="Folder for intermediates, as for restore.")] = None,
     weights_dir: WeightsDir = None,
@@ -121,11 +134,12 @@ def plan(
     Reads the source and spends nothing else: size, segments, memory, GPUs, time, and what would be refused.
     Weights need not be on this machine; what an earlier run has restored is taken into account.
     """
+    settings = replace(settings, excerpt=excerpt_of(begin, end, frames))
     from seedvr2_ray.cli.console import show_plan
     from seedvr2_ray.restoration.load import LoadOptions, find_model, identify
     from seedvr2_ray.restoration.planning.estimate import estimate_time
     from seedvr2_ray.restoration.planning.forecast import forecast_memory
-    from seedvr2_ray.restoration.run import prepare, require_target
+    from seedvr2_ray.restoration.run import excerpt_work, prepare, require_target
     from seedvr2_ray.restoration.work.work_folder import open_work_to_look
     from seedvr2_ray.storage.address import jsonable
     from seedvr2_ray.storage.location import require_source
@@ -134,7 +148,8 @@ def plan(
     require_target(source, target, overwrite=overwrite)
     options = LoadOptions(weights=weights_source(weights_dir, mirror), may_download=False)
     device = device_to_plan_for(gpu, gpus)
-    with open_work_to_look(target, work) as (store, workspace):
+    whole, earlier = excerpt_work(source, target, work, settings)
+    with open_work_to_look(target, work, excerpt_of=whole) as (store, workspace):
         prepared = prepare(
             source,
             target,
@@ -145,6 +160,7 @@ def plan(
             limits=probe_limits(max_pixels),
             max_pixels=max_pixels,
             overwrite=overwrite,
+            earlier=earlier,
         )
         num_frames = prepared.frames_to_restore
     made = prepared.plan

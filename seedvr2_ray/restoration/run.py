@@ -17,11 +17,12 @@ from seedvr2_ray.restoration.planning.plan import Plan, plan_video
 from seedvr2_ray.restoration.report.outcome import write_run_report
 from seedvr2_ray.restoration.restorer import Restorer, RestorerIdentity, close_restorer
 from seedvr2_ray.restoration.work.assemble import Assembly, assemble, beside, folder_of, require_free_names
+from seedvr2_ray.restoration.work.earlier import EarlierWork
 from seedvr2_ray.restoration.work.encoded_segments import finish_part, neighbourhood_of
 from seedvr2_ray.restoration.work.first_pass import look_through
 from seedvr2_ray.restoration.work.remaining import PARTS, RESTORED, Work, plan_work
 from seedvr2_ray.restoration.work.segment import restore_segment
-from seedvr2_ray.restoration.work.work_folder import open_work
+from seedvr2_ray.restoration.work.work_folder import excerpts_folder_of, open_work, remove_excerpts
 from seedvr2_ray.settings import RestoreSettings
 from seedvr2_ray.storage.address import Fingerprint, fingerprint, has_changed
 from seedvr2_ray.storage.commits import CommitStore
@@ -64,12 +65,22 @@ class Prepared:
     """Of the bytes at ``source_path``."""
     store: CommitStore
     workspace: Path
+    earlier: EarlierWork | None = None
+    """What excerpts have left for the whole."""
 
     @property
     def work(self) -> Work:
         """What is not committed yet."""
         restored, parts = self.store.addresses(RESTORED), self.store.addresses(PARTS)
+        if self.earlier is not None:
+            restored |= self.earlier.store.addresses(RESTORED)
+            parts |= self.earlier.store.addresses(PARTS)
         return plan_work(self.plan.segments, set(restored), set(parts))
+
+    def take_over(self) -> None:
+        """Take what excerpts have left into the store of the whole."""
+        if self.earlier is not None:
+            self.earlier.take_over(self.plan.segments, self.store, self.workspace)
 
     @property
     def frames_to_restore(self) -> int:
@@ -116,6 +127,7 @@ def prepare(
     limits: ProbeLimits | None = None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     overwrite: bool = True,
+    earlier: EarlierWork | None = None,
     progress: Progress | None = None,
     accept: Callable[[Plan], None] = lambda plan: None,
 ) -> Prepared:
@@ -125,6 +137,7 @@ def prepare(
         store: where work is committed; remembers the shots and the pictures' check values.
         workspace: a local folder; a remote source is fetched into it.
         overwrite: whether images of a sequence may be there already.
+        earlier: what excerpts of the source have left for the whole.
         accept: raises to refuse what the restorer cannot do, before the source is looked through.
 
     Raises:
@@ -152,10 +165,14 @@ def prepare(
     if not overwrite:
         require_free_names(plan, target)
     progress.stage("shots")
+    if earlier is not None:
+        earlier.share_first_pass(store)
     seen = look_through(source_path, media, mark.text, store, salvage=settings.salvage)
     plan = plan_with(shots=seen.shots if settings.detect_shots else (0,), proof=seen.proof)
     plan = replace(plan, notices=(*plan.notices, *outlook))
-    return Prepared(plan=plan, source_path=source_path, fingerprint=mark, store=store, workspace=workspace)
+    return Prepared(
+        plan=plan, source_path=source_path, fingerprint=mark, store=store, workspace=workspace, earlier=earlier
+    )
 
 
 def run(
@@ -184,6 +201,7 @@ def run(
     plan, store = prepared.plan, prepared.store
     work, frames_to_restore = prepared.work, prepared.frames_to_restore
     progress.planned(plan, frames_to_restore)
+    prepared.take_over()
     restorer: Restorer | None = None
     if work.to_restore:
         progress.stage("load")
@@ -206,7 +224,8 @@ def run(
                         on_frames=progress.restored,
                         check_cancelled=check_cancelled,
                     )
-                waiting.append(finisher.submit(_finish, prepared, segment.index, check_cancelled))
+                if segment.has_part:
+                    waiting.append(finisher.submit(_finish, prepared, segment.index, check_cancelled))
                 while len(waiting) > _MAX_WAITING_PARTS:
                     waiting.pop(0).result()
             for future in waiting:
@@ -270,7 +289,8 @@ def restore_video(
     """
     require_source(source)
     require_target(source, target, overwrite=overwrite)
-    with open_work(target, work_folder, keep=keep_work) as (store, workspace):
+    excerpt_of, earlier = excerpt_work(source, target, work_folder, settings)
+    with open_work(target, work_folder, keep=keep_work, excerpt_of=excerpt_of) as (store, workspace):
         prepared = prepare(
             source,
             target,
@@ -281,6 +301,7 @@ def restore_video(
             limits=limits,
             max_pixels=max_pixels,
             overwrite=overwrite,
+            earlier=earlier,
             progress=progress,
             accept=accept,
         )
@@ -292,18 +313,30 @@ def restore_video(
             progress=progress,
             check_cancelled=check_cancelled,
         )
-        if not report:
-            return finished
-        url = beside(target, ".html")
-        write_run_report(
-            url,
-            finished.plan,
-            finished.assembly,
-            source_path=prepared.source_path,
-            elapsed_seconds=finished.seconds,
-            restored_frames=finished.restored_frames,
-        )
-        return replace(finished, report=url)
+        if report:
+            url = beside(target, ".html")
+            write_run_report(
+                url,
+                finished.plan,
+                finished.assembly,
+                source_path=prepared.source_path,
+                elapsed_seconds=finished.seconds,
+                restored_frames=finished.restored_frames,
+            )
+            finished = replace(finished, report=url)
+    if earlier is not None and not keep_work:
+        remove_excerpts(Path(earlier.store.root_url))
+    return finished
+
+
+def excerpt_work(
+    source: str, target: str, work_folder: str | None, settings: RestoreSettings
+) -> tuple[str | None, EarlierWork | None]:
+    """Say whose excerpt a target is, and what excerpts have left for one that is the whole."""
+    if settings.excerpt:
+        return source, None
+    root = excerpts_folder_of(source, target, work_folder)
+    return None, EarlierWork(CommitStore(str(root))) if root.exists() else None
 
 
 def require_target(source: str, target: str, *, overwrite: bool) -> None:

@@ -3,7 +3,7 @@ from dataclasses import fields
 
 import pytest
 
-from seedvr2_ray.cli.options import setting_docs, with_settings
+from seedvr2_ray.cli.options import SAID_OTHERWISE, setting_docs, with_settings
 from seedvr2_ray.errors import SettingsError
 from seedvr2_ray.settings import RestoreSettings
 
@@ -18,14 +18,17 @@ def a_command(seen):
 
 
 def defaults():
-    return {field.name: field.default for field in fields(RestoreSettings)}
+    return {field.name: field.default for field in fields(RestoreSettings) if field.name not in SAID_OTHERWISE}
 
 
 def test_every_setting_is_an_option_that_is_explained():
     parameters = inspect.signature(a_command([])).parameters
     docs = setting_docs()
     assert "settings" not in parameters
+    assert parameters.keys().isdisjoint(SAID_OTHERWISE)
     for field in fields(RestoreSettings):
+        if field.name in SAID_OTHERWISE:
+            continue
         (option,) = parameters[field.name].annotation.__metadata__
         assert option.help == docs[field.name]
         assert option.help[0].isupper() or option.help[0].isdigit()

@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
@@ -16,13 +16,11 @@ import pyarrow.parquet
 from seedvr2_ray.batch.manifest.listing import IMAGE_SUFFIXES, list_sources, target_name
 from seedvr2_ray.errors import InputError, SettingsError
 from seedvr2_ray.media.output.codecs import CODECS, IMAGE_CONTAINERS
-from seedvr2_ray.settings import RestoreSettings
+from seedvr2_ray.settings import RestoreSettings, setting_of_text
 from seedvr2_ray.storage.faults import printable
 from seedvr2_ray.storage.location import fetch, is_local
 
 _TABLE_SUFFIXES = {".csv", ".jsonl", ".ndjson", ".parquet"}
-_HINTS = {name: hint for name, hint in get_type_hints(RestoreSettings).items() if not name.startswith("__")}
-_BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +47,9 @@ class ManifestSource:
     defaults: RestoreSettings
     patterns: tuple[str, ...] = ()
     """For folders: shell patterns of the files to take."""
+
+    def __post_init__(self) -> None:
+        _require_whole(self.defaults)
 
     @property
     def is_table(self) -> bool:
@@ -97,7 +98,7 @@ def _row_of_table(manifest: ManifestSource, number: int, where: str, values: Map
         raise InputError(f"{where}: the target must be a path or URL, got {target!r}")
     try:
         defaults = _defaults_for(printable(source), manifest.defaults)
-        settings = _settings_of(defaults, tuple((key, _typed(key, value)) for key, value in given.items()))
+        settings = _settings_of(defaults, tuple((key, setting_of_text(key, value)) for key, value in given.items()))
     except SettingsError as error:
         raise SettingsError(f"{where}: {error}") from error
     source = _beside_manifest(manifest.url, source)
@@ -139,7 +140,14 @@ def _known_settings(
     defaults: RestoreSettings, given: tuple[tuple[str, Any], ...], types: tuple[type, ...]
 ) -> RestoreSettings:
     """Check settings once: most rows share theirs."""
-    return RestoreSettings.from_mapping({**defaults.to_mapping(), **dict(given)})
+    settings = RestoreSettings.from_mapping({**defaults.to_mapping(), **dict(given)})
+    _require_whole(settings)
+    return settings
+
+
+def _require_whole(settings: RestoreSettings) -> None:
+    if settings.excerpt:
+        raise SettingsError("an archive is restored whole; take an excerpt of one video with seedvr2-ray restore")
 
 
 def _target_in_output(manifest: ManifestSource, relative: str, settings: RestoreSettings, where: str) -> str:
@@ -163,23 +171,6 @@ def _beside_manifest(manifest_url: str, name: str) -> str:
         joined = os.path.join(os.path.dirname(os.path.abspath(manifest_url)), name)
         return os.path.normpath(joined) + ("/" if name.endswith("/") else "")
     return f"{manifest_url.rpartition('/')[0]}/{name}"
-
-
-def _typed(key: str, value: Any) -> Any:
-    """Read a cell of text as its setting's type; what does not fit is left for the settings to refuse."""
-    hint = _HINTS.get(key)
-    if not isinstance(value, str) or hint is None or hint is str:
-        return value
-    text = value.strip()
-    if hint is bool:
-        return _BOOLEANS.get(text.lower(), value)
-    number = get_args(hint)[0] if get_origin(hint) is Literal else None
-    try:
-        if hint is int or isinstance(number, int):
-            return int(text)
-        return float(text) if hint is float else text
-    except ValueError:
-        return value
 
 
 def _read_csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

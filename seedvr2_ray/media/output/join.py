@@ -29,6 +29,7 @@ from seedvr2_ray.media.tracks.stream_plan import StreamPlan
 from seedvr2_ray.media.tracks.streams import plan_streams
 from seedvr2_ray.media.tracks.timeline import Timeline, plan_timeline
 from seedvr2_ray.media.tracks.tracks import Track, copy_description, demux_tracks, open_track
+from seedvr2_ray.media.tracks.trim import Trim, trim_to
 
 _ISO_TAGS = frozenset(
     (
@@ -77,6 +78,7 @@ def join_parts(
     media: MediaInfo,
     frame_pts: Sequence[int],
     target_path: str,
+    first_frame: int | None = None,
 ) -> JoinReport:
     """Write the master: the packets of all parts on one timeline, and the source's other streams beside them.
 
@@ -87,6 +89,8 @@ def join_parts(
         parts: the finished parts in order, written by :class:`~seedvr2_ray.media.output.encode.PartWriter`.
         frame_pts: when each frame is shown, in ticks of ``master.time_base``, increasing.
         target_path: where to write; for an image sequence a folder or a printf pattern.
+        first_frame: of an excerpt, the number in the source of its first frame: everything else is cut where the
+            pictures begin and end. None where all frames are there.
 
     Raises:
         StorageError: the parts do not hold these frames, or were not made for one master.
@@ -101,8 +105,9 @@ def join_parts(
         )
         return JoinReport(len(frame_pts), outputs, _left_behind(media) + notices)
     with whole_file_or_none(target_path), open_container(source_path) as source:
-        timeline = plan_timeline(source, media, master, frame_pts)
-        notices = _write(parts, master, source, media, timeline, target_path)
+        timeline = plan_timeline(source, media, master, frame_pts, is_excerpt=first_frame is not None)
+        trim = None if first_frame is None else trim_to(media, first_frame)
+        notices = _write(parts, master, source, media, timeline, target_path, trim=trim)
         notices += verify_master(target_path, master.container, timeline)
         notices += _lost_tags(_content_tags(source), target_path)
     return JoinReport(len(frame_pts), (target_path,), notices + timeline.notices)
@@ -143,10 +148,11 @@ def _write(
     target_path: str,
     *,
     only_heads: bool = False,
+    trim: Trim | None = None,
 ) -> tuple[Notice, ...]:
     plans, notices = plan_streams(source, master.container, video_index=media.video.stream_index)
     by_index = {plan.index: plan for plan in plans}
-    captions, lost_captions = (None, ()) if only_heads else _captions(source, media, master)
+    captions, lost_captions = (None, ()) if only_heads else _captions(source, media, master, trim)
     with (
         open_part(parts[0]) as first,
         described(first, parts[0], master.hdr) as template,
@@ -156,10 +162,10 @@ def _write(
         video: Any = None
         for stream in source.streams:
             if stream.index == media.video.stream_index:
-                video = _add_video(output, template, master, media, stream, timeline.time_base)
+                video = _add_video(output, template, master, media, stream, timeline.time_base, trim)
             elif (plan := by_index.get(stream.index)) is not None:
                 _add_track(output, stream, plan, tracks)
-        notices += _copy_chapters(source, output, master, timeline.origin_seconds)
+        notices += _copy_chapters(source, output, master, timeline.origin_seconds, trim)
         carried: CaptionWriter | None = None
         text: Iterator[av.Packet[Any]] = iter(())
         if captions is not None and master.codec in CARRIERS:
@@ -175,7 +181,8 @@ def _write(
             step=timeline.step(master.frame_rate),
             captions=carried,
         )
-        others = _shifted(demux_tracks(source, tracks, media.video, only_heads=only_heads), timeline.origin_seconds)
+        rest = demux_tracks(source, tracks, media.video, only_heads=only_heads, trim=trim)
+        others = _shifted(rest, timeline.origin_seconds)
         for packet in heapq.merge(pictures, others, text, key=_seconds):
             output.mux(packet)
     if only_heads:
@@ -184,12 +191,14 @@ def _write(
 
 
 def _captions(
-    source: av.container.InputContainer, media: MediaInfo, master: MasterFormat
+    source: av.container.InputContainer, media: MediaInfo, master: MasterFormat, trim: Trim | None
 ) -> tuple[FrameCaptions | None, tuple[Notice, ...]]:
     """Read the source's captions, if it has any and the master has a way for them."""
     if not media.video.has_captions or not has_a_way(master, media.video):
         return None, ()
-    captions, num_lost = read_captions(path_of(source), media.video.stream_index, media.frame_pts, media.video.clock)
+    captions, num_lost = read_captions(
+        path_of(source), media.video.stream_index, media.frame_pts, media.video.clock, within=trim
+    )
     if not num_lost:
         return captions, ()
     reason = f"the captions of {num_lost} packets belong to no frame that is restored"
@@ -221,6 +230,7 @@ def _add_video(
     media: MediaInfo,
     original: Any,
     time_base: Fraction,
+    trim: Trim | None,
 ) -> Any:
     video: Any = output.add_stream_from_template(template, opaque=True)
     video.time_base = time_base
@@ -231,6 +241,8 @@ def _add_video(
         video.codec_context.codec_tag = tag
     copy_description(original, video, restored=True)
     timecode = _timecode(original)
+    if trim is not None:
+        timecode = trim.timecode(timecode, master.frame_rate)
     if timecode and (master.container not in ("mp4", "mov") or _has_timecodes(master.frame_rate, timecode)):
         video.metadata["timecode"] = timecode
     else:
@@ -268,8 +280,11 @@ def _copy_chapters(
     output: av.container.OutputContainer,
     master: MasterFormat,
     origin_seconds: Fraction,
+    trim: Trim | None,
 ) -> tuple[Notice, ...]:
     chapters = source.chapters()
+    if trim is not None:
+        chapters = trim.chapters(chapters)
     if not chapters:
         return ()
     if master.container == "avi":

@@ -19,6 +19,7 @@ from seedvr2_ray.media.bitstream.nal_units import length_size_of, unescaped
 from seedvr2_ray.media.bitstream.payloads import with_t35
 from seedvr2_ray.media.container.clock import ClockChange, shifts_in_ticks
 from seedvr2_ray.media.container.source import demux_video, open_source
+from seedvr2_ray.media.tracks.trim import Trim
 
 CARRIERS = {"libx264": "h264", "libx265": "hevc"}
 """Encoders to codecs of masters that captions are put into."""
@@ -99,13 +100,19 @@ class FrameCaptions:
 
 
 def read_captions(
-    path: str, stream_index: int, frame_pts: Sequence[int], clock: Sequence[ClockChange] = ()
+    path: str,
+    stream_index: int,
+    frame_pts: Sequence[int],
+    clock: Sequence[ClockChange] = (),
+    *,
+    within: Trim | None = None,
 ) -> tuple[FrameCaptions, int]:
     """Read the captions of all frames from their packets, without decoding.
 
     Args:
         frame_pts: of all frames, increasing.
         clock: where the file's own clock starts anew; ``frame_pts`` are of one clock.
+        within: the stretch of the video that they are all frames of; what lies outside is not missed.
 
     Returns:
         The captions, and how many packets with captions belong to none of the frames.
@@ -128,7 +135,7 @@ def read_captions(
             frame = bisect_left(frame_pts, pts)
             if frame < len(frame_pts) and frame_pts[frame] == pts:
                 captions.add(frame, found)
-            else:
+            elif within is None or within.holds(pts * time_base):
                 num_lost += 1
     return captions, num_lost
 

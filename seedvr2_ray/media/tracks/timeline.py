@@ -33,7 +33,12 @@ class Timeline:
 
 
 def plan_timeline(
-    source: av.container.InputContainer, media: MediaInfo, master: MasterFormat, frame_pts: Sequence[int]
+    source: av.container.InputContainer,
+    media: MediaInfo,
+    master: MasterFormat,
+    frame_pts: Sequence[int],
+    *,
+    is_excerpt: bool = False,
 ) -> Timeline:
     """Choose the output's tick and every frame's time.
 
@@ -43,10 +48,11 @@ def plan_timeline(
 
     Args:
         frame_pts: in ticks of ``master.time_base``.
+        is_excerpt: they are not all of the source's; the first of them becomes zero.
     """
-    origin = _origin(source, media, master)
+    origin = frame_pts[0] if is_excerpt else _origin(source, media, master)
     notices: list[Notice] = []
-    if origin:
+    if origin and not is_excerpt:
         seconds = float(origin * master.time_base)
         reason = f"the timeline starts {abs(seconds):.3f} s {'earlier' if seconds > 0 else 'later'}, at zero"
         notices.append(Notice("converted", "timestamps", reason))
@@ -60,7 +66,7 @@ def plan_timeline(
     first = round(start / tick)
     if master.container == "avi":
         first, period, tick = 0, 1, 1 / exact
-        notices += _lost_offsets(source, frame_pts[0] * master.time_base, exact)
+        notices += [] if is_excerpt else _lost_offsets(source, frame_pts[0] * master.time_base, exact)
     places: Sequence[int] = range(len(frame_pts))
     if master.container == "avi" and media.video.is_variable_rate:
         # Places of dropped frames stay empty: the one before is shown on.

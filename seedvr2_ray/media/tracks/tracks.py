@@ -17,6 +17,7 @@ from seedvr2_ray.media.container.source import open_container, path_of
 from seedvr2_ray.media.tracks.captions import ERASE
 from seedvr2_ray.media.tracks.sound import described_for
 from seedvr2_ray.media.tracks.stream_plan import StreamPlan
+from seedvr2_ray.media.tracks.trim import Trim
 
 _COVER_NAMES = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
 _EMPTY_CAPTION = b"\0\0"
@@ -345,13 +346,19 @@ class _AudioTrack:
 
 
 def demux_tracks(
-    source: av.container.InputContainer, tracks: dict[int, Track], video: VideoInfo, *, only_heads: bool = False
+    source: av.container.InputContainer,
+    tracks: dict[int, Track],
+    video: VideoInfo,
+    *,
+    only_heads: bool = False,
+    trim: Trim | None = None,
 ) -> Iterator[av.Packet[Any]]:
     """Yield the packets to write for all copied and converted streams, in the source's order.
 
     Args:
         video: the restored pictures; where their clock starts anew, so does that of the others.
         only_heads: end after the first few packets of every stream.
+        trim: what an excerpt keeps of them.
 
     Raises:
         MediaError: the source cannot be read.
@@ -369,7 +376,7 @@ def demux_tracks(
             raise MediaError(f"{path_of(source)} can no longer be read: {error}") from error
         if packet is None:
             break
-        if packet.size and (clock is None or clock.place(packet)):
+        if packet.size and (clock is None or clock.place(packet)) and (trim is None or trim.keep(packet)):
             yield from tracks[packet.stream_index].accept(packet)
     for track in tracks.values():
         yield from track.finish()

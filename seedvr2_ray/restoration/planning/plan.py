@@ -6,7 +6,7 @@ one look into a store.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
 
@@ -17,6 +17,7 @@ from seedvr2_ray.media.conversions import conversions_fingerprint
 from seedvr2_ray.media.output.libraries import library_versions
 from seedvr2_ray.media.output.master import MasterFormat, plan_master
 from seedvr2_ray.media.reading.proof import Proof, SpanProof
+from seedvr2_ray.restoration.planning.excerpt import Excerpt, excerpted, find_excerpt
 from seedvr2_ray.restoration.planning.geometry import Geometry, parse_resolution, plan_geometry, say_size
 from seedvr2_ray.restoration.planning.reference_size import reference_geometry
 from seedvr2_ray.restoration.restorer import RestorerIdentity
@@ -82,11 +83,26 @@ class Segment:
     """Of the finished part: blended with the predecessor's overlap and encoded."""
     proof: SpanProof | None = None
     """What its source pictures are, where somebody has looked."""
+    num_skipped: int = 0
+    """Leading frames of the part that an excerpt leaves out."""
+    num_dropped: int = 0
+    """Trailing ones."""
 
     @property
     def num_frames(self) -> int:
         """Frames that are restored, overlap included."""
         return len(self.span)
+
+    @property
+    def encoded(self) -> range:
+        """Frames of the finished part, counted from the segment's first."""
+        return range(self.num_skipped, self.part_frames - self.num_dropped)
+
+    @property
+    def has_part(self) -> bool:
+        """Whether it gives the master frames of its own. Before an excerpt that begins in an overlap lies a segment
+        that is only blended with."""
+        return len(self.encoded) > 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,11 +111,19 @@ class Plan:
 
     recipe: Recipe
     media: MediaInfo
+    """The source; of an excerpt, as if it were all there is: its frames, its length."""
     shots: tuple[int, ...]
     """Number of the first frame of every shot."""
     segments: tuple[Segment, ...]
     notices: tuple[Notice, ...]
     """The preflight: what is kept, converted and left out. Nothing refused is among them."""
+    excerpt: Excerpt | None = None
+    """Which frames are restored, where they are not all."""
+
+    @property
+    def first_frame(self) -> int:
+        """Number in the source of the first frame of the master."""
+        return 0 if self.excerpt is None else self.excerpt.start
 
     @property
     def restored_frames(self) -> int:
@@ -129,6 +153,7 @@ class Plan:
             "container": recipe.master.container,
             "codec": recipe.master.codec,
             "pixel_format": recipe.master.pixel_format,
+            **({} if self.excerpt is None else {"excerpt": self.excerpt.summary()}),
         }
 
 
@@ -177,12 +202,34 @@ def plan_video(
     if settings.reference:  # The published script takes the whole clip as one sequence.
         shots, longest = (0,), media.video.num_frames
     cuts = cut_segments(shots, media.video.num_frames, longest=longest, overlap=settings.segment_overlap)
-    return Plan(
+    whole = Plan(
         recipe=recipe,
         media=media,
         shots=tuple(shots),
         segments=_address_segments(recipe, media, cuts, proof),
         notices=(*notices, *size_notices, *master_notices),
+    )
+    return whole if not settings.excerpt else take_excerpt(whole, settings.excerpt)
+
+
+def take_excerpt(whole: Plan, text: str) -> Plan:
+    """Leave of a plan what an excerpt needs; every segment keeps its address, and every untrimmed part too.
+
+    Raises:
+        InputError: the excerpt does not lie in the video.
+    """
+    excerpt = find_excerpt(whole.media, text, whole_restored_frames=whole.restored_frames)
+    return replace(
+        whole,
+        media=excerpted(whole.media, excerpt),
+        shots=tuple(
+            first
+            for first, stop in zip(whole.shots, (*whole.shots[1:], excerpt.of_frames), strict=True)
+            if first < excerpt.stop and stop > excerpt.start
+        ),
+        segments=_excerpted_segments(whole.segments, excerpt),
+        notices=(*whole.notices, excerpt.notice),
+        excerpt=excerpt,
     )
 
 
@@ -326,3 +373,27 @@ def _address_segments(
             )
         )
     return tuple(segments)
+
+
+def _excerpted_segments(segments: Sequence[Segment], excerpt: Excerpt) -> tuple[Segment, ...]:
+    """Choose the segments that an excerpt needs, trim the parts at its ends, and number them anew."""
+    chosen: list[Segment] = []
+    for segment in segments:
+        first = segment.span.start
+        skipped = max(0, excerpt.start - first)
+        dropped = max(0, first + segment.part_frames - excerpt.stop)
+        if skipped + dropped >= segment.part_frames:
+            continue
+        overlap = segment.overlap
+        if not chosen and overlap and skipped < overlap:
+            # What both have restored is blended: without the segment before, these frames would be others.
+            before = segments[segment.index - 1]
+            chosen.append(replace(before, index=0, overlap=0, num_skipped=before.part_frames, part_address=""))
+        elif not chosen:
+            overlap = 0
+        trimmed = replace(segment, index=len(chosen), overlap=overlap, num_skipped=skipped, num_dropped=dropped)
+        if skipped or dropped:
+            kept = [skipped, segment.part_frames - dropped]
+            trimmed = replace(trimmed, part_address=digest_of({"part": segment.part_address, "kept": kept}))
+        chosen.append(trimmed)
+    return tuple(chosen)

@@ -1,6 +1,7 @@
 """After a run: the report page with figures from the records and pictures from the files themselves."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
 from typing import Any, Literal
 
 from torch import Tensor
@@ -60,7 +61,7 @@ def _figures(record: Mapping[str, Any], plan: Plan) -> SegmentFigures:
     return SegmentFigures(
         index=segment.index,
         shot=segment.shot,
-        first_frame=segment.span.start,
+        first_frame=segment.span.start - plan.first_frame,
         num_frames=segment.num_frames,
         seconds=restored["seconds"],
         psnr=quality.get("psnr"),
@@ -73,7 +74,8 @@ def _figures(record: Mapping[str, Any], plan: Plan) -> SegmentFigures:
 
 def _pictures(plan: Plan, assembly: Assembly, source_path: str) -> Iterator[ComparisonPicture]:
     master = probe(assembly.local_paths[0])
-    for number in _spread([(s.span.start + s.span.stop) // 2 for s in plan.segments], MAX_PICTURES):
+    middles = [s.span.start + (s.encoded.start + s.encoded.stop) // 2 for s in plan.segments if s.has_part]
+    for number in _spread([middle - plan.first_frame for middle in middles], MAX_PICTURES):
         yield _picture(plan, assembly, master, number, source_path)
 
 
@@ -84,16 +86,17 @@ def picture_of(plan: Plan, assembly: Assembly, *, source_path: str) -> Compariso
 
 
 def _picture(plan: Plan, assembly: Assembly, master: MediaInfo, number: int, source_path: str) -> ComparisonPicture:
-    pts = plan.media.frame_pts
-    before = read_frame(source_path, plan.media.video, number, pts[number], plan.recipe.settings.deinterlace)
+    pts, in_source = plan.media.frame_pts, plan.first_frame + number
+    before = read_frame(source_path, plan.recipe.video, in_source, pts[number], plan.recipe.settings.deinterlace)
     if plan.recipe.master.kind == "image_sequence":
         path = assembly.local_paths[number]
         image = probe(path)
         after = read_frame(path, image.video, 0, image.frame_pts[0])
     else:
         after = read_frame(assembly.local_paths[0], master.video, number, master.frame_pts[number])
-    seconds = float((pts[number] - pts[0]) * plan.media.video.time_base)
-    caption = f"frame {number}, {seconds:.2f} s" if plan.media.video.num_frames > 1 else ""
+    from_start = Fraction(0) if plan.excerpt is None else plan.excerpt.start_seconds
+    seconds = float((pts[number] - pts[0]) * plan.media.video.time_base + from_start)
+    caption = f"frame {in_source}, {seconds:.2f} s" if plan.media.video.num_frames > 1 else ""
     return compare_frames(before, after, caption)
 
 

@@ -6,11 +6,12 @@ for (const figure of document.querySelectorAll(".compare")) {
   const stack = figure.querySelector(".stack");
   const picture = figure.querySelector("img");
   const button = figure.querySelector("button");
+  const words = figure.dataset;
 
   const show = () => {
     const before = Number(range.value);
     figure.style.setProperty("--split", `${before}%`);
-    range.setAttribute("aria-valuetext", `${Math.round(before)} % before, ${Math.round(100 - before)} % after`);
+    range.setAttribute("aria-valuetext", `${Math.round(before)} % ${words.before}, ${Math.round(100 - before)} % ${words.after}`);
   };
 
   // A range input's thumb lags behind the pointer by up to half its width; here the divider is the thumb.

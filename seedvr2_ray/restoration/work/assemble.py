@@ -79,13 +79,15 @@ def join(
     Raises:
         StorageError: a part is not committed, or is not what its record says.
     """
-    parts = [str(store.fetch_payload(PARTS, segment.part_address, workspace)) for segment in plan.segments]
+    with_parts = [segment for segment in plan.segments if segment.has_part]
+    parts = [str(store.fetch_payload(PARTS, segment.part_address, workspace)) for segment in with_parts]
     report = join_parts(
         parts,
         master=plan.recipe.master,
         source_path=source_path,
         media=plan.media,
         frame_pts=plan.media.frame_pts,
+        first_frame=None if plan.excerpt is None else plan.excerpt.start,
         target_path=_joined_path(plan, target, workspace),
     )
     # What the rehearsal foretold and the join confirms is said once.
@@ -175,14 +177,18 @@ def _provenance(
         "restorer": jsonable(recipe.restorer),
         "settings": recipe.settings.to_mapping(),
         "frames": video.num_frames,
+        "excerpt": None if plan.excerpt is None else plan.excerpt.summary(),
         "shots": list(plan.shots),
         "segments": [
             {
                 "address": segment.address,
                 "part_address": segment.part_address,
                 **_part_record(store, segment),
+                # Whoever made the part may have counted otherwise: an excerpt, or a plan with other cuts before it.
+                "segment": segment.index,
             }
             for segment in plan.segments
+            if segment.has_part
         ],
         "preflight": [asdict(notice) for notice in notices],
         "seconds": {name: round(seconds, 3) for name, seconds in timings.items()},

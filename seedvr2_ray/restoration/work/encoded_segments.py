@@ -57,7 +57,7 @@ def blended_part_of(segments: Sequence[Segment], index: int) -> str | None:
 
 def has_served(segment: Segment, blended_part: str | None, store: CommitStore) -> bool:
     """Whether the parts that take frames of a segment are finished, by whomever, so that nobody needs it again."""
-    if store.find(PARTS, segment.part_address) is None:
+    if segment.has_part and store.find(PARTS, segment.part_address) is None:
         return False
     return blended_part is None or store.find(PARTS, blended_part) is not None
 
@@ -73,11 +73,13 @@ def finish_part(
     """Blend, encode and commit one part, and delete the intermediates that have served.
 
     Of two neighbours that are finished at the same time at least the later one sees both parts, so that
-    no intermediate stays behind.
+    no intermediate stays behind. Those of an excerpt stay: the whole needs them for other parts.
     """
     finish_segment(
         recipe, around.segment, around.predecessor, store, workspace=workspace, check_cancelled=check_cancelled
     )
+    if recipe.settings.excerpt:
+        return
     beside = {segment.part_address for segment in around.segments}
     parts = {address for address in beside if store.find(PARTS, address) is not None}
     for position in range(max(0, around.position - 1), around.position + 1):
@@ -118,13 +120,15 @@ def finish_segment(
     with PartWriter(str(path), recipe.master) as writer:
         for position, frame in _finished_frames(segment, predecessor, store, workspace):
             check_cancelled()
+            if position >= segment.encoded.stop:
+                break
             if predecessor is not None and position < REACH:
                 around_join.append(luma_of(frame, full_range=full_range))
-            if position >= 0:
+            if position in segment.encoded:
                 writer.write(frame)
     record = {
         "segment": segment.index,
-        "frames": [segment.span.start, segment.span.start + segment.part_frames],
+        "frames": [segment.span.start + bound for bound in (segment.encoded.start, segment.encoded.stop)],
         "blended_frames": segment.overlap,
         "boundary_step": _boundary_step(around_join, predecessor, store),
         "seconds": round(time.perf_counter() - began, 3),

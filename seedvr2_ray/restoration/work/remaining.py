@@ -28,7 +28,7 @@ class Work:
 
 def is_needed(segments: Sequence[Segment], index: int, parts: Container[str]) -> bool:
     """Say whether a missing part still needs the intermediate of segment ``index``."""
-    if segments[index].part_address not in parts:
+    if segments[index].has_part and segments[index].part_address not in parts:
         return True
     successor = segments[index + 1] if index + 1 < len(segments) else None
     return successor is not None and successor.overlap > 0 and successor.part_address not in parts
@@ -47,6 +47,6 @@ def plan_work(segments: Sequence[Segment], restored: Container[str], parts: Cont
         if segment.address not in restored and is_needed(segments, index, parts):
             to_restore.append(index)
         has_inputs = segment.address in restored and (segment.overlap == 0 or segments[index - 1].address in restored)
-        if segment.part_address not in parts and has_inputs:
+        if segment.has_part and segment.part_address not in parts and has_inputs:
             to_finish.append(index)
     return Work(tuple(to_restore), tuple(to_finish))

@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -20,7 +20,9 @@ _WRITING = "writing"
 
 
 @contextmanager
-def open_work(target: str, work_folder: str | None, *, keep: bool) -> Iterator[tuple[CommitStore, Path]]:
+def open_work(
+    target: str, work_folder: str | None, *, keep: bool, excerpt_of: str | None = None
+) -> Iterator[tuple[CommitStore, Path]]:
     """Open the folder of committed work of one target, locked against a second run.
 
     On success the folder is removed unless ``keep``; after a failure it stays for resuming, if
@@ -28,12 +30,15 @@ def open_work(target: str, work_folder: str | None, *, keep: bool) -> Iterator[t
 
     Args:
         work_folder: where to create it; by default beside the target.
+        excerpt_of: the source of which the target is an excerpt. Its folder is shared by all excerpts of that source
+            and stays for the whole.
 
     Raises:
         TargetError: it cannot be created.
         CapacityError: another run is at work on this target.
     """
-    root = work_folder_of(target, work_folder)
+    root = _root_of(target, work_folder, excerpt_of)
+    keep = keep or excerpt_of is not None
     created = _missing_above(root)
     with _locked(root, target):
         workspace = root / _WRITING
@@ -51,14 +56,16 @@ def open_work(target: str, work_folder: str | None, *, keep: bool) -> Iterator[t
 
 
 @contextmanager
-def open_work_to_look(target: str, work_folder: str | None) -> Iterator[tuple[CommitStore, Path]]:
+def open_work_to_look(
+    target: str, work_folder: str | None, *, excerpt_of: str | None = None
+) -> Iterator[tuple[CommitStore, Path]]:
     """Open the work on a target as it is, for planning: what an earlier run committed is seen and stays.
 
     Raises:
         CapacityError: a run is at work on this target.
     """
-    if work_folder_of(target, work_folder).exists():
-        with open_work(target, work_folder, keep=True) as opened:
+    if _root_of(target, work_folder, excerpt_of).exists():
+        with open_work(target, work_folder, keep=True, excerpt_of=excerpt_of) as opened:
             yield opened
         return
     with tempfile.TemporaryDirectory(prefix="seedvr2-ray-plan-") as folder:
@@ -77,6 +84,31 @@ def work_folder_of(target: str, work_folder: str | None) -> Path:
     if is_local(target):
         return Path(target).parent / f".{name}.work"
     return Path(tempfile.gettempdir()) / f"seedvr2-ray-{os.getuid()}" / f"{digest_of(target)[:16]}.work"
+
+
+def excerpts_folder_of(source: str, target: str, work_folder: str | None) -> Path:
+    """Return the folder that belongs to all excerpts of a source whose results go where ``target`` goes."""
+    place = str(Path(source).absolute()) if is_local(source) else source
+    name = f"{Path(source).name if is_local(source) else 'remote'}-{digest_of(place)[:12]}.excerpts"
+    if work_folder is not None:
+        return Path(work_folder) / name
+    if is_local(target):
+        return Path(target.rstrip("/")).parent / f".{name}"
+    return Path(tempfile.gettempdir()) / f"seedvr2-ray-{os.getuid()}" / name
+
+
+def remove_excerpts(root: Path) -> None:
+    """Delete what excerpts have left for the whole, unless one of them is at work."""
+    if not root.exists():
+        return
+    with suppress(CapacityError, TargetError), _locked(root, str(root)):
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def _root_of(target: str, work_folder: str | None, excerpt_of: str | None) -> Path:
+    if excerpt_of is None:
+        return work_folder_of(target, work_folder)
+    return excerpts_folder_of(excerpt_of, target, work_folder)
 
 
 @contextmanager

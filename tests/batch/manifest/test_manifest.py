@@ -158,3 +158,12 @@ def test_a_row_of_a_table_is_taken_at_its_word_even_for_an_image(tmp_path: Path)
     first, second = read(tmp_path / "m.csv", defaults=defaults)
     assert (first.settings.crf, first.settings.preset) == (4, "auto")
     assert second.settings == RestoreSettings(model="lanczos")
+
+
+def test_an_excerpt_is_refused_wherever_it_is_asked_for(tmp_path):
+    path = tmp_path / "films.csv"
+    path.write_text("source,excerpt\na.mp4,1-2\n")
+    with pytest.raises(InputError, match="films.csv line 2: an archive is restored whole"):
+        read(path)
+    with pytest.raises(InputError, match="an archive is restored whole"):
+        ManifestSource(url=str(tmp_path), output="/out", defaults=RestoreSettings(excerpt="1-2"))

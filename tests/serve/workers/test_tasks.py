@@ -105,6 +105,14 @@ def test_a_segment_whose_parts_another_job_finished_is_not_restored_again(layout
     assert record["segment"] == order.segment.index
 
 
+def test_after_an_excerpt_the_whole_restores_only_the_rest(layout, clip):
+    excerpt = make(layout, order_of(layout, clip, replace(SETTINGS, excerpt="frames 12-17")))
+    assert excerpt.num_frames == 6
+    whole = VideoProgress("job_2", "film.mp4", prepare.prepare(layout, order_of(layout, clip, job="job_2")))
+    assert 0 < len(whole.work.to_restore) < len(whole.plan.segments)
+    assert make(layout, order_of(layout, clip, job="job_3")).num_frames == 20
+
+
 def test_a_segment_that_ends_every_process_fails_with_a_reason(layout, clip):
     prepared = prepare.prepare(layout, order_of(layout, clip))
     (order, *_) = VideoProgress("job_1", "film.mp4", prepared).segment_orders(2)
