@@ -97,12 +97,12 @@ class _Clock:
     def began(self, manifest: Normalised, price_per_gpu_hour: float) -> None:
         """Nothing to note: the clock runs already."""
 
-    def took(self, result: SegmentResult) -> None:
+    def received(self, result: SegmentResult) -> None:
         """Note one segment."""
         self.results.append(result)
         self.came.append(time.monotonic())
 
-    def settled(self, outcome: VideoOutcome, totals: Totals) -> None:
+    def finished(self, outcome: VideoOutcome, totals: Totals) -> None:
         """Fail at once when a file was not restored: figures would mean nothing."""
         if outcome.state != "published":
             raise RuntimeError(f"{outcome.source} was {outcome.state}: {outcome.failure}")

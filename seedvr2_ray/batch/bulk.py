@@ -1,6 +1,5 @@
 """One job from its manifest to its report: what the command line and ``ray job submit`` run."""
 
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -10,14 +9,13 @@ from pathlib import Path
 from typing import Any, Protocol
 from uuid import uuid4
 
-from fsspec.core import url_to_fs  # type: ignore[import-untyped]
-
 from seedvr2_ray.batch.execution.cluster import Pool, connected, settle_pool
 from seedvr2_ray.batch.execution.heartbeats import DEFAULT_TIMEOUT_SECONDS
 from seedvr2_ray.batch.execution.pipeline import restore_archive
 from seedvr2_ray.batch.execution.rows import SegmentResult
 from seedvr2_ray.batch.execution.videos import VideoOutcome
 from seedvr2_ray.batch.job import Job
+from seedvr2_ray.batch.leftovers import ALIVE_SECONDS, remove_dead_runs, remove_leftovers, remove_run, say_alive
 from seedvr2_ray.batch.manifest.manifest import ManifestSource
 from seedvr2_ray.batch.manifest.normalise import Normalised, normalise, require_source
 from seedvr2_ray.batch.report.estimate import Estimate, estimate_archive
@@ -26,7 +24,7 @@ from seedvr2_ray.batch.report.page import RunFacts, summarise, write_job_report
 from seedvr2_ray.errors import SettingsError
 from seedvr2_ray.restoration.load import CatalogueRestorers, RestorerSource
 from seedvr2_ray.restoration.planning.geometry import DEFAULT_MAX_PIXELS
-from seedvr2_ray.storage.faults import printable, translated
+from seedvr2_ray.storage.faults import printable
 from seedvr2_ray.storage.location import is_local
 from seedvr2_ray.storage.sources import default_scratch
 
@@ -78,10 +76,10 @@ class BulkProgress(Protocol):
     def began(self, manifest: Normalised, price_per_gpu_hour: float) -> None:
         """The manifest is checked."""
 
-    def took(self, result: SegmentResult) -> None:
-        """A segment came back."""
+    def received(self, result: SegmentResult) -> None:
+        """A segment was worked on."""
 
-    def settled(self, outcome: VideoOutcome, totals: Totals) -> None:
+    def finished(self, outcome: VideoOutcome, totals: Totals) -> None:
         """A file has its outcome."""
 
 
@@ -89,28 +87,33 @@ class BulkProgress(Protocol):
 class _Ledger:
     """Keeps count of a run while it goes."""
 
+    job: Job
     log: OutcomeLog
     progress: BulkProgress
+    said_alive: float = field(default_factory=time.monotonic)
     segments: int = 0
     frames: int = 0
     gpu_seconds: float = 0.0
     workers: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Seconds busy and alive of every process that restored."""
 
-    def took(self, result: SegmentResult) -> None:
+    def received(self, result: SegmentResult) -> None:
         if result.state == "restored":
             self.segments += 1
             self.frames += result.num_frames
             self.gpu_seconds += result.seconds
         self.workers[result.worker] = (result.worker_busy_seconds, result.worker_alive_seconds)
-        self.progress.took(result)
+        self.progress.received(result)
 
-    def settled(self, outcome: VideoOutcome) -> None:
+    def finished(self, outcome: VideoOutcome) -> None:
         self.log.add(outcome)
-        self.progress.settled(outcome, self.log.totals)
+        self.progress.finished(outcome, self.log.totals)
 
     def heartbeat(self) -> None:
         self.log.keep_current()
+        if time.monotonic() - self.said_alive > ALIVE_SECONDS:
+            self.said_alive = time.monotonic()
+            say_alive(self.job)
 
     def restored_now(self) -> dict[str, float]:
         busy = sum(each[0] for each in self.workers.values())
@@ -136,7 +139,7 @@ def run_bulk(request: BulkRequest, progress: BulkProgress) -> dict[str, Any]:
     began = time.monotonic()
     with _prepared(request) as (job, manifest, scratch):
         progress.began(manifest, request.price_per_gpu_hour)
-        ledger = _Ledger(OutcomeLog(scratch, f"{job.folder}/quarantine.jsonl"), progress)
+        ledger = _Ledger(job, OutcomeLog(scratch, f"{job.folder}/quarantine.jsonl"), progress)
         was_stopped = True
         try:
             with connected(request.address):
@@ -154,7 +157,7 @@ def run_bulk(request: BulkRequest, progress: BulkProgress) -> dict[str, Any]:
             )
             write_job_report(job.folder, ledger.log.read(), ledger.log.totals, facts, scratch)
         if not request.keep_work:
-            _sweep(job, ledger.log)
+            remove_leftovers(job, ledger.log.read())
     return summarise(ledger.log.totals, facts)
 
 
@@ -187,31 +190,14 @@ def _prepared(request: BulkRequest) -> Iterator[tuple[Job, Normalised, Path]]:
         overwrite=request.overwrite,
         verify=request.verify,
         max_pixels=request.max_pixels,
+        keep_work=request.keep_work,
+        heartbeat_seconds=request.timeout_seconds / 4,
         scratch=request.scratch or default_scratch(),
     )
     with tempfile.TemporaryDirectory(prefix="seedvr2-ray-") as scratch:
         try:
-            yield job, normalise(request.manifest, job.manifest_folder), Path(scratch)
+            manifest = normalise(request.manifest, job.manifest_folder)
+            remove_dead_runs(job)
+            yield job, manifest, Path(scratch)
         finally:
-            _remove_folder(job.manifest_folder)
-            _remove_folder(f"{job.log.root_url}/planning/{job.run}")
-
-
-def _sweep(job: Job, log: OutcomeLog) -> None:
-    """Delete the work on files that are done; that on files set aside stays for the next run."""
-    kept = {outcome.content for outcome in log.read() if outcome.state == "quarantined"}
-    for outcome in log.read():
-        if outcome.state != "quarantined" and outcome.content not in kept:
-            _remove_folder(job.store_of(outcome.content).root_url)
-
-
-def _remove_folder(url: str) -> None:
-    if is_local(url):
-        shutil.rmtree(url.removeprefix("file://"), ignore_errors=True)
-        return
-    with translated(url, "store"):
-        filesystem, path = url_to_fs(url)
-        try:
-            filesystem.rm(path, recursive=True)
-        except FileNotFoundError:
-            return
+            remove_run(job, job.run)

@@ -55,7 +55,7 @@ class BulkDisplay:
         self._num_files, self._price = manifest.num_rows, price_per_gpu_hour
         self._console.print(f"{manifest.num_rows} files, models: {', '.join(manifest.models())}", markup=False)
 
-    def took(self, result: SegmentResult) -> None:
+    def received(self, result: SegmentResult) -> None:
         """Count a segment."""
         if result.state == "restored":
             self._segments += 1
@@ -63,7 +63,7 @@ class BulkDisplay:
             self._gpu_seconds += result.seconds
         self._show()
 
-    def settled(self, outcome: VideoOutcome, totals: Totals) -> None:
+    def finished(self, outcome: VideoOutcome, totals: Totals) -> None:
         """Count a file, and name it if it was set aside."""
         self._num_settled += 1
         self._num_found += outcome.state == "skipped"

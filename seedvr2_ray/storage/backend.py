@@ -56,6 +56,9 @@ class Backend(Protocol):
         Files that are being written are among them, and begin with :data:`PART_PREFIX`.
         """
 
+    def folders(self, folder: str) -> list[str]:
+        """List the names of the folders right in a folder with one listing; none if it does not exist."""
+
     def remove(self, path: str) -> None:
         """Delete a file; nothing happens when it is not there."""
 

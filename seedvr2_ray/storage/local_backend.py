@@ -81,6 +81,14 @@ class LocalBackend:
         except FileNotFoundError:
             return []
 
+    def folders(self, folder: str) -> list[str]:
+        """List the folders of a folder."""
+        try:
+            with os.scandir(folder) as entries:
+                return [entry.name for entry in entries if entry.is_dir()]
+        except FileNotFoundError:
+            return []
+
     def remove(self, path: str) -> None:
         """Delete a file if it is there."""
         Path(path).unlink(missing_ok=True)

@@ -81,12 +81,19 @@ class RemoteBackend:
 
     def names(self, folder: str) -> list[str]:
         """List the files right in a folder."""
+        return self._entries(folder, "file")
+
+    def folders(self, folder: str) -> list[str]:
+        """List the folders right in a folder."""
+        return self._entries(folder, "directory")
+
+    def _entries(self, folder: str, kind: str) -> list[str]:
         self._filesystem.invalidate_cache()
         try:
             entries: list[dict[str, Any]] = self._filesystem.ls(folder, detail=True)
         except FileNotFoundError:
             return []
-        names = [entry["name"].rstrip("/").rpartition("/")[2] for entry in entries if entry["type"] == "file"]
+        names = [entry["name"].rstrip("/").rpartition("/")[2] for entry in entries if entry["type"] == kind]
         return [name for name in names if name]
 
     def remove(self, path: str) -> None:

@@ -217,7 +217,7 @@ def test_a_network_makes_of_an_archive_what_it_makes_of_each_file_alone(tmp_path
 def test_who_is_at_work_on_a_cluster_is_known_to_its_driver() -> None:
     def toil_until_known(seconds: float) -> dict[str, float]:
         limit = time.monotonic() + seconds
-        with at_work("a-run", "restore"):
+        with at_work("a-run", "restore", 0.2):
             while time.monotonic() < limit:
                 quiet: dict[str, float] = ray.get(ray.get_actor("seedvr2-ray-heartbeats-a-run").quiet_seconds.remote())
                 if quiet:

@@ -1,11 +1,8 @@
 """What is done with restored segments: parts as soon as neighbours are there, masters as soon as all parts are."""
 
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from uuid import uuid4
 
 from seedvr2_ray.batch.execution.heartbeats import at_work
 from seedvr2_ray.batch.execution.videos import Video, VideoOutcome, log_kind, published_record
@@ -13,13 +10,14 @@ from seedvr2_ray.batch.job import Job
 from seedvr2_ray.batch.report.figures import figures_of
 from seedvr2_ray.errors import TargetError
 from seedvr2_ray.restoration.planning.plan import Recipe, Segment
-from seedvr2_ray.restoration.work import encoded_segments as parts
 from seedvr2_ray.restoration.work.assemble import assemble
 from seedvr2_ray.restoration.work.encoded_segments import Neighbourhood, neighbourhood_of
 from seedvr2_ray.restoration.work.failures import Failure, describe_failure
 from seedvr2_ray.restoration.work.published import mark_of
+from seedvr2_ray.restoration.work.segment import RESTORED, finish_segment
 from seedvr2_ray.storage.faults import printable
-from seedvr2_ray.storage.location import exists
+from seedvr2_ray.storage.location import exists, remove_folder
+from seedvr2_ray.storage.scratch import open_workspace
 from seedvr2_ray.storage.sources import SourceCopies, require_unchanged
 
 
@@ -31,6 +29,8 @@ class PartOrder:
     content: str
     recipe: Recipe
     around: Neighbourhood
+    served: tuple[str, ...] = ()
+    """Addresses of intermediates that nobody in the job needs any more: they are deleted on the way."""
 
     @property
     def segment(self) -> Segment:
@@ -38,25 +38,29 @@ class PartOrder:
         return self.around.segment
 
 
-def order_part(video: Video, index: int) -> PartOrder:
+def order_part(video: Video, index: int, *, served: tuple[str, ...] = ()) -> PartOrder:
     """Describe one part of a video."""
     return PartOrder(
         video_number=video.row.number,
         content=video.source.content,
         recipe=video.plan.recipe,
         around=neighbourhood_of(video.plan.segments, index),
+        served=served,
     )
 
 
 def finish_part(order: PartOrder, job: Job) -> Failure | None:
-    """Blend, encode and commit one part, and delete the intermediates that have served."""
+    """Blend, encode and commit one part, and delete intermediates of other parts that have served."""
+    store = job.store_of(order.content)
 
     def finish() -> None:
-        with _workspace(job) as workspace:
-            parts.finish_part(order.recipe, order.around, job.store_of(order.content), workspace=workspace)
+        with open_workspace(job.scratch) as workspace:
+            finish_segment(order.recipe, order.segment, order.around.predecessor, store, workspace=workspace)
+        for address in order.served:
+            store.discard(RESTORED, address)
 
     try:
-        with at_work(job.run, "finish"):
+        with at_work(job.run, "finish", job.heartbeat_seconds):
             job.retrying(finish)
     except Exception as error:  # noqa: BLE001  # One video must not stop the others.
         return describe_failure("finish", error)
@@ -66,7 +70,7 @@ def finish_part(order: PartOrder, job: Job) -> Failure | None:
 def publish_video(video: Video, job: Job) -> VideoOutcome | Failure:
     """Join a video's parts into its master, publish it with its provenance, and note that it is done."""
     try:
-        with at_work(job.run, "finish"):
+        with at_work(job.run, "finish", job.heartbeat_seconds):
             return job.retrying(lambda: _publish(video, job))
     except Exception as error:  # noqa: BLE001  # One video must not stop the others.
         return describe_failure("assemble", error)
@@ -74,7 +78,7 @@ def publish_video(video: Video, job: Job) -> VideoOutcome | Failure:
 
 def _publish(video: Video, job: Job) -> VideoOutcome:
     row, plan, store, key = video.row, video.plan, video.store(job), video.key
-    with _workspace(job) as workspace:
+    with open_workspace(job.scratch) as workspace:
         with SourceCopies(Path(job.scratch) / "sources", job.scratch_bytes).opened(
             row.source, video.source.version
         ) as path:
@@ -104,6 +108,16 @@ def _publish(video: Video, job: Job) -> VideoOutcome:
     )
 
 
+def remove_work(contents: Sequence[str], job: Job) -> Failure | None:
+    """Remove the work on contents that nobody in the job needs any more."""
+    try:
+        for content in contents:
+            remove_folder(job.store_of(content).root_url)
+    except Exception as error:  # noqa: BLE001  # Nothing but room depends on it.
+        return describe_failure("assemble", error)
+    return None
+
+
 def _claim_target(video: Video, job: Job) -> None:
     """Note that from here on the target may hold our work: whoever goes on after a crash may replace it.
 
@@ -116,13 +130,3 @@ def _claim_target(video: Video, job: Job) -> None:
     if not job.overwrite and exists(target):
         raise TargetError(f"{printable(target)} came into being while the job was at work; remove it or choose another")
     job.log.commit(kind, video.key, {"target": printable(target)})
-
-
-@contextmanager
-def _workspace(job: Job) -> Iterator[Path]:
-    folder = Path(job.scratch) / "writing" / uuid4().hex
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

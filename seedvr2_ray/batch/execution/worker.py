@@ -66,7 +66,7 @@ class SegmentWorker:
     def _restore(self, row: SegmentRow) -> SegmentResult:
         began = time.monotonic()
         try:
-            with at_work(self._job.run, "restore"):
+            with at_work(self._job.run, "restore", self._job.heartbeat_seconds):
                 done = self._attempt(row)
         except Exception as error:  # noqa: BLE001  # One segment must not stop the others.
             _log.warning("segment %d of %s: %s", row.segment.index, row.source.url, error)
@@ -75,8 +75,10 @@ class SegmentWorker:
         count("seedvr2_segments", state=done.state)
         return SegmentResult(
             video_number=row.video_number,
+            content=row.source.content,
             index=row.segment.index,
             address=row.segment.address,
+            part_address=row.segment.part_address,
             state=done.state,  # type: ignore[arg-type]  # one of the literals
             num_frames=row.segment.num_frames,
             seconds=done.seconds,

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from seedvr2_ray.batch.execution.finishing import finish_part, order_part, publish_video
+from seedvr2_ray.batch.execution.finishing import finish_part, order_part, publish_video, remove_work
 from seedvr2_ray.batch.execution.rows import SegmentResult, rows_of_video
-from seedvr2_ray.batch.execution.tracker import VideosInFlight
+from seedvr2_ray.batch.execution.tracker import CleaningOrder, VideosInFlight
 from seedvr2_ray.batch.execution.videos import Video, VideoOutcome, plan_row
 from seedvr2_ray.batch.execution.worker import SegmentWorker
 from seedvr2_ray.batch.job import Job
@@ -98,16 +98,18 @@ def test_a_video_goes_through_plan_restore_finish_and_publish_and_is_then_skippe
     in_flight, worker = VideosInFlight(1), SegmentWorker(job)
     orders = []
     for result in worker.restore_rows(list(rows_of_video(video))):
-        orders += list(in_flight.take_result(result))
+        orders += list(in_flight.receive_result(result))
     while orders:
         order = orders.pop(0)
-        if isinstance(order, Video):
-            in_flight.take_published(order, publish_video(order, job))
+        if isinstance(order, CleaningOrder):
+            assert remove_work(order.contents, job) is None
+        elif isinstance(order, Video):
+            orders += list(in_flight.receive_published(order, publish_video(order, job)))
         else:
-            orders += list(in_flight.take_part(order, finish_part(order, job)))
+            orders += list(in_flight.receive_part(order, finish_part(order, job)))
     (outcome,) = in_flight.take_outcomes()
     assert (outcome.state, outcome.figures["frames"], in_flight.num_open) == ("published", 30, 0)
-    assert not list((tmp_path / "job/work").rglob("restored/payloads/*")), "intermediates that have served are gone"
+    assert not list((tmp_path / "job/work").rglob("payloads/*")), "what has served is gone"
     again = plan(job, clip, tmp_path / "out.mp4")
     assert isinstance(again, VideoOutcome)
     assert (again.state, again.figures) == ("skipped", outcome.figures)

@@ -1,0 +1,74 @@
+"""What killed runs left in a job's folder: found by listings, and removed when nobody is at work on it any more."""
+
+from collections.abc import Iterable, Iterator
+
+from seedvr2_ray.batch.execution.videos import VideoOutcome
+from seedvr2_ray.batch.job import Job
+from seedvr2_ray.storage.faults import translated
+from seedvr2_ray.storage.location import open_location, publish_bytes, remove_folder
+
+ALIVE_SECONDS = 60.0
+"""How often a driver says that its run goes on."""
+
+_DEAD_SECONDS = 10 * ALIVE_SECONDS
+_ALIVE = "alive"
+
+
+def say_alive(job: Job) -> None:
+    """Note that this run goes on, for other drivers that use the same folder."""
+    publish_bytes(b"", f"{job.manifest_folder}/{_ALIVE}", overwrite=True)
+
+
+def remove_dead_runs(job: Job) -> list[str]:
+    """Remove the rows and notes of runs that have not said for ten minutes that they go on.
+
+    Returns:
+        The names of the runs.
+    """
+    say_alive(job)
+    # One clock for all: that of the store, which wrote this run's note just now.
+    now = _last_alive(job, job.run)
+    dead = []
+    for run in _folders(f"{job.folder}/manifests"):
+        last = _last_alive(job, run)
+        if run != job.run and now is not None and (last is None or now - last > _DEAD_SECONDS):
+            remove_run(job, run)
+            dead.append(run)
+    return dead
+
+
+def remove_run(job: Job, run: str) -> None:
+    """Remove the rows of a run and what it noted of its attempts to plan them."""
+    remove_folder(f"{job.folder}/manifests/{run}")
+    remove_folder(f"{job.log.root_url}/planning/{run}")
+
+
+def remove_leftovers(job: Job, outcomes: Iterable[VideoOutcome]) -> None:
+    """Remove work on files that are done, which a run left that was killed before it could; that on others stays."""
+    left = {content for prefix in _folders(f"{job.folder}/work") for content in _folders(f"{job.folder}/work/{prefix}")}
+    if not left:
+        return
+    done: set[str] = set()
+    for outcome in outcomes:
+        if outcome.content in left:
+            if outcome.state == "quarantined":
+                left.discard(outcome.content)
+            else:
+                done.add(outcome.content)
+    for content in done & left:
+        remove_folder(job.store_of(content).root_url)
+
+
+def _last_alive(job: Job, run: str) -> float | None:
+    place = open_location(f"{job.folder}/manifests/{run}/{_ALIVE}")
+    with translated(place.url, "store"):
+        try:
+            return place.backend.info(place.path).modified
+        except FileNotFoundError:
+            return None
+
+
+def _folders(url: str) -> Iterator[str]:
+    place = open_location(url)
+    with translated(place.url, "store"):
+        yield from place.backend.folders(place.path)
