@@ -19,8 +19,9 @@ from seedvr2_ray.restoration.restorer import Restorer, RestorerIdentity
 from seedvr2_ray.restoration.work.assemble import Assembly, assemble, beside, folder_of, require_free_names
 from seedvr2_ray.restoration.work.encoded_segments import finish_part, neighbourhood_of
 from seedvr2_ray.restoration.work.first_pass import look_through
+from seedvr2_ray.restoration.work.pieces import RESTORED
 from seedvr2_ray.restoration.work.remaining import Work, plan_work
-from seedvr2_ray.restoration.work.segment import PARTS, RESTORED, restore_segment
+from seedvr2_ray.restoration.work.segment import PARTS, restore_segment
 from seedvr2_ray.restoration.work.work_folder import open_work
 from seedvr2_ray.settings import RestoreSettings
 from seedvr2_ray.storage.address import Fingerprint, fingerprint, has_changed

@@ -185,7 +185,7 @@ class _ArchiveRun:
         elif isinstance(order, PartOrder):
             yield from self._in_flight.receive_part(order, result)
         else:
-            yield from self._in_flight.receive_published(order, result)
+            yield from self._in_flight.receive_published(order.video, result)
 
     def _settle_the_rest(self) -> None:
         if not self._in_flight.num_open:

@@ -11,6 +11,7 @@ from seedvr2_ray.restoration.planning.geometry import Geometry
 from seedvr2_ray.restoration.planning.plan import Recipe, Segment
 from seedvr2_ray.restoration.work.encoded_segments import blended_part_of
 from seedvr2_ray.restoration.work.failures import Failure
+from seedvr2_ray.storage.records import Commit
 from seedvr2_ray.storage.sources import Pinned
 
 BURST = 16
@@ -54,6 +55,8 @@ class SegmentResult:
     num_frames: int
     seconds: float
     video: Video | None
+    commit: Commit | None = None
+    """Of the intermediate, or of the part where that is all there is: nobody need ask the store for it again."""
     failure: Failure | None = None
     worker: str = ""
     """Which process did it."""

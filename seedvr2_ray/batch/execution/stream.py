@@ -40,7 +40,13 @@ def segments_dataset(
         fn_constructor_args=(job,),
         batch_size=1,
         batch_format="pyarrow",
-        compute=ActorPoolStrategy(min_size=pool.min_size, max_size=pool.max_size, max_tasks_in_flight_per_actor=1),
+        # Two: one has the device while the other commits what was restored before, or decodes what is next.
+        compute=ActorPoolStrategy(
+            min_size=pool.min_size,
+            max_size=pool.max_size,
+            max_tasks_in_flight_per_actor=2,
+            max_concurrent_calls_per_actor=2,
+        ),
         num_cpus=pool.num_cpus,
         num_gpus=pool.num_gpus or None,
     )

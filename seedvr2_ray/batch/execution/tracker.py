@@ -8,13 +8,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from seedvr2_ray.batch.execution.finishing import PartOrder, order_part
+from seedvr2_ray.batch.execution.finishing import PartOrder, PublishOrder, order_part
 from seedvr2_ray.batch.execution.rows import SegmentResult, VideosRow
 from seedvr2_ray.batch.execution.videos import Video, VideoOutcome, outcome_of
 from seedvr2_ray.batch.manifest.normalise import source_key
 from seedvr2_ray.errors import DeploymentError
 from seedvr2_ray.restoration.planning.plan import Segment
 from seedvr2_ray.restoration.work.failures import Failure
+from seedvr2_ray.storage.records import Commit
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,7 @@ class CleaningOrder:
     contents: tuple[str, ...]
 
 
-Order = PartOrder | Video | CleaningOrder
+Order = PartOrder | PublishOrder | CleaningOrder
 """Something a CPU task is to do: finish a part, publish a whole video, or remove the work on some."""
 
 
@@ -62,8 +63,10 @@ class _InFlight:
 class _Content:
     """The work on one content, shared by all videos that have it: copies, and masters of several kinds."""
 
-    restored: set[str] = field(default_factory=set)
-    finished: set[str] = field(default_factory=set)
+    restored: dict[str, Commit | None] = field(default_factory=dict)
+    """Intermediates by address, with their commits as far as they were told."""
+    finished: dict[str, Commit | None] = field(default_factory=dict)
+    """Parts by address."""
     ordered: set[str] = field(default_factory=set)
     """Parts, by address."""
     failures: dict[str, Failure] = field(default_factory=dict)
@@ -183,26 +186,26 @@ class VideosInFlight:
                 yield from self._fail(video.video, result.failure)
             return
         if result.state == "not_needed":
-            yield from self._note_finished(content, result.part_address)
+            yield from self._note_finished(content, result.part_address, result.commit)
             return
-        content.restored.add(result.address)
+        content.restored[result.address] = result.commit
         for video in list(content.videos.values()):
             for index in video.around(result.address):
                 yield from self._order_if_ready(content, video, index)
 
-    def receive_part(self, order: PartOrder, failure: Failure | None) -> Iterator[Order]:
+    def receive_part(self, order: PartOrder, done: Commit | Failure) -> Iterator[Order]:
         """Take a part that was ordered."""
-        self._num_steps += failure is None
         content = self._contents.get(order.content)
         if content is None:
             return
-        if failure is None:
-            yield from self._note_finished(content, order.segment.part_address)
+        if isinstance(done, Commit):
+            self._num_steps += 1
+            yield from self._note_finished(content, order.segment.part_address, done)
             return
         content.ordered.discard(order.segment.part_address)
         for video in list(content.videos.values()):
             if order.segment.part_address in video.missing:
-                yield from self._fail(video.video, failure)
+                yield from self._fail(video.video, done)
 
     def receive_published(self, video: Video, done: VideoOutcome | Failure) -> Iterator[Order]:
         """Take a video that was ordered."""
@@ -217,13 +220,13 @@ class VideosInFlight:
             return
         self._count_met(video.row.source)
         content = self._contents.setdefault(video.source.content, _Content())
-        content.restored |= video.restored
-        content.finished |= video.parts
+        content.restored = dict.fromkeys(video.restored) | content.restored
+        content.finished = dict.fromkeys(video.parts) | content.finished
         segments = video.plan.segments
         met = _InFlight(
             video,
             {segment.address: index for index, segment in enumerate(segments)},
-            {segment.part_address for segment in segments} - content.finished,
+            {segment.part_address for segment in segments} - content.finished.keys(),
         )
         self._content_of[number] = video.source.content
         content.videos[number] = met
@@ -237,19 +240,22 @@ class VideosInFlight:
                 content.users.update(content.inputs[segment.part_address])
         for index in range(len(segments)):
             yield from self._order_if_ready(content, met, index)
-        yield from self._publish_if_whole(met)
+        yield from self._publish_if_whole(content, met)
 
     def _order_if_ready(self, content: _Content, video: _InFlight, index: int) -> Iterator[Order]:
         part = video.segments[index].part_address
         if part not in video.missing or part in content.ordered:
             return
-        if all(address in content.restored for address in video.needed_for(index)):
+        needed = video.needed_for(index)
+        if all(address in content.restored for address in needed):
             content.ordered.add(part)
-            served, content.served = tuple(content.served), []
-            yield order_part(video.video, index, served=served)
+            restored = {address: commit for address in needed if (commit := content.restored[address]) is not None}
+            served = {address: content.restored.pop(address, None) for address in content.served}
+            content.served = []
+            yield order_part(video.video, index, restored=restored, served=served)
 
-    def _note_finished(self, content: _Content, part: str) -> Iterator[Order]:
-        content.finished.add(part)
+    def _note_finished(self, content: _Content, part: str, commit: Commit | None) -> Iterator[Order]:
+        content.finished[part] = commit
         content.ordered.discard(part)
         for address in content.inputs.pop(part, ()):
             content.users[address] -= 1
@@ -259,12 +265,14 @@ class VideosInFlight:
                     content.served.append(address)
         for video in list(content.videos.values()):
             video.missing.discard(part)
-            yield from self._publish_if_whole(video)
+            yield from self._publish_if_whole(content, video)
 
-    def _publish_if_whole(self, video: _InFlight) -> Iterator[Order]:
+    def _publish_if_whole(self, content: _Content, video: _InFlight) -> Iterator[Order]:
         if not video.missing and not video.is_publishing:
             video.is_publishing = True
-            yield video.video
+            addresses = (segment.part_address for segment in video.segments)
+            known = {address: commit for address in addresses if (commit := content.finished.get(address)) is not None}
+            yield PublishOrder(video=video.video, parts=known)
 
     def _is_wanted_later(self, content: _Content) -> bool:
         """Whether a row that is not planned yet names the source of one of these videos."""

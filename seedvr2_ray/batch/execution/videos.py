@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from seedvr2_ray.batch.execution.machines import count_deaths, this_machine
 from seedvr2_ray.batch.job import Job
 from seedvr2_ray.batch.manifest.manifest import ManifestRow
 from seedvr2_ray.batch.report.figures import figures_of
@@ -18,9 +19,10 @@ from seedvr2_ray.restoration.restorer import RestorerIdentity
 from seedvr2_ray.restoration.work.assemble import beside
 from seedvr2_ray.restoration.work.failures import Failure, Stage, describe_failure
 from seedvr2_ray.restoration.work.first_pass import look_through
+from seedvr2_ray.restoration.work.pieces import RESTORED
 from seedvr2_ray.restoration.work.published import look_at
 from seedvr2_ray.restoration.work.remaining import Work, plan_work
-from seedvr2_ray.restoration.work.segment import PARTS, RESTORED
+from seedvr2_ray.restoration.work.segment import PARTS
 from seedvr2_ray.storage.address import Fingerprint, digest_of, fingerprint
 from seedvr2_ray.storage.commits import CommitStore
 from seedvr2_ray.storage.faults import printable, translated
@@ -81,11 +83,13 @@ def plan_row(row: ManifestRow, job: Job, identity: RestorerIdentity) -> Video | 
         if finished is not None:
             return finished
         # Noted before it is read: a file that kills whoever probes it would take its shard along.
-        deaths = job.log.record_attempt(kind, key) - 1
+        begun = job.log.attempt_notes(kind, key)
+        deaths = count_deaths(begun)
         if deaths >= job.max_deaths:
             return outcome_of(row, _poison(deaths))
+        number = job.log.record_attempt(kind, key, after=len(begun), extra=this_machine())
         planned = _read_and_plan(row, job, identity, key)
-        job.log.clear_attempts(kind, key)
+        job.log.clear_attempts(kind, key, known=number)
     except Exception as error:  # noqa: BLE001  # A file that cannot be planned must not stop the others.
         return outcome_of(row, describe_failure("read", error))
     return planned
@@ -138,9 +142,10 @@ def parts_digest(part_addresses: list[str]) -> str:
 def _find_published(row: ManifestRow, job: Job, key: str) -> VideoOutcome | None:
     """Recognise a file that an earlier run published from the same bytes, by its record, its sidecar and itself."""
     kind = log_kind("published", key)
-    record = job.log.find(kind, key)
-    if record is None:
+    noted = job.log.look(kind, key)
+    if noted is None:
         return None
+    record = noted.record
     version = Fingerprint(**record["version"])
     place = open_location(row.source)
     with translated(place.url, "source"):
@@ -152,10 +157,10 @@ def _find_published(row: ManifestRow, job: Job, key: str) -> VideoOutcome | None
         seen = look_at(row.target, sidecar, known_mark=known_mark, verify=job.verify)
         if seen.state == "whole":
             if seen.mark != known_mark:  # Touched, or copied back: read once, and known from now on.
-                job.log.discard(kind, key)
-                job.log.commit(kind, key, {**record, "mark": seen.mark})
+                job.log.discard(kind, key, known=noted)
+                job.log.settle(kind, key, {**record, "mark": seen.mark})
             return _skipped(row, record["content"], record["figures"])
-    job.log.discard(kind, key)  # Something was replaced or removed: it is made again.
+    job.log.discard(kind, key, known=noted)  # Something was replaced or removed: it is made again.
     return None
 
 

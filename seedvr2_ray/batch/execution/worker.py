@@ -2,27 +2,33 @@
 
 import logging
 import os
-import shutil
 import socket
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from threading import Lock, Thread
 from typing import Any
 from uuid import uuid4
 
 import pyarrow
 
 from seedvr2_ray.batch.execution.heartbeats import at_work
+from seedvr2_ray.batch.execution.machines import count_deaths, this_machine
 from seedvr2_ray.batch.execution.rows import SegmentResult, SegmentRow, VideosRow, from_payload, result_columns
 from seedvr2_ray.batch.job import Job
-from seedvr2_ray.errors import RetryableError
+from seedvr2_ray.errors import RetryableError, SeedVR2Error
 from seedvr2_ray.restoration.restorer import Restorer
-from seedvr2_ray.restoration.work.encoded_segments import has_served
 from seedvr2_ray.restoration.work.failures import Failure, describe_failure, leaves_device_unusable
-from seedvr2_ray.restoration.work.segment import RESTORED, restore_segment
+from seedvr2_ray.restoration.work.pieces import RESTORED
+from seedvr2_ray.restoration.work.segment import PARTS, Intermediate, commit_intermediate, make_intermediate
 from seedvr2_ray.storage.commits import CommitStore
+from seedvr2_ray.storage.faults import printable
+from seedvr2_ray.storage.location import is_local
+from seedvr2_ray.storage.records import Commit
+from seedvr2_ray.storage.scratch import open_workspace
 from seedvr2_ray.storage.sources import SourceCopies, require_unchanged
 from seedvr2_ray.telemetry.metrics import count
 
@@ -32,12 +38,20 @@ _log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class _Done:
     state: str
-    seconds: float = 0.0
+    commit: Commit | None = None
     failure: Failure | None = None
+
+    @property
+    def seconds(self) -> float:
+        return float(self.commit.record["seconds"]) if self.commit is not None and self.state == "restored" else 0.0
 
 
 class SegmentWorker:
-    """Restores the segments that rows describe. An ordinary object; Ray Data makes an actor of it."""
+    """Restores the segments that rows describe. An ordinary object; Ray Data makes an actor of it.
+
+    Two threads may call it at a time: while one has the device, the other commits the segment before and looks and
+    decodes for the one after. What a store takes to answer is never waited for by the device.
+    """
 
     def __init__(self, job: Job, leave: Callable[[int], object] = os._exit) -> None:
         """Start without a model: the first segment says which.
@@ -49,9 +63,8 @@ class SegmentWorker:
         self._leave = leave
         self._name = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:6]}"
         self._restorer: Restorer | None = None
-        self._began = time.monotonic()
-        self._busy_seconds = 0.0
-        self._workspace = Path(job.scratch) / "writing" / self._name
+        self._device = Device()
+        self._loading = Lock()
         self._copies = SourceCopies(Path(job.scratch) / "sources", job.scratch_bytes)
 
     def __call__(self, batch: pyarrow.Table) -> pyarrow.Table:
@@ -64,14 +77,12 @@ class SegmentWorker:
         return [row if isinstance(row, VideosRow) else self._restore(row) for row in rows]
 
     def _restore(self, row: SegmentRow) -> SegmentResult:
-        began = time.monotonic()
         try:
             with at_work(self._job.run, "restore", self._job.heartbeat_seconds):
                 done = self._attempt(row)
         except Exception as error:  # noqa: BLE001  # One segment must not stop the others.
-            _log.warning("segment %d of %s: %s", row.segment.index, row.source.url, error)
+            _log.warning("segment %d of %s: %s", row.segment.index, printable(row.source.url), error)
             done = _Done("failed", failure=describe_failure("restore", error))
-        self._busy_seconds += time.monotonic() - began
         count("seedvr2_segments", state=done.state)
         return SegmentResult(
             video_number=row.video_number,
@@ -83,69 +94,135 @@ class SegmentWorker:
             num_frames=row.segment.num_frames,
             seconds=done.seconds,
             video=row.video,
+            commit=done.commit,
             failure=done.failure,
             worker=self._name,
-            worker_busy_seconds=self._busy_seconds,
-            worker_alive_seconds=time.monotonic() - self._began,
+            worker_busy_seconds=self._device.busy_seconds,
+            worker_alive_seconds=self._device.seconds_since_first_use,
         )
 
     def _attempt(self, row: SegmentRow) -> _Done:
         store, address = self._job.store_of(row.source.content), row.segment.address
-        if store.find(RESTORED, address) is not None:
-            return _Done("found")
-        if has_served(row.segment, row.blended_part, store):
-            return _Done("not_needed")
-        # Noted before the work: a segment that kills its process is known by what it leaves behind.
-        attempts = self._attempts_kind
-        number = store.record_attempt(attempts, address)
-        if number > self._job.max_deaths:
-            return _Done("failed", failure=_poison(number - 1))
-        try:
-            record = self._job.retrying(lambda: self._restore_once(row, store))
-        except Exception:
-            # Whoever can still say what went wrong did not die of it.
-            with suppress(RetryableError):
-                store.clear_attempts(attempts, address)
-            raise
-        store.clear_attempts(attempts, address)
-        _count_work(row, record)
-        return _Done("restored", seconds=float(record["seconds"]))
+        found = self._job.retrying(lambda: _find_done(row, store))
+        if found is not None:
+            return found
+        notes = self._job.retrying(lambda: store.attempt_notes(self._attempts_kind, address))
+        deaths = count_deaths(notes)
+        if deaths >= self._job.max_deaths:
+            return _Done("failed", failure=_poison(deaths))
+        with open_workspace(self._job.scratch) as workspace:
+            made = self._job.retrying(lambda: self._make_once(row, store, len(notes), workspace))
+            commit = self._job.retrying(lambda: commit_intermediate(row.segment, made, store))
+        _count_work(row, commit.record)
+        return _Done("restored", commit)
 
     @property
     def _attempts_kind(self) -> str:
         # Of this run only: someone who starts the job again means to try again.
         return f"deaths/{self._job.run}"
 
-    def _restore_once(self, row: SegmentRow, store: CommitStore) -> dict[str, Any]:
-        shutil.rmtree(self._workspace, ignore_errors=True)  # What an attempt before this one left half-written.
-        self._workspace.mkdir(parents=True)
+    def _make_once(self, row: SegmentRow, store: CommitStore, num_attempts: int, workspace: Path) -> Intermediate:
+        attempt = _Attempt(store, self._attempts_kind, row.segment.address, num_attempts)
         try:
             with self._copies.opened(row.source.url, row.source.version) as path:
-                require_unchanged(row.source)
+                if is_local(row.source.url):  # A copy stays what it was; whoever publishes looks at the source again.
+                    require_unchanged(row.source)
                 restorer = self._load(row)
-                return restore_segment(
+                return make_intermediate(
                     row.recipe,
                     row.segment,
                     restorer,
-                    store,
                     source_path=str(path),
-                    workspace=self._workspace,
+                    workspace=workspace,
                     on_frames=lambda num_frames: count("seedvr2_frames", num_frames),
+                    device=partial(self._device.held, attempt.begin),
                 )
         except Exception as error:
             if leaves_device_unusable(error):
                 _log.error("CUDA failed and cannot recover in this process, which ends: %s", error)
+                attempt.settle()  # So that whoever is next knows.
                 self._leave(1)
             raise
         finally:
-            shutil.rmtree(self._workspace, ignore_errors=True)
+            # Whoever can still say what went wrong did not die of it.
+            attempt.forget()
 
     def _load(self, row: SegmentRow) -> Restorer:
         wanted = row.recipe.restorer
-        if self._restorer is None or self._restorer.identity.name != wanted.name:
-            self._restorer = None  # Before the next one is loaded: both may not fit.
-            self._restorer = self._job.restorers.load(replace(row.recipe.settings, model=wanted.name))
-        return self._restorer
+        with self._loading:
+            if self._restorer is None or self._restorer.identity.name != wanted.name:
+                self._restorer = None  # Before the next one is loaded: both may not fit.
+                self._restorer = self._job.restorers.load(replace(row.recipe.settings, model=wanted.name))
+            return self._restorer
+
+
+class Device:
+    """What one segment at a time may use, and how long it was used."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._first_used: float | None = None
+        self.busy_seconds = 0.0
+        """Of whoever had it: decoding that did not keep up counts, committing and waiting for rows does not."""
+
+    @property
+    def seconds_since_first_use(self) -> float:
+        """Return how long it might have been used."""
+        return 0.0 if self._first_used is None else time.monotonic() - self._first_used
+
+    @contextmanager
+    def held(self, on_begin: Callable[[], object]) -> Iterator[None]:
+        """Have the device for as long as the block runs."""
+        with self._lock:
+            began = time.monotonic()
+            self._first_used = self._first_used or began
+            on_begin()
+            try:
+                yield
+            finally:
+                self.busy_seconds += time.monotonic() - began
+
+
+class _Attempt:
+    """Notes durably that work is begun, while it begins: a segment that kills its process is known by that note.
+
+    A device does not wait for a store; a process that dies before the store has answered is tried once more.
+    """
+
+    def __init__(self, store: CommitStore, kind: str, address: str, num_before: int) -> None:
+        self._store, self._kind, self._address, self._num_before = store, kind, address, num_before
+        self._number = 0
+        self._thread: Thread | None = None
+
+    def begin(self) -> None:
+        self._thread = Thread(target=self._note, name="attempt", daemon=True)
+        self._thread.start()
+
+    def settle(self) -> None:
+        """Return when the note is made."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def forget(self) -> None:
+        """Take the note back, with those before it."""
+        self.settle()
+        with suppress(RetryableError):
+            self._store.clear_attempts(self._kind, self._address, known=max(self._number, self._num_before))
+
+    def _note(self) -> None:
+        with suppress(SeedVR2Error):  # Without it the segment is tried once more than others.
+            after = self._num_before
+            self._number = self._store.record_attempt(self._kind, self._address, after=after, extra=this_machine())
+
+
+def _find_done(row: SegmentRow, store: CommitStore) -> _Done | None:
+    commit = store.look(RESTORED, row.segment.address)
+    if commit is not None:
+        return _Done("found", commit)
+    part = store.look(PARTS, row.segment.part_address)
+    if part is not None and (row.blended_part is None or store.look(PARTS, row.blended_part) is not None):
+        return _Done("not_needed", part)
+    return None
 
 
 def _poison(deaths: int) -> Failure:

@@ -5,6 +5,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from seedvr2_ray.storage.commits import CommitStore
 from seedvr2_ray.storage.faults import printable
 from seedvr2_ray.storage.local_backend import LocalBackend
 from seedvr2_ray.storage.location import exists, publish, publish_bytes
+from seedvr2_ray.storage.records import Commit
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,14 +49,18 @@ def assemble(
     workspace: Path,
     overwrite: bool,
     timings: Mapping[str, float],
+    known: Mapping[str, Commit] = MappingProxyType({}),
 ) -> Assembly:
     """Join all parts of a plan into the master and publish it with its provenance beside it.
+
+    Args:
+        known: commits of parts, by address, as far as the caller has them; others are asked for.
 
     Raises:
         StorageError: a part is not committed, or is not what its record says.
         TargetError: the target exists, or cannot be written.
     """
-    joined = join(plan, store, target, source_path=source_path, workspace=workspace, timings=timings)
+    joined = join(plan, store, target, source_path=source_path, workspace=workspace, timings=timings, known=known)
     for output in joined.local_paths:
         publish(output, _published_name(plan, target, output), overwrite=overwrite)
     publish_bytes(sidecar_bytes(joined), joined.sidecar, overwrite=True)
@@ -69,6 +75,7 @@ def join(
     source_path: str,
     workspace: Path,
     timings: Mapping[str, float],
+    known: Mapping[str, Commit] = MappingProxyType({}),
 ) -> Assembly:
     """Join all parts of a plan in the workspace; whoever called publishes what came of it.
 
@@ -80,7 +87,11 @@ def join(
     Raises:
         StorageError: a part is not committed, or is not what its record says.
     """
-    parts = [str(store.fetch_payload(PARTS, segment.part_address, workspace)) for segment in plan.segments]
+    commits = [known.get(each.part_address) or _require_part(store, each) for each in plan.segments]
+    parts = [
+        str(store.fetch_payload(PARTS, segment.part_address, workspace, known=commit))
+        for segment, commit in zip(plan.segments, commits, strict=True)
+    ]
     report = join_parts(
         parts,
         master=plan.recipe.master,
@@ -95,7 +106,7 @@ def join(
         target=target,
         local_paths=report.outputs,
         sidecar=beside(target, ".json"),
-        provenance=_provenance(plan, store, target, report.outputs, notices, timings),
+        provenance=_provenance(plan, commits, target, report.outputs, notices, timings),
         notices=notices,
     )
 
@@ -147,7 +158,7 @@ def _published_name(plan: Plan, target: str, output: str) -> str:
 
 def _provenance(
     plan: Plan,
-    store: CommitStore,
+    commits: Sequence[Commit],
     target: str,
     local_paths: Sequence[str],
     notices: Sequence[Notice],
@@ -181,9 +192,9 @@ def _provenance(
             {
                 "address": segment.address,
                 "part_address": segment.part_address,
-                **_part_record(store, segment),
+                **commit.record,
             }
-            for segment in plan.segments
+            for segment, commit in zip(plan.segments, commits, strict=True)
         ],
         "preflight": [asdict(notice) for notice in notices],
         "seconds": {name: round(seconds, 3) for name, seconds in timings.items()},
@@ -199,8 +210,8 @@ def _output_record(plan: Plan, target: str, path: str) -> dict[str, Any]:
     }
 
 
-def _part_record(store: CommitStore, segment: Segment) -> dict[str, Any]:
-    record = store.find(PARTS, segment.part_address)
-    if record is None:
+def _require_part(store: CommitStore, segment: Segment) -> Commit:
+    commit = store.look(PARTS, segment.part_address)
+    if commit is None:
         raise StorageError(f"the finished part of segment {segment.index} is not committed; run the command again")
-    return dict(record)
+    return commit

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seedvr2_ray.restoration.planning.plan import Recipe, Segment
+from seedvr2_ray.restoration.work.pieces import RESTORED
 from seedvr2_ray.restoration.work.remaining import is_needed
-from seedvr2_ray.restoration.work.segment import PARTS, RESTORED, finish_segment
+from seedvr2_ray.restoration.work.segment import PARTS, finish_segment
 from seedvr2_ray.storage.commits import CommitStore
 
 

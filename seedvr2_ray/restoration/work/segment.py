@@ -6,7 +6,9 @@ that any number of workers may try, in any order, as often as they like.
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,6 @@ from torch import Tensor
 from seedvr2_ray.errors import DeploymentError, NotFiniteError, StorageError
 from seedvr2_ray.frames import Frames, FrameSpan
 from seedvr2_ray.media.output.encode import FrameConverter, PartWriter
-from seedvr2_ray.media.output.intermediate import IntermediateWriter, read_intermediate
 from seedvr2_ray.media.picture.blend import blend_frames
 from seedvr2_ray.media.picture.luma import luma_of
 from seedvr2_ray.media.reading.decode import decode_span
@@ -26,11 +27,11 @@ from seedvr2_ray.restoration.planning.plan import Recipe, Segment
 from seedvr2_ray.restoration.report.joins import REACH, SourceStep, step_across
 from seedvr2_ray.restoration.report.quality import QualitySampler
 from seedvr2_ray.restoration.restorer import Restorer, SegmentTask
+from seedvr2_ray.restoration.work.pieces import RESTORED, SplitWriter, read_frames
 from seedvr2_ray.restoration.work.threads import ReadAhead, WriteBehind
 from seedvr2_ray.storage.commits import CommitStore
+from seedvr2_ray.storage.records import Commit
 
-RESTORED = "restored"
-"""Kind of the commits that hold a segment's lossless intermediate."""
 PARTS = "parts"
 """Kind of the commits that hold a segment's finished, encoded part."""
 
@@ -38,6 +39,14 @@ _log = logging.getLogger(__name__)
 
 _BATCH_BYTES = 24 << 20
 _LONGEST_BATCH = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Intermediate:
+    """A restored segment that lies in a workspace and is not committed yet."""
+
+    path: Path
+    record: dict[str, Any]
 
 
 def restore_segment(
@@ -51,16 +60,7 @@ def restore_segment(
     on_frames: Callable[[int], None] = lambda num_frames: None,
     check_cancelled: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-    """Decode, restore, and commit one segment as a lossless intermediate.
-
-    Memory is bounded by a few batches of frames and by what the restorer itself keeps. A segment that a model turns
-    into NaN or infinity is tried once more without any way of computing faster, and then refused.
-
-    Args:
-        source_path: where the source's bytes lie on this machine.
-        workspace: a folder for the file being written.
-        on_frames: told how many more frames are restored, for progress.
-        check_cancelled: raises to stop; called at least once per batch.
+    """Decode, restore, and commit one segment as a lossless intermediate, unless it is committed.
 
     Returns:
         The commit's record: what was done, how long each stage took, quality figures, missing frames.
@@ -71,22 +71,60 @@ def restore_segment(
     committed = store.find(RESTORED, segment.address)
     if committed is not None:
         return committed
+    made = make_intermediate(
+        recipe,
+        segment,
+        restorer,
+        source_path=source_path,
+        workspace=workspace,
+        on_frames=on_frames,
+        check_cancelled=check_cancelled,
+    )
+    return commit_intermediate(segment, made, store).record
+
+
+def make_intermediate(
+    recipe: Recipe,
+    segment: Segment,
+    restorer: Restorer,
+    *,
+    source_path: str,
+    workspace: Path,
+    on_frames: Callable[[int], None] = lambda num_frames: None,
+    check_cancelled: Callable[[], None] = lambda: None,
+    device: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> Intermediate:
+    """Decode, restore and encode one segment; no store is asked for anything.
+
+    Memory is bounded by a few batches of frames and by what the restorer itself keeps. A segment that a model turns
+    into NaN or infinity is tried once more without any way of computing faster, and then refused.
+
+    Args:
+        source_path: where the source's bytes lie on this machine.
+        workspace: a folder for the file being written.
+        on_frames: told how many more frames are restored, for progress.
+        check_cancelled: raises to stop; called at least once per batch.
+        device: entered when the first frames are decoded and left when the last ones are restored: meanwhile others
+            may decode and encode, and not restore.
+
+    Raises:
+        NotFiniteError: the plain path fails as well.
+    """
     if restorer.identity != recipe.restorer:
         raise DeploymentError(
             f"the segment was planned for {recipe.restorer.name} ({recipe.restorer.digest[:12]}) and this "
             f"worker holds {restorer.identity.name} ({restorer.identity.digest[:12]}); plan again, or "
             "start workers of the same version"
         )
-
     attempt = partial(
-        _restore_and_commit,
+        _restore_and_encode,
         recipe,
         segment,
         restorer,
-        store,
         source_path=source_path,
         workspace=workspace,
         check_cancelled=check_cancelled,
+        device=device,
     )
     progress = _FurthestFrame(on_frames)
     try:
@@ -94,6 +132,13 @@ def restore_segment(
     except NotFiniteError as error:
         _log.warning("segment %d once more on the plain path: %s", segment.index, error)
     return attempt(on_frames=progress.begin(), plain_path=True)
+
+
+def commit_intermediate(segment: Segment, made: Intermediate, store: CommitStore) -> Commit:
+    """Commit an intermediate and delete the local file; of several commits of one segment the first counts."""
+    commit, _ = store.settle(RESTORED, segment.address, made.record, made.path)
+    made.path.unlink(missing_ok=True)
+    return commit
 
 
 class _FurthestFrame:
@@ -115,47 +160,33 @@ class _FurthestFrame:
             self._furthest = self._now
 
 
-def _restore_and_commit(
+def _restore_and_encode(
     recipe: Recipe,
     segment: Segment,
     restorer: Restorer,
-    store: CommitStore,
     *,
     source_path: str,
     workspace: Path,
     on_frames: Callable[[int], None],
     check_cancelled: Callable[[], None],
+    device: Callable[[], AbstractContextManager[object]],
     plain_path: bool,
-) -> dict[str, Any]:
-    began = time.perf_counter()
+) -> Intermediate:
     missing: list[int] = []
     sampler, source_step = QualitySampler(segment.span), SourceStep(segment)
-    geometry = recipe.geometry
     task = SegmentTask(
         first_frame=segment.span.start,
         num_frames=segment.num_frames,
-        geometry=geometry,
+        geometry=recipe.geometry,
         settings=recipe.settings,
         output_depth=recipe.master.working_depth,
         plain_path=plain_path,
         check_cancelled=check_cancelled,
     )
-    decoded = decode_span(
-        source_path,
-        recipe.video,
-        segment.span,
-        batch_frames=_batch_frames(geometry.source_width * geometry.source_height),
-        deinterlace=recipe.settings.deinterlace,
-        salvage=recipe.settings.salvage,
-        on_missing=missing.append,
-        proof=segment.proof if segment.proof is not None and not segment.proof.of_codes else None,
-    )
-    if segment.proof is not None and segment.proof.of_codes:
-        decoded = proved_codes(decoded, segment.proof, segment.span.start)
-    path = workspace / f"{segment.address}.mkv"
+    decoded = _decoded(recipe, segment, source_path, missing.append)
     converter = FrameConverter(recipe.master)
     num_restored = 0
-    with IntermediateWriter(str(path), recipe.master) as writer:
+    with SplitWriter(workspace / f"{segment.address}.mkv", recipe.master, segment) as writer:
 
         def encode(frames: Frames) -> None:
             for frame in converter.convert(frames):
@@ -165,15 +196,17 @@ def _restore_and_commit(
             ReadAhead(source_step.watch(sampler.watch_source(decoded))) as source_frames,
             WriteBehind(encode) as encoder,
         ):
-            for frames in restorer.restore(iter(source_frames), task):
-                check_cancelled()
-                sampler.watch_restored(frames)
-                encoder.put(frames)
-                num_restored += len(frames)
-                on_frames(len(frames))
+            with device():
+                began = time.perf_counter()
+                for frames in restorer.restore(iter(source_frames), task):
+                    check_cancelled()
+                    sampler.watch_restored(frames)
+                    encoder.put(frames)
+                    num_restored += len(frames)
+                    on_frames(len(frames))
+                seconds = time.perf_counter() - began
         # A short intermediate must not be committed: every later run would trust it and fail.
         assert num_restored == segment.num_frames, f"{recipe.restorer.name} made {num_restored} of {segment.num_frames}"
-    seconds = time.perf_counter() - began
     record = {
         "segment": segment.index,
         "frames": [segment.span.start, segment.span.stop],
@@ -187,10 +220,24 @@ def _restore_and_commit(
         "plain_path": plain_path,
         "quality": sampler.measure(),
         "source_step": source_step.measure(),
+        "pieces": writer.pieces,
     }
-    store.commit(RESTORED, segment.address, record, path)
-    path.unlink(missing_ok=True)
-    return store.find(RESTORED, segment.address) or record
+    return Intermediate(writer.path, record)
+
+
+def _decoded(recipe: Recipe, segment: Segment, source_path: str, on_missing: Callable[[int], None]) -> Iterator[Frames]:
+    geometry, proof = recipe.geometry, segment.proof
+    decoded = decode_span(
+        source_path,
+        recipe.video,
+        segment.span,
+        batch_frames=_batch_frames(geometry.source_width * geometry.source_height),
+        deinterlace=recipe.settings.deinterlace,
+        salvage=recipe.settings.salvage,
+        on_missing=on_missing,
+        proof=proof if proof is not None and not proof.of_codes else None,
+    )
+    return proved_codes(decoded, proof, segment.span.start) if proof is not None and proof.of_codes else decoded
 
 
 def _concealed(proof: SpanProof, span: FrameSpan) -> list[int]:
@@ -221,44 +268,80 @@ def finish_segment(
     committed = store.find(PARTS, segment.part_address)
     if committed is not None:
         return committed
+    return finish_restored(
+        recipe, segment, predecessor, store, {}, workspace=workspace, check_cancelled=check_cancelled
+    ).record
+
+
+def finish_restored(
+    recipe: Recipe,
+    segment: Segment,
+    predecessor: Segment | None,
+    store: CommitStore,
+    known: Mapping[str, Commit],
+    *,
+    workspace: Path,
+    check_cancelled: Callable[[], None] = lambda: None,
+) -> Commit:
+    """Do as :func:`finish_segment` does for a caller who knows that the part is not committed.
+
+    Args:
+        known: commits of intermediates, by address, as far as the caller has them; others are asked for.
+
+    Returns:
+        The part's commit; of several the first counts.
+    """
     began = time.perf_counter()
-    restored = store.find(RESTORED, segment.address)
-    if restored is None:
-        raise StorageError(f"segment {segment.index} is to be finished and is not restored; restore it first")
+    commits = {
+        each.address: known.get(each.address) or _require_restored(each, store)
+        for each in (segment, predecessor)
+        if each is not None
+    }
     path = workspace / f"{segment.part_address}.part"
     around_join: list[Tensor] = []
     full_range = recipe.master.colour.full_range
     with PartWriter(str(path), recipe.master) as writer:
-        for position, frame in _finished_frames(segment, predecessor, store, workspace):
+        for position, frame in _finished_frames(segment, predecessor, store, commits, workspace):
             check_cancelled()
             if predecessor is not None and position < REACH:
                 around_join.append(luma_of(frame, full_range=full_range))
             if position >= 0:
                 writer.write(frame)
+    source_step = None if predecessor is None else commits[predecessor.address].record.get("source_step")
     record = {
         "segment": segment.index,
         "frames": [segment.span.start, segment.span.start + segment.part_frames],
         "blended_frames": segment.overlap,
-        "boundary_step": _boundary_step(around_join, predecessor, store),
+        "boundary_step": _boundary_step(around_join, predecessor, source_step),
         "seconds": round(time.perf_counter() - began, 3),
         # The intermediate is deleted once it has served; what was noted about it goes on from here.
-        "restored": restored,
+        "restored": commits[segment.address].record,
     }
-    store.commit(PARTS, segment.part_address, record, path)
+    commit, _ = store.settle(PARTS, segment.part_address, record, path)
     path.unlink(missing_ok=True)
-    return store.find(PARTS, segment.part_address) or record
+    return commit
+
+
+def _require_restored(segment: Segment, store: CommitStore) -> Commit:
+    commit = store.look(RESTORED, segment.address)
+    if commit is None:
+        raise StorageError(f"segment {segment.index} is to be finished and is not restored; restore it first")
+    return commit
 
 
 def _finished_frames(
-    segment: Segment, predecessor: Segment | None, store: CommitStore, workspace: Path
+    segment: Segment,
+    predecessor: Segment | None,
+    store: CommitStore,
+    commits: Mapping[str, Commit],
+    workspace: Path,
 ) -> Iterator[tuple[int, av.VideoFrame]]:
     """Yield the part's frames, numbered from 0; before them, below 0, the last ones of the part before."""
-    own_path = store.fetch_payload(RESTORED, segment.address, workspace)
-    own = enumerate(read_intermediate(str(own_path), 0, segment.part_frames))
+    own = enumerate(read_frames(segment, 0, segment.part_frames, store, commits[segment.address], workspace))
     if predecessor is not None:
-        tail_path = store.fetch_payload(RESTORED, predecessor.address, workspace)
         before = min(REACH, predecessor.part_frames)
-        tail = read_intermediate(str(tail_path), predecessor.part_frames - before, predecessor.num_frames)
+        start, commit = predecessor.part_frames - before, commits[predecessor.address]
+        tail = read_frames(predecessor, start, predecessor.num_frames, store, commit, workspace)
         for position, earlier in enumerate(tail, start=-before):
             if position < 0:
                 yield position, earlier
@@ -268,13 +351,12 @@ def _finished_frames(
     yield from own
 
 
-def _boundary_step(lumas_HW: Sequence[Tensor], predecessor: Segment | None, store: CommitStore) -> float | None:
+def _boundary_step(lumas_HW: Sequence[Tensor], predecessor: Segment | None, source_step: float | None) -> float | None:
     """Return what a join adds to the source's own change there; None without a join."""
     if predecessor is None:
         return None
-    source = (store.find(RESTORED, predecessor.address) or {}).get("source_step")
     restored = step_across(lumas_HW, min(REACH, predecessor.part_frames))
-    return None if source is None or restored is None else round(restored - source, 4)
+    return None if source_step is None or restored is None else round(restored - source_step, 4)
 
 
 def _batch_frames(pixels: int) -> int:

@@ -12,7 +12,8 @@ from seedvr2_ray.media.output.rehearsal import rehearse
 from seedvr2_ray.media.reading.proof import Proof
 from seedvr2_ray.restoration.planning.plan import Plan, plan_video, publication_key
 from seedvr2_ray.restoration.work.first_pass import look_through
-from seedvr2_ray.restoration.work.segment import PARTS, RESTORED
+from seedvr2_ray.restoration.work.pieces import RESTORED
+from seedvr2_ray.restoration.work.segment import PARTS
 from seedvr2_ray.serve.jobs import Source
 from seedvr2_ray.serve.observability.tracing import traced
 from seedvr2_ray.serve.security.fetch import fetch_url

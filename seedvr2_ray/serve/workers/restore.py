@@ -7,7 +7,8 @@ from typing import Any
 from seedvr2_ray.errors import MediaError, RetryableError
 from seedvr2_ray.restoration.restorer import Restorer
 from seedvr2_ray.restoration.work.encoded_segments import has_served
-from seedvr2_ray.restoration.work.segment import PARTS, RESTORED, restore_segment
+from seedvr2_ray.restoration.work.pieces import RESTORED
+from seedvr2_ray.restoration.work.segment import PARTS, restore_segment
 from seedvr2_ray.serve.observability.tracing import traced
 from seedvr2_ray.serve.workers.protocol import (
     SegmentOrder,

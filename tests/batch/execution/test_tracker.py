@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from seedvr2_ray.batch.execution.finishing import PartOrder
+from seedvr2_ray.batch.execution.finishing import PartOrder, PublishOrder
 from seedvr2_ray.batch.execution.rows import SegmentResult, VideosRow, take_turns
 from seedvr2_ray.batch.execution.tracker import CleaningOrder, VideosInFlight
 from seedvr2_ray.batch.execution.videos import Video, VideoOutcome
@@ -17,8 +17,10 @@ from seedvr2_ray.restoration.planning.plan import Plan, Recipe, Segment
 from seedvr2_ray.restoration.work.failures import Failure
 from seedvr2_ray.settings import RestoreSettings
 from seedvr2_ray.storage.address import Fingerprint
+from seedvr2_ray.storage.records import Commit
 from seedvr2_ray.storage.sources import Pinned
 
+DONE = Commit({}, None, "token")
 SET_ASIDE = Failure(stage="restore", error="broken", remedy="replace it")
 
 
@@ -108,10 +110,10 @@ def test_in_whatever_order_segments_come_each_part_is_ordered_once_and_the_video
             index = order.segment.index
             assert {index, max(0, index - 1)} <= came, "a part needs its own segment and the one before"
             ordered.append(index)
-            waiting += list(in_flight.receive_part(order, None))
+            waiting += list(in_flight.receive_part(order, DONE))
         else:
             assert sorted(ordered) == list(range(6))
-            list(in_flight.receive_published(order, outcome(video)))
+            list(in_flight.receive_published(order.video, outcome(video)))
     assert sorted(ordered) == list(range(6))
     assert in_flight.num_open == 0
 
@@ -158,11 +160,11 @@ def test_a_row_that_comes_back_twice_is_settled_once():
     (part,) = in_flight.receive_result(result_of(video, 0, first=True))
     assert list(in_flight.receive_result(result_of(video, 0, first=True))) == []
     assert isinstance(part, PartOrder)
-    (publish,) = in_flight.receive_part(part, None)
-    assert list(in_flight.receive_part(part, None)) == []
-    assert isinstance(publish, Video)
-    list(in_flight.receive_published(publish, outcome(video)))
-    list(in_flight.receive_published(publish, outcome(video)))
+    (publish,) = in_flight.receive_part(part, DONE)
+    assert list(in_flight.receive_part(part, DONE)) == []
+    assert isinstance(publish, PublishOrder)
+    list(in_flight.receive_published(publish.video, outcome(video)))
+    list(in_flight.receive_published(publish.video, outcome(video)))
     assert len(in_flight.take_outcomes()) == 1
 
 
@@ -190,10 +192,10 @@ def run_dry(in_flight: VideosInFlight, events: list[Any]) -> tuple[list[Any], li
         order = events.pop(0)
         done.append(order)
         if isinstance(order, PartOrder):
-            deleted += order.served
-            events += list(in_flight.receive_part(order, None))
-        elif isinstance(order, Video):
-            events += list(in_flight.receive_published(order, outcome(order)))
+            deleted += order.served.keys()
+            events += list(in_flight.receive_part(order, DONE))
+        elif isinstance(order, PublishOrder):
+            events += list(in_flight.receive_published(order.video, outcome(order.video)))
     return done, deleted
 
 
@@ -207,7 +209,7 @@ def test_copies_share_every_part_and_the_last_one_cleans_up():
     for index in range(4):  # Found by the worker, and of no consequence any more.
         assert not list(in_flight.receive_result(result_of(second, index, state="found")))
     assert sorted(order.segment.index for order in orders if isinstance(order, PartOrder)) == [0, 1, 2, 3]
-    assert sorted(order.row.number for order in orders if isinstance(order, Video)) == [0, 1]
+    assert sorted(order.video.row.number for order in orders if isinstance(order, PublishOrder)) == [0, 1]
     assert [order.contents for order in orders if isinstance(order, CleaningOrder)] == [("sha256-0",)]
 
 
@@ -253,7 +255,7 @@ def test_a_failed_segment_fails_every_video_that_needs_it_whichever_was_met_firs
 @pytest.mark.parametrize("keep_work", [False, True])
 def test_work_goes_with_its_last_video_except_what_was_set_aside_or_is_to_be_kept(keep_work):
     good, broken = video_of(0, 1), video_of(1, 1, content=0, kind="-prores")
-    for failure in (None, SET_ASIDE):
+    for failure in (DONE, SET_ASIDE):
         in_flight = VideosInFlight(2, keep_work=keep_work)
         orders = list(in_flight.receive_videos(VideosRow(outcomes=(), videos=(broken,))))
         orders += in_flight.receive_result(result_of(good, 0, first=True))
@@ -261,7 +263,7 @@ def test_work_goes_with_its_last_video_except_what_was_set_aside_or_is_to_be_kep
         orders.remove(of_broken)
         after = list(in_flight.receive_part(of_broken, failure))
         done, _ = run_dry(in_flight, orders + after)
-        assert any(isinstance(each, CleaningOrder) for each in done) == (failure is None and not keep_work)
+        assert any(isinstance(each, CleaningOrder) for each in done) == (failure is DONE and not keep_work)
         assert in_flight.num_open == 0
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from seedvr2_ray.batch.execution.finishing import finish_part, order_part, publish_video, remove_work
+from seedvr2_ray.batch.execution.finishing import PublishOrder, finish_part, order_part, publish_video, remove_work
 from seedvr2_ray.batch.execution.rows import SegmentResult, rows_of_video
 from seedvr2_ray.batch.execution.tracker import CleaningOrder, VideosInFlight
 from seedvr2_ray.batch.execution.videos import Video, VideoOutcome, plan_row
@@ -21,6 +21,7 @@ from seedvr2_ray.restoration.lanczos import LANCZOS, LanczosRestorer
 from seedvr2_ray.restoration.work.failures import RetryPolicy
 from seedvr2_ray.settings import RestoreSettings
 from seedvr2_ray.storage.local_backend import LocalBackend
+from seedvr2_ray.storage.records import Commit
 from tests.media.clips import make_clip
 
 SETTINGS = RestoreSettings(model="lanczos", resolution="x2", segment_seconds=0.5, segment_overlap=4, preset="ultrafast")
@@ -103,8 +104,8 @@ def test_a_video_goes_through_plan_restore_finish_and_publish_and_is_then_skippe
         order = orders.pop(0)
         if isinstance(order, CleaningOrder):
             assert remove_work(order.contents, job) is None
-        elif isinstance(order, Video):
-            orders += list(in_flight.receive_published(order, publish_video(order, job)))
+        elif isinstance(order, PublishOrder):
+            orders += list(in_flight.receive_published(order.video, publish_video(order, job)))
         else:
             orders += list(in_flight.receive_part(order, finish_part(order, job)))
     (outcome,) = in_flight.take_outcomes()
@@ -246,8 +247,8 @@ def finish_video(job, clip, target, **settings):
     for row in rows_of_video(video) if video.work().to_restore else ():
         list(worker.restore_rows([row]))
     for index in range(len(video.plan.segments)):
-        assert finish_part(order_part(video, index), job) is None
-    outcome = publish_video(video, job)
+        assert isinstance(finish_part(order_part(video, index), job), Commit)
+    outcome = publish_video(PublishOrder(video=video, parts={}), job)
     assert isinstance(outcome, VideoOutcome) and outcome.state == "published", outcome
 
 

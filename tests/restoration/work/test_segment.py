@@ -5,7 +5,8 @@ import pytest
 from seedvr2_ray.errors import NotFiniteError
 from seedvr2_ray.restoration.lanczos import LanczosRestorer
 from seedvr2_ray.restoration.run import open_work, prepare
-from seedvr2_ray.restoration.work.segment import RESTORED, restore_segment
+from seedvr2_ray.restoration.work.pieces import RESTORED
+from seedvr2_ray.restoration.work.segment import restore_segment
 from tests.media import clips
 from tests.restoration.test_run import SETTINGS
 

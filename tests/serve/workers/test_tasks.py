@@ -13,7 +13,7 @@ from seedvr2_ray.media.container.probe import probe
 from seedvr2_ray.restoration.lanczos import LANCZOS, LanczosRestorer
 from seedvr2_ray.restoration.restorer import RestorerIdentity
 from seedvr2_ray.restoration.work.encoded_segments import neighbourhood_of
-from seedvr2_ray.restoration.work.segment import RESTORED
+from seedvr2_ray.restoration.work.pieces import RESTORED
 from seedvr2_ray.serve.config import FetchRules, Limits
 from seedvr2_ray.serve.jobs import Source
 from seedvr2_ray.serve.scheduler.video_progress import VideoProgress
