@@ -19,6 +19,7 @@ from seedvr2_ray.batch.leftovers import ALIVE_SECONDS, remove_dead_runs, remove_
 from seedvr2_ray.batch.manifest.manifest import ManifestSource
 from seedvr2_ray.batch.manifest.normalise import Normalised, normalise, require_source
 from seedvr2_ray.batch.report.estimate import Estimate, estimate_archive
+from seedvr2_ray.batch.report.fixity import write_fixity
 from seedvr2_ray.batch.report.outcomes import OutcomeLog, Totals
 from seedvr2_ray.batch.report.page import RunFacts, summarise, write_job_report
 from seedvr2_ray.errors import SettingsError
@@ -51,6 +52,10 @@ class BulkRequest:
     price_per_gpu_hour: float = 0.0
     timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS
     """Without a sign of life from any process, after which the open files are planned again."""
+    bag: bool = False
+    """Put BagIt's tag files beside the results."""
+    report_folder: str | None = None
+    """Where the report goes, if not into the job's folder."""
     scratch: str | None = None
     """Folder on every machine for copies of remote sources; by default below the system's temporary folder."""
 
@@ -154,8 +159,15 @@ def run_bulk(request: BulkRequest, progress: BulkProgress) -> dict[str, Any]:
                 restored_now=ledger.restored_now(),
                 num_workers=len(ledger.workers),
                 was_stopped=was_stopped,
+                ignored_files=manifest.passed_over.files,
+                extra_columns=sorted(manifest.passed_over.columns),
             )
-            write_job_report(job.folder, ledger.log.read(), ledger.log.totals, facts, scratch)
+            folder = request.report_folder or job.folder
+            write_job_report(folder, ledger.log.read(), ledger.log.totals, facts, scratch)
+            output = request.manifest.output if request.bag else None
+            if output is not None and is_local(output):
+                output = str(Path(output.removeprefix("file://")).absolute())
+            write_fixity(folder, ledger.log.read(), scratch, bag_of=output)
         if not request.keep_work:
             remove_leftovers(job, ledger.log.read())
     return summarise(ledger.log.totals, facts)
@@ -190,6 +202,7 @@ def _prepared(request: BulkRequest) -> Iterator[tuple[Job, Normalised, Path]]:
         overwrite=request.overwrite,
         verify=request.verify,
         max_pixels=request.max_pixels,
+        is_shared_checked=True,
         keep_work=request.keep_work,
         heartbeat_seconds=request.timeout_seconds / 4,
         scratch=request.scratch or default_scratch(),

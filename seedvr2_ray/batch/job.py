@@ -32,6 +32,8 @@ class Job:
     retries: RetryPolicy = field(default_factory=RetryPolicy)
     max_deaths: int = 3
     """Processes that one segment may take with it before it is set aside."""
+    is_shared_checked: bool = False
+    """Whether the folder holds a note by which every process can tell that it sees the driver's and not its own."""
     keep_work: bool = False
     """Leave intermediates and parts in place when nobody needs them any more."""
     heartbeat_seconds: float = 30.0

@@ -1,11 +1,17 @@
 """What killed runs left in a job's folder: found by listings, and removed when nobody is at work on it any more."""
 
+import socket
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
-from seedvr2_ray.batch.execution.videos import VideoOutcome
 from seedvr2_ray.batch.job import Job
-from seedvr2_ray.storage.faults import translated
-from seedvr2_ray.storage.location import open_location, publish_bytes, remove_folder
+from seedvr2_ray.errors import DeploymentError
+from seedvr2_ray.storage.faults import printable, translated
+from seedvr2_ray.storage.location import exists, open_location, publish_bytes, remove_folder
+
+if TYPE_CHECKING:
+    from seedvr2_ray.batch.execution.videos import VideoOutcome
 
 ALIVE_SECONDS = 60.0
 """How often a driver says that its run goes on."""
@@ -17,6 +23,25 @@ _ALIVE = "alive"
 def say_alive(job: Job) -> None:
     """Note that this run goes on, for other drivers that use the same folder."""
     publish_bytes(b"", f"{job.manifest_folder}/{_ALIVE}", overwrite=True)
+
+
+def require_shared_folder(job: Job) -> None:
+    """Refuse to work on a machine that sees another folder under the job's name, or none: all work would be lost.
+
+    Raises:
+        DeploymentError: so it is.
+    """
+    if job.is_shared_checked and not _is_seen(f"{job.manifest_folder}/{_ALIVE}"):
+        raise DeploymentError(
+            f"machine {socket.gethostname()} does not see the job's folder {printable(job.folder)}, which the driver "
+            "wrote to; name an object store's prefix, or a folder that all machines share, with --job-folder"
+        )
+
+
+@lru_cache(maxsize=16)
+def _is_seen(note: str) -> bool:
+    """Ask once per process."""
+    return exists(note)
 
 
 def remove_dead_runs(job: Job) -> list[str]:
@@ -43,7 +68,7 @@ def remove_run(job: Job, run: str) -> None:
     remove_folder(f"{job.log.root_url}/planning/{run}")
 
 
-def remove_leftovers(job: Job, outcomes: Iterable[VideoOutcome]) -> None:
+def remove_leftovers(job: Job, outcomes: Iterable["VideoOutcome"]) -> None:
     """Remove work on files that are done, which a run left that was killed before it could; that on others stays."""
     left = {content for prefix in _folders(f"{job.folder}/work") for content in _folders(f"{job.folder}/work/{prefix}")}
     if not left:

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 import seedvr2_ray
-from seedvr2_ray.cli.batch import batch
+from seedvr2_ray.cli.batch_verbs import batch_app
 from seedvr2_ray.cli.cluster import cluster_app
 from seedvr2_ray.cli.doctor import doctor
 from seedvr2_ray.cli.keys import keys_app
@@ -57,7 +57,7 @@ app.command()(restore)
 app.command("probe")(probe_command)
 app.command()(plan)
 app.command()(doctor)
-app.command("batch")(batch)
+app.add_typer(batch_app, name="batch")
 app.command("serve")(serve)
 app.add_typer(models_app, name="models")
 app.add_typer(keys_app, name="keys")

@@ -75,6 +75,14 @@ def connected(address: str | None) -> Iterator[None]:
         ray.init(address=address, include_dashboard=False if address == OWN else None, log_to_driver=False)
     except ConnectionError as error:
         raise DeploymentError(f"no Ray cluster answers at {address}: {error}") from error
+    except (RuntimeError, TimeoutError, OSError, ValueError, AssertionError, ray.exceptions.RayError) as error:
+        ray.shutdown()
+        where = "on this machine" if address == OWN else f"at {address}"
+        reason = str(error).strip().split("\n", 1)[0] or type(error).__name__
+        raise DeploymentError(
+            f"Ray did not start {where} ({type(error).__name__}: {reason}); it takes longer on a machine that is busy "
+            "or short of memory: run the same command again, or name a cluster that runs with --address"
+        ) from error
     try:
         yield
     finally:

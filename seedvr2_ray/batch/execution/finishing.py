@@ -7,6 +7,7 @@ from pathlib import Path
 from seedvr2_ray.batch.execution.heartbeats import at_work
 from seedvr2_ray.batch.execution.videos import Video, VideoOutcome, log_kind, published_record
 from seedvr2_ray.batch.job import Job
+from seedvr2_ray.batch.leftovers import require_shared_folder
 from seedvr2_ray.batch.report.figures import figures_of
 from seedvr2_ray.errors import TargetError
 from seedvr2_ray.restoration.planning.plan import Recipe, Segment
@@ -74,6 +75,7 @@ def finish_part(order: PartOrder, job: Job) -> Commit | Failure:
     store = job.store_of(order.content)
 
     def finish() -> Commit:
+        require_shared_folder(job)
         with open_workspace(job.scratch) as workspace:
             segment, before = order.segment, order.around.predecessor
             commit = finish_restored(order.recipe, segment, before, store, order.restored, workspace=workspace)
@@ -98,6 +100,7 @@ def publish_video(order: PublishOrder, job: Job) -> VideoOutcome | Failure:
 
 
 def _publish(order: PublishOrder, job: Job) -> VideoOutcome:
+    require_shared_folder(job)
     video = order.video
     row, plan, store, key = video.row, video.plan, video.store(job), video.key
     with open_workspace(job.scratch) as workspace:

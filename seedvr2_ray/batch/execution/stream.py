@@ -10,13 +10,16 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset, ExecutionResources
 
 from seedvr2_ray.batch.execution.cluster import SettledPool
 from seedvr2_ray.batch.execution.heartbeats import at_work
-from seedvr2_ray.batch.execution.rows import take_turns, to_columns
+from seedvr2_ray.batch.execution.rows import VideosRow, take_turns, to_columns
 from seedvr2_ray.batch.execution.videos import Video, VideoOutcome, plan_row
 from seedvr2_ray.batch.execution.worker import SegmentWorker
 from seedvr2_ray.batch.job import Job
+from seedvr2_ray.batch.leftovers import require_shared_folder
 from seedvr2_ray.batch.manifest.manifest import ManifestRow
 from seedvr2_ray.batch.manifest.normalise import Shard, read_shard
+from seedvr2_ray.errors import DeploymentError
 from seedvr2_ray.restoration.restorer import RestorerIdentity
+from seedvr2_ray.restoration.work.failures import describe_failure
 
 PLANNED_AHEAD_BYTES = 64 << 20
 """Of descriptions that wait for a restorer: some ten thousand segments. Planning pauses there."""
@@ -99,9 +102,20 @@ def planning(
 def _plan_shard(
     shard: Shard, job: Job, identity: RestorerIdentity, open_rows: frozenset[int] | None
 ) -> Iterator[dict[str, Any]]:
+    try:
+        require_shared_folder(job)
+    except DeploymentError as error:
+        yield to_columns(VideosRow(outcomes=(_stop(error),), videos=()))
+        return
     rows = (each for each in read_shard(shard) if open_rows is None or each.number in open_rows)
     for described in take_turns(_plan_row(each, job, identity) for each in rows):
         yield to_columns(described)
+
+
+def _stop(error: DeploymentError) -> VideoOutcome:
+    """Word an error that ends the job, whichever row it was met at."""
+    failure = describe_failure("plan", error)
+    return VideoOutcome(number=0, where="", source="", target="", state="quarantined", failure=failure)
 
 
 def _plan_row(row: ManifestRow, job: Job, identity: RestorerIdentity) -> Video | VideoOutcome:

@@ -12,6 +12,7 @@ from seedvr2_ray.batch.job import Job
 from seedvr2_ray.batch.manifest.manifest import ManifestRow
 from seedvr2_ray.batch.report.figures import figures_of
 from seedvr2_ray.errors import TargetError
+from seedvr2_ray.media.container.info import merge_notices
 from seedvr2_ray.media.container.probe import probe
 from seedvr2_ray.media.output.rehearsal import rehearse
 from seedvr2_ray.restoration.planning.plan import Plan, plan_video, publication_key
@@ -26,7 +27,7 @@ from seedvr2_ray.restoration.work.segment import PARTS
 from seedvr2_ray.storage.address import Fingerprint, digest_of, fingerprint
 from seedvr2_ray.storage.commits import CommitStore
 from seedvr2_ray.storage.faults import printable, translated
-from seedvr2_ray.storage.location import exists, open_location
+from seedvr2_ray.storage.location import exists, is_local, open_location
 from seedvr2_ray.storage.sources import Pinned, SourceCopies, pin, require_unchanged
 
 VideoState = Literal["published", "skipped", "quarantined"]
@@ -45,6 +46,8 @@ class VideoOutcome:
     """What its work is filed under; empty when it was not even read."""
     figures: Mapping[str, Any] = field(default_factory=dict)
     failure: Failure | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Of a row that is set aside: what differs from the defaults, so that it can be tried again by itself."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,6 +129,7 @@ def outcome_of(row: ManifestRow, failure: Failure, content: str = "") -> VideoOu
         state="quarantined",
         content=content,
         failure=failure,
+        settings=row.settings.to_mapping(),
     )
 
 
@@ -177,28 +181,35 @@ def _skipped(row: ManifestRow, content: str, figures: Mapping[str, Any]) -> Vide
 
 
 def _known_version(url: str, job: Job) -> Fingerprint | None:
-    """Spare a local file from being read again when it looks as it did."""
-    address = digest_of(url)
-    record = job.log.find(log_kind("versions", address), address)
-    if record is None:
+    """Spare a local file from being read again when it looks as it did. A store says by itself what it holds."""
+    if not is_local(url):
         return None
-    known = Fingerprint(**record)
+    address = digest_of(url)
+    noted = job.log.look(log_kind("versions", address), address)
+    if noted is None:
+        return None
+    known = Fingerprint(**noted.record)
     place = open_location(url)
     with translated(place.url, "source"):
         found = place.backend.info(place.path)
     if found.mark and (found.size, found.mark) == (known.size, known.mark):
         return known
-    job.log.discard(log_kind("versions", address), address)
+    job.log.discard(log_kind("versions", address), address, known=noted)
     return None
+
+
+def _note_version(url: str, version: Fingerprint, job: Job) -> None:
+    if is_local(url):
+        address = digest_of(url)
+        values = {"text": version.text, "size": version.size, "mark": version.mark}
+        job.log.commit(log_kind("versions", address), address, values)
 
 
 def _plan(
     row: ManifestRow, job: Job, identity: RestorerIdentity, source: Pinned, path: Path, key: str
 ) -> Video | VideoOutcome:
     store = job.store_of(source.content)
-    address = digest_of(row.source)
-    version = {"text": source.version.text, "size": source.version.size, "mark": source.version.mark}
-    job.log.commit(log_kind("versions", address), address, version)
+    _note_version(row.source, source.version, job)
     media = probe(str(path), limits=job.limits, salvage=row.settings.salvage)
     plan_with = partial(
         plan_video,
@@ -216,7 +227,7 @@ def _plan(
     # Looked through once per content and committed: it is what planning spends its time on.
     seen = look_through(str(path), media, source.content, store, salvage=row.settings.salvage)
     plan = plan_with(shots=seen.shots if row.settings.detect_shots else (0,), proof=seen.proof)
-    plan = replace(plan, notices=(*plan.notices, *outlook))
+    plan = replace(plan, notices=merge_notices(plan.notices, outlook))
     finished = _require_target(row, job, plan, source, key)
     if finished is not None:
         return finished

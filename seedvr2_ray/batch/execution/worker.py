@@ -7,9 +7,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from threading import Lock, Thread
+from threading import Condition, Lock
 from typing import Any
 from uuid import uuid4
 
@@ -19,7 +18,8 @@ from seedvr2_ray.batch.execution.heartbeats import at_work
 from seedvr2_ray.batch.execution.machines import count_deaths, this_machine
 from seedvr2_ray.batch.execution.rows import SegmentResult, SegmentRow, VideosRow, from_payload, result_columns
 from seedvr2_ray.batch.job import Job
-from seedvr2_ray.errors import RetryableError, SeedVR2Error
+from seedvr2_ray.batch.leftovers import require_shared_folder
+from seedvr2_ray.errors import RetryableError
 from seedvr2_ray.restoration.restorer import Restorer
 from seedvr2_ray.restoration.work.failures import Failure, describe_failure, leaves_device_unusable
 from seedvr2_ray.restoration.work.pieces import RESTORED
@@ -64,6 +64,7 @@ class SegmentWorker:
         self._name = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:6]}"
         self._restorer: Restorer | None = None
         self._device = Device()
+        self._company = Company()
         self._loading = Lock()
         self._copies = SourceCopies(Path(job.scratch) / "sources", job.scratch_bytes)
 
@@ -102,6 +103,7 @@ class SegmentWorker:
         )
 
     def _attempt(self, row: SegmentRow) -> _Done:
+        require_shared_folder(self._job)
         store, address = self._job.store_of(row.source.content), row.segment.address
         found = self._job.retrying(lambda: _find_done(row, store))
         if found is not None:
@@ -111,7 +113,8 @@ class SegmentWorker:
         if deaths >= self._job.max_deaths:
             return _Done("failed", failure=_poison(deaths))
         with open_workspace(self._job.scratch) as workspace:
-            made = self._job.retrying(lambda: self._make_once(row, store, len(notes), workspace))
+            with self._company.joined(alone=bool(notes)):
+                made = self._make_noted(row, store, len(notes), workspace)
             commit = self._job.retrying(lambda: commit_intermediate(row.segment, made, store))
         _count_work(row, commit.record)
         return _Done("restored", commit)
@@ -121,31 +124,36 @@ class SegmentWorker:
         # Of this run only: someone who starts the job again means to try again.
         return f"deaths/{self._job.run}"
 
-    def _make_once(self, row: SegmentRow, store: CommitStore, num_attempts: int, workspace: Path) -> Intermediate:
-        attempt = _Attempt(store, self._attempts_kind, row.segment.address, num_attempts)
+    def _make_noted(self, row: SegmentRow, store: CommitStore, num_before: int, workspace: Path) -> Intermediate:
+        """Note durably that the segment is begun: one that kills its process is known by the note that it leaves."""
+        kind, address = self._attempts_kind, row.segment.address
+        number = self._job.retrying(lambda: store.record_attempt(kind, address, after=num_before, extra=this_machine()))
+        try:
+            return self._job.retrying(lambda: self._make_once(row, workspace))
+        finally:
+            # Whoever can still say what went wrong did not die of it.
+            with suppress(RetryableError):
+                store.clear_attempts(kind, address, known=number)
+
+    def _make_once(self, row: SegmentRow, workspace: Path) -> Intermediate:
         try:
             with self._copies.opened(row.source.url, row.source.version) as path:
                 if is_local(row.source.url):  # A copy stays what it was; whoever publishes looks at the source again.
                     require_unchanged(row.source)
-                restorer = self._load(row)
                 return make_intermediate(
                     row.recipe,
                     row.segment,
-                    restorer,
+                    self._load(row),
                     source_path=str(path),
                     workspace=workspace,
                     on_frames=lambda num_frames: count("seedvr2_frames", num_frames),
-                    device=partial(self._device.held, attempt.begin),
+                    device=self._device.held,
                 )
         except Exception as error:
             if leaves_device_unusable(error):
                 _log.error("CUDA failed and cannot recover in this process, which ends: %s", error)
-                attempt.settle()  # So that whoever is next knows.
                 self._leave(1)
             raise
-        finally:
-            # Whoever can still say what went wrong did not die of it.
-            attempt.forget()
 
     def _load(self, row: SegmentRow) -> Restorer:
         wanted = row.recipe.restorer
@@ -171,48 +179,43 @@ class Device:
         return 0.0 if self._first_used is None else time.monotonic() - self._first_used
 
     @contextmanager
-    def held(self, on_begin: Callable[[], object]) -> Iterator[None]:
+    def held(self) -> Iterator[None]:
         """Have the device for as long as the block runs."""
         with self._lock:
             began = time.monotonic()
             self._first_used = self._first_used or began
-            on_begin()
             try:
                 yield
             finally:
                 self.busy_seconds += time.monotonic() - began
 
 
-class _Attempt:
-    """Notes durably that work is begun, while it begins: a segment that kills its process is known by that note.
+class Company:
+    """Who may be at work in a process at a time: several, or one alone.
 
-    A device does not wait for a store; a process that dies before the store has answered is tried once more.
+    When a process dies, all that was begun in it is suspect. A suspect is begun again alone, so that what dies with it
+    next time is nobody else, and it is known who killed it.
     """
 
-    def __init__(self, store: CommitStore, kind: str, address: str, num_before: int) -> None:
-        self._store, self._kind, self._address, self._num_before = store, kind, address, num_before
-        self._number = 0
-        self._thread: Thread | None = None
+    def __init__(self) -> None:
+        self._changed = Condition()
+        self._num_present = 0
+        self._is_closed = False
 
-    def begin(self) -> None:
-        self._thread = Thread(target=self._note, name="attempt", daemon=True)
-        self._thread.start()
-
-    def settle(self) -> None:
-        """Return when the note is made."""
-        if self._thread is not None:
-            self._thread.join()
-
-    def forget(self) -> None:
-        """Take the note back, with those before it."""
-        self.settle()
-        with suppress(RetryableError):
-            self._store.clear_attempts(self._kind, self._address, known=max(self._number, self._num_before))
-
-    def _note(self) -> None:
-        with suppress(SeedVR2Error):  # Without it the segment is tried once more than others.
-            after = self._num_before
-            self._number = self._store.record_attempt(self._kind, self._address, after=after, extra=this_machine())
+    @contextmanager
+    def joined(self, *, alone: bool) -> Iterator[None]:
+        """Be at work for as long as the block runs, after waiting for one's turn."""
+        with self._changed:
+            self._changed.wait_for(lambda: not (self._is_closed or (alone and self._num_present)))
+            self._num_present += 1
+            self._is_closed = alone
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._num_present -= 1
+                self._is_closed = False
+                self._changed.notify_all()
 
 
 def _find_done(row: SegmentRow, store: CommitStore) -> _Done | None:

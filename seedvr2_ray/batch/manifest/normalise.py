@@ -15,7 +15,7 @@ import pyarrow
 import pyarrow.parquet
 from fsspec.core import url_to_fs  # type: ignore[import-untyped]
 
-from seedvr2_ray.batch.manifest.manifest import ManifestRow, ManifestSource, read_manifest
+from seedvr2_ray.batch.manifest.manifest import ManifestRow, ManifestSource, PassedOver, read_manifest
 from seedvr2_ray.errors import InputError, TargetError
 from seedvr2_ray.settings import RestoreSettings
 from seedvr2_ray.storage.address import digest_of
@@ -46,6 +46,7 @@ class Normalised:
     shards: tuple[Shard, ...]
     sharers: Mapping[bytes, int] = field(default_factory=dict)
     """How many rows name a source, for the sources that several rows name; see :func:`source_key`."""
+    passed_over: PassedOver = field(default_factory=PassedOver)
 
     def models(self) -> tuple[str, ...]:
         """Return the models that rows ask for, each once."""
@@ -60,8 +61,12 @@ def normalise(manifest: ManifestSource, folder: str) -> Normalised:
             replace a source or lies inside the input; a bucket is missing or may not be used. The row is named.
     """
     _require_output_outside(manifest)
+    passed_over = PassedOver()
     # Closed at once when a row is refused: a copy of the manifest is open underneath.
-    with tempfile.TemporaryDirectory(prefix="seedvr2-ray-") as scratch, closing(read_manifest(manifest)) as read:
+    with (
+        tempfile.TemporaryDirectory(prefix="seedvr2-ray-") as scratch,
+        closing(read_manifest(manifest, passed_over)) as read,
+    ):
         sharers: dict[bytes, int] = {}
         with closing(_without_conflicts(_reachable(read), Path(scratch) / "names.sqlite", sharers)) as rows:
             shards = list(_write_shards(rows, Path(scratch), folder))
@@ -69,7 +74,7 @@ def normalise(manifest: ManifestSource, folder: str) -> Normalised:
     if not num_rows:
         what = "has no rows" if manifest.is_table else "holds no videos or images that match"
         raise InputError(f"{printable(manifest.url)} {what}; there is nothing to restore")
-    return Normalised(num_rows=num_rows, shards=tuple(shards), sharers=sharers)
+    return Normalised(num_rows=num_rows, shards=tuple(shards), sharers=sharers, passed_over=passed_over)
 
 
 def read_shard(shard: Shard) -> Iterator[ManifestRow]:

@@ -4,6 +4,7 @@ import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 
 import seedvr2_ray
 from seedvr2_ray.errors import StorageError, TargetError
-from seedvr2_ray.media.container.info import Notice
+from seedvr2_ray.media.container.info import Notice, merge_notices
 from seedvr2_ray.media.output.join import join_parts
 from seedvr2_ray.media.output.libraries import library_versions
 from seedvr2_ray.media.output.master import sequence_name
@@ -101,7 +102,7 @@ def join(
         target_path=_joined_path(plan, target, workspace),
     )
     # What the rehearsal foretold and the join confirms is said once.
-    notices = tuple(dict.fromkeys((*plan.notices, *report.notices)))
+    notices = merge_notices(plan.notices, report.notices)
     return Assembly(
         target=target,
         local_paths=report.outputs,
@@ -197,6 +198,7 @@ def _provenance(
             for segment, commit in zip(plan.segments, commits, strict=True)
         ],
         "preflight": [asdict(notice) for notice in notices],
+        "published_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": {name: round(seconds, 3) for name, seconds in timings.items()},
     }
 
