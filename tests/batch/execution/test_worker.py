@@ -1,7 +1,10 @@
 """The restorer's process as an ordinary object: retries, deaths, duplicates, CUDA errors. No Ray."""
 
 import pickle
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -9,11 +12,12 @@ from typing import Any
 import pytest
 import torch
 
+from seedvr2_ray.batch.execution import worker as worker_module
 from seedvr2_ray.batch.execution.finishing import PublishOrder, finish_part, order_part, publish_video, remove_work
 from seedvr2_ray.batch.execution.rows import SegmentResult, rows_of_video
 from seedvr2_ray.batch.execution.tracker import CleaningOrder, VideosInFlight
 from seedvr2_ray.batch.execution.videos import Video, VideoOutcome, plan_row
-from seedvr2_ray.batch.execution.worker import SegmentWorker
+from seedvr2_ray.batch.execution.worker import Company, Device, SegmentWorker
 from seedvr2_ray.batch.job import Job
 from seedvr2_ray.batch.manifest.manifest import ManifestRow
 from seedvr2_ray.errors import DeploymentError, MediaError, StorageError
@@ -313,3 +317,49 @@ def test_a_master_is_read_again_only_when_it_was_touched_or_when_that_is_asked(c
     target.touch()
     assert [num_reads(), num_reads()] == [1, 0]
     assert [num_reads(replace(job, folder=str(tmp_path / "other"))) for _ in range(2)] == [1, 0]
+
+
+def test_a_suspect_is_begun_alone_and_others_together():
+    company, order = Company(), []
+    with company.joined(alone=False):
+        suspect = threading.Thread(target=lambda: _join(company, order, "suspect", alone=True))
+        suspect.start()
+        _join(company, order, "other", alone=False)
+        assert order == ["other"]
+    suspect.join(timeout=5)
+    assert order == ["other", "suspect"]
+
+
+def _join(company, order, name, *, alone):
+    with company.joined(alone=alone):
+        order.append(name)
+
+
+def test_a_segment_is_committed_while_the_next_one_has_the_device(clip, tmp_path, monkeypatch):
+    job = job_in(tmp_path)
+    video = video_in(job, clip, tmp_path / "out.mp4")
+    rows = list(rows_of_video(video))[:2]
+    worker, second_began = SegmentWorker(job), threading.Event()
+    held, commit = Device.held, worker_module.commit_intermediate
+
+    @contextmanager
+    def noted(self):
+        with held(self):
+            if committing.is_set():
+                second_began.set()
+            yield
+
+    committing = threading.Event()
+
+    def waits_for_the_second(segment, made, store):
+        committing.set()
+        assert second_began.wait(20), "the device waits for a commit"
+        return commit(segment, made, store)
+
+    monkeypatch.setattr(Device, "held", noted)
+    monkeypatch.setattr(worker_module, "commit_intermediate", waits_for_the_second)
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(worker.restore_rows, rows[:1])
+        assert committing.wait(20)
+        second = threads.submit(worker.restore_rows, rows[1:])
+        assert [each.state for each in (*first.result(), *second.result())] == ["restored", "restored"]
