@@ -15,7 +15,7 @@ from seedvr2_ray.batch.execution.pipeline import restore_archive
 from seedvr2_ray.batch.execution.rows import SegmentResult
 from seedvr2_ray.batch.execution.videos import VideoOutcome
 from seedvr2_ray.batch.job import Job
-from seedvr2_ray.batch.leftovers import ALIVE_SECONDS, remove_dead_runs, remove_leftovers, remove_run, say_alive
+from seedvr2_ray.batch.leftovers import kept_alive, remove_dead_runs, remove_leftovers, remove_run
 from seedvr2_ray.batch.manifest.manifest import ManifestSource
 from seedvr2_ray.batch.manifest.normalise import Normalised, normalise, require_source
 from seedvr2_ray.batch.report.estimate import Estimate, estimate_archive
@@ -92,10 +92,8 @@ class BulkProgress(Protocol):
 class _Ledger:
     """Keeps count of a run while it goes."""
 
-    job: Job
     log: OutcomeLog
     progress: BulkProgress
-    said_alive: float = field(default_factory=time.monotonic)
     segments: int = 0
     frames: int = 0
     gpu_seconds: float = 0.0
@@ -116,9 +114,6 @@ class _Ledger:
 
     def heartbeat(self) -> None:
         self.log.keep_current()
-        if time.monotonic() - self.said_alive > ALIVE_SECONDS:
-            self.said_alive = time.monotonic()
-            say_alive(self.job)
 
     def restored_now(self) -> dict[str, float]:
         busy = sum(each[0] for each in self.workers.values())
@@ -144,7 +139,7 @@ def run_bulk(request: BulkRequest, progress: BulkProgress) -> dict[str, Any]:
     began = time.monotonic()
     with _prepared(request) as (job, manifest, scratch):
         progress.began(manifest, request.price_per_gpu_hour)
-        ledger = _Ledger(job, OutcomeLog(scratch, f"{job.folder}/quarantine.jsonl"), progress)
+        ledger = _Ledger(OutcomeLog(scratch, f"{job.folder}/quarantine.jsonl"), progress)
         was_stopped = True
         try:
             with connected(request.address):
@@ -209,8 +204,9 @@ def _prepared(request: BulkRequest) -> Iterator[tuple[Job, Normalised, Path]]:
     )
     with tempfile.TemporaryDirectory(prefix="seedvr2-ray-") as scratch:
         try:
-            manifest = normalise(request.manifest, job.manifest_folder)
-            remove_dead_runs(job)
-            yield job, manifest, Path(scratch)
+            with kept_alive(job):
+                manifest = normalise(request.manifest, job.manifest_folder)
+                remove_dead_runs(job)
+                yield job, manifest, Path(scratch)
         finally:
             remove_run(job, job.run)

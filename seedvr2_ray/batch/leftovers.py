@@ -2,11 +2,13 @@
 
 import socket
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
+from threading import Event, Thread
 from typing import TYPE_CHECKING
 
 from seedvr2_ray.batch.job import Job
-from seedvr2_ray.errors import DeploymentError
+from seedvr2_ray.errors import DeploymentError, SeedVR2Error
 from seedvr2_ray.storage.faults import printable, translated
 from seedvr2_ray.storage.location import exists, open_location, publish_bytes, remove_folder
 
@@ -23,6 +25,26 @@ _ALIVE = "alive"
 def say_alive(job: Job) -> None:
     """Note that this run goes on, for other drivers that use the same folder."""
     publish_bytes(b"", f"{job.manifest_folder}/{_ALIVE}", overwrite=True)
+
+
+@contextmanager
+def kept_alive(job: Job) -> Iterator[None]:
+    """Say again and again that a run goes on, for as long as the block runs, whatever its driver waits for."""
+    say_alive(job)
+    is_over = Event()
+
+    def say() -> None:
+        while not is_over.wait(ALIVE_SECONDS):
+            with suppress(SeedVR2Error):  # Another time, then.
+                say_alive(job)
+
+    thread = Thread(target=say, name="alive", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
 
 
 def require_shared_folder(job: Job) -> None:
@@ -50,8 +72,7 @@ def remove_dead_runs(job: Job) -> list[str]:
     Returns:
         The names of the runs.
     """
-    say_alive(job)
-    # One clock for all: that of the store, which wrote this run's note just now.
+    # One clock for all: that of the store, which wrote this run's note a moment ago.
     now = _last_alive(job, job.run)
     dead = []
     for run in _folders(f"{job.folder}/manifests"):

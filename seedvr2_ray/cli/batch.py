@@ -84,8 +84,7 @@ def batch(
     """
     if context.invoked_subcommand is not None:
         return
-    if manifest is None:
-        raise SettingsError("name what to restore with --manifest: a folder, a prefix, or a table of rows")
+    manifest = require_manifest(manifest)
     if address_of(address) == OWN:
         confine()
     # Ray takes seconds to import, which every other command would pay for with each start.
@@ -120,6 +119,17 @@ def batch(
     console.print_json(json.dumps(summary)) if as_json else show_report(summary, request.job_folder(), console)
     if counts_as_failure(summary["files"], fail_on):
         raise typer.Exit(SET_ASIDE)
+
+
+def require_manifest(manifest: str | None) -> str:
+    """Return the manifest; it is no option that must be given, because ``batch status`` has none.
+
+    Raises:
+        SettingsError: it is missing.
+    """
+    if manifest is None:
+        raise SettingsError("missing option '--manifest': name what to restore, a folder, a prefix, or a table of rows")
+    return manifest
 
 
 def counts_as_failure(files: Mapping[str, int], fail_on: str) -> bool:

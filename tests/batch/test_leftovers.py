@@ -1,14 +1,15 @@
 """Laws of what killed runs leave behind, and of folders that not every machine sees. No Ray."""
 
-import os
 import time
 from pathlib import Path
 
 import pytest
 
+from seedvr2_ray.batch import leftovers
 from seedvr2_ray.batch.execution.videos import VideoOutcome
 from seedvr2_ray.batch.job import Job
 from seedvr2_ray.batch.leftovers import (
+    kept_alive,
     remove_dead_runs,
     remove_leftovers,
     remove_run,
@@ -31,21 +32,32 @@ def begin(folder: Path, run: str) -> Job:
     return job
 
 
-def test_what_a_killed_run_left_goes_with_a_later_one_and_a_run_that_goes_on_is_left_alone(tmp_path: Path) -> None:
-    dead, living = begin(tmp_path, "dead"), begin(tmp_path, "living")
-    long_ago = time.time() - 3600
-    # The time that counts is the inode's: a killed run's note is old because it was written long ago.
-    note = Path(dead.manifest_folder) / "alive"
-    os.utime(note, (long_ago, long_ago))
-    note.rename(note)
-    mine = begin(tmp_path, "mine")
-    note.unlink()  # A run that never said so is dead too.
-    assert remove_dead_runs(mine) == ["dead"]
+def test_what_a_killed_run_left_goes_with_a_later_one_and_a_run_that_goes_on_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = {"silent": 1000.0, "living": 1500.0, "mine": 2000.0, "speechless": None}
+    jobs = [begin(tmp_path, run) for run in said]
+    monkeypatch.setattr(leftovers, "_last_alive", lambda job, run: said[run])
+    assert sorted(remove_dead_runs(jobs[2])) == ["silent", "speechless"]
     assert sorted(path.name for path in (tmp_path / "job/manifests").iterdir()) == ["living", "mine"]
     assert sorted(path.name for path in (tmp_path / "job/log/planning").iterdir()) == ["living", "mine"]
-    for job in (mine, living):
+    for job in jobs:
         remove_run(job, job.run)
     assert not list((tmp_path / "job/log/planning").iterdir())
+
+
+def test_a_run_says_that_it_goes_on_whatever_its_driver_waits_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leftovers, "ALIVE_SECONDS", 0.01)
+    job = job_in(tmp_path, "run")
+    note = Path(job.manifest_folder) / "alive"
+    with kept_alive(job):
+        first = note.stat().st_ino
+        limit = time.monotonic() + 10
+        while note.stat().st_ino == first:
+            assert time.monotonic() < limit
+            time.sleep(0.005)
 
 
 def test_work_that_a_killed_run_could_not_remove_goes_at_the_end_of_the_next_unless_it_is_wanted(
