@@ -28,6 +28,9 @@ class Backend(Protocol):
     def info(self, path: str) -> ObjectInfo:
         """Describe a file; FileNotFoundError or IsADirectoryError where there is none."""
 
+    def is_file(self, path: str) -> bool:
+        """Say whether a file is there, with one request where that is possible."""
+
     def read(self, path: str) -> bytes:
         """Return the whole content of a small file."""
 

@@ -151,9 +151,9 @@ def _claim_target(video: Video, job: Job) -> Commit:
         TargetError: somebody else wrote there since the video was planned.
     """
     kind, target = log_kind("publishing", video.key), video.row.target
-    claim = job.log.look(kind, video.key)
-    if claim is not None:
-        return claim
     if not job.overwrite and exists(target):
+        claim = job.log.look(kind, video.key)
+        if claim is not None:
+            return claim
         raise TargetError(f"{printable(target)} came into being while the job was at work; remove it or choose another")
     return job.log.settle(kind, video.key, {"target": printable(target)})[0]

@@ -255,13 +255,11 @@ def _require_target(row: ManifestRow, job: Job, plan: Plan, source: Pinned, key:
         job.log.commit(log_kind("published", key), key, published_record(plan, source, figures, seen.mark))
         return _skipped(row, source.content, figures)
     publishing = log_kind("publishing", key)
-    if job.overwrite or job.log.find(publishing, key) is not None:
+    if job.overwrite or (seen is None and not exists(row.target)) or job.log.find(publishing, key) is not None:
         return None  # Allowed, or an earlier run of this very job was stopped while it published.
     if seen is not None and seen.state in ("missing", "damaged"):
         # What is left of this very master: whoever publishes it again may replace it.
         job.log.commit(publishing, key, {"target": printable(row.target)})
-        return None
-    if not exists(row.target):
         return None
     if seen is not None and seen.state == "changed":
         raise TargetError(

@@ -14,12 +14,13 @@ import torch
 
 from seedvr2_ray.batch.execution import worker as worker_module
 from seedvr2_ray.batch.execution.finishing import PublishOrder, finish_part, order_part, publish_video, remove_work
-from seedvr2_ray.batch.execution.rows import SegmentResult, rows_of_video
+from seedvr2_ray.batch.execution.rows import SegmentResult, VideosRow, rows_of_video
 from seedvr2_ray.batch.execution.tracker import CleaningOrder, VideosInFlight
 from seedvr2_ray.batch.execution.videos import Video, VideoOutcome, plan_row
 from seedvr2_ray.batch.execution.worker import Company, Device, SegmentWorker
 from seedvr2_ray.batch.job import Job
 from seedvr2_ray.batch.manifest.manifest import ManifestRow
+from seedvr2_ray.batch.manifest.normalise import source_key
 from seedvr2_ray.errors import DeploymentError, MediaError, StorageError
 from seedvr2_ray.restoration.lanczos import LANCZOS, LanczosRestorer
 from seedvr2_ray.restoration.work.failures import RetryPolicy
@@ -363,3 +364,35 @@ def test_a_segment_is_committed_while_the_next_one_has_the_device(clip, tmp_path
         assert committing.wait(20)
         second = threads.submit(worker.restore_rows, rows[1:])
         assert [each.state for each in (*first.result(), *second.result())] == ["restored", "restored"]
+
+
+def test_masters_of_several_kinds_from_one_source_are_restored_once_and_the_last_one_cleans_up(clip, tmp_path):
+    restorers = FailingRestorers()
+    job = job_in(tmp_path, restorers)
+    in_flight, worker = VideosInFlight(2, {source_key(str(clip)): 2}), SegmentWorker(job)
+    cleaned = 0
+    for number, crf in enumerate((20, 30)):
+        row = ManifestRow(
+            number=number,
+            where=f"row {number}",
+            source=str(clip),
+            target=str(tmp_path / f"{crf}.mp4"),
+            settings=replace(SETTINGS, crf=crf),
+        )
+        video = plan_row(row, job, LANCZOS)
+        assert isinstance(video, Video), video
+        orders = []
+        for result in worker.restore_rows(list(rows_of_video(video))):
+            orders += list(in_flight.receive_result(result))
+        orders += list(in_flight.receive_videos(VideosRow(outcomes=(), videos=(video,))))
+        while orders:
+            order = orders.pop(0)
+            if isinstance(order, CleaningOrder):
+                cleaned += 1
+            elif isinstance(order, PublishOrder):
+                orders += list(in_flight.receive_published(order.video, publish_video(order, job)))
+            else:
+                orders += list(in_flight.receive_part(order, finish_part(order, job)))
+        assert [each.state for each in in_flight.take_outcomes()] == ["published"]
+        assert cleaned == number
+    assert restorers.calls == len(video.plan.segments)
