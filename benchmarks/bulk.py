@@ -5,7 +5,9 @@
 1. Overhead and scaling: a restorer that waits as long as a GPU would work, driven once by a loop without Ray
    and then by the whole bulk path on clusters of simulated GPUs (``ray.cluster_utils.Cluster``, eight to a
    machine). *Steady* looks at each worker from its first segment to its last; *whole* counts the staggered
-   start and the tail as well. At least 95 % of the bare loop's throughput per worker, and 90 % at the largest size.
+   start and the tail as well. At least 95 % of the bare loop's throughput per worker for one, and 90 % for more; a
+   device idle at most 3 % of the time between its first use and its last commit, 1 % with segments of 30 s and more.
+   What is judged is what this run measured.
 2. Planning: a manifest of many rows is checked and cut into shards (all rows, real), and a sample of files that
    all differ in content is probed, searched for shots and planned (real, one process). The rate for the whole
    archive is the sample's; nothing is left out of it.
@@ -21,7 +23,7 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -56,6 +58,8 @@ from seedvr2_ray.storage.commits import CommitStore
 SEGMENTS_PER_FILE = 8
 SEGMENT_FRAMES = 12
 OVERHEAD_LIMIT, SCALING_LIMIT = 0.95, 0.90
+SHORT_SEGMENT_IDLE, LONG_SEGMENT_IDLE = 0.03, 0.01
+LONG_SEGMENT_SECONDS = 30.0
 SETTINGS = RestoreSettings(model="lanczos", resolution="x1", segment_seconds=0.5, segment_overlap=0, crf=30)
 EQUAL_SEGMENTS = replace(SETTINGS, detect_shots=False)
 """For timing restorers; planning is timed with shots."""
@@ -97,12 +101,12 @@ class _Clock:
     def began(self, manifest: Normalised, price_per_gpu_hour: float) -> None:
         """Nothing to note: the clock runs already."""
 
-    def took(self, result: SegmentResult) -> None:
+    def received(self, result: SegmentResult) -> None:
         """Note one segment."""
         self.results.append(result)
         self.came.append(time.monotonic())
 
-    def settled(self, outcome: VideoOutcome, totals: Totals) -> None:
+    def finished(self, outcome: VideoOutcome, totals: Totals) -> None:
         """Fail at once when a file was not restored: figures would mean nothing."""
         if outcome.state != "published":
             raise RuntimeError(f"{outcome.source} was {outcome.state}: {outcome.failure}")
@@ -182,19 +186,24 @@ def time_bulk(num_gpus: int, per_gpu: int, seconds: float) -> dict[str, float]:
 
 def _shares(clock: _Clock, num_gpus: int, bare: float) -> dict[str, float]:
     """Compare with as many bare loops as there are GPUs."""
-    spans, begun = [], []
+    spans, begun, busy, alive = [], [], [], []
     for worker in {result.worker for result in clock.results}:
         own = [
             (came, result) for came, result in zip(clock.came, clock.results, strict=True) if result.worker == worker
         ]
         first_came, first = own[0]
-        begin = first_came - first.worker_busy_seconds
+        begin = first_came - first.worker_alive_seconds
+        last = max((result for _, result in own), key=lambda result: result.worker_alive_seconds)
+        # Up to when the device was let go last: what is committed behind it, and what comes too late, is idle time.
+        busy.append(last.worker_busy_seconds)
+        alive.append(last.worker_alive_seconds)
         begun.append(begin)
         spans.append((len(own), own[-1][0] - begin))
     steady = sum(count * bare for count, _ in spans) / sum(span for _, span in spans)
     whole = len(clock.results) * bare / (num_gpus * (max(clock.came) - min(begun)))
     return {
         "workers": len(spans),
+        "device_idle_share": round(1 - sum(busy) / sum(alive), 4),
         "steady_share": round(steady, 4),
         "whole_share": round(whole, 4),
         "seconds_to_first_segment": round(min(begun) - clock.started, 1),
@@ -216,6 +225,13 @@ def simulated_gpus(num_gpus: int) -> Iterator[str]:
     finally:
         ray.shutdown()
         cluster.shutdown()  # type: ignore[no-untyped-call]
+
+
+def meets_limits(row: Mapping[str, float]) -> bool:
+    """Judge one size: its throughput, and how long devices had nothing to do between a worker's first and last use."""
+    share = OVERHEAD_LIMIT if row["num_gpus"] == 1 else SCALING_LIMIT
+    idle = LONG_SEGMENT_IDLE if row["segment_seconds"] >= LONG_SEGMENT_SECONDS else SHORT_SEGMENT_IDLE
+    return row["steady_share"] >= share and row["device_idle_share"] <= idle
 
 
 def measure_planning(num_rows: int, num_sampled: int) -> dict[str, float]:
@@ -298,8 +314,10 @@ def main() -> int:
         kept["planning"] = measure_planning(arguments.rows, arguments.sample)
         print(json.dumps(kept["planning"]), flush=True)
     by_size = {row["num_gpus"]: row for row in kept.get("scaling", [])}
+    measured = []
     for size in (int(size) for size in arguments.sizes.split(",")):
         by_size[size] = time_bulk(size, arguments.per_gpu, arguments.seconds)
+        measured.append(by_size[size])
         print(json.dumps(by_size[size]), flush=True)
     scaling = [by_size[size] for size in sorted(by_size)]
     results = {
@@ -311,8 +329,10 @@ def main() -> int:
     }
     file.write_text(json.dumps(results, indent=1) + "\n")
     draw(results, results_folder() / "bulk.png")
-    is_met = scaling[0]["steady_share"] >= OVERHEAD_LIMIT and scaling[-1]["steady_share"] >= SCALING_LIMIT
-    print("limits met" if is_met else "LIMITS MISSED")
+    # Of this run alone: rows of earlier ones stay in the file and say nothing about this one.
+    missed = [row for row in measured if not meets_limits(row)]
+    is_met = bool(measured) and not missed
+    print("limits met" if is_met else f"LIMITS MISSED by {[row['num_gpus'] for row in missed] or 'measuring nothing'}")
     return 0 if is_met else 1
 
 

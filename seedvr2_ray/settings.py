@@ -134,18 +134,22 @@ def _require_type(name: str, value: object, hint: Any) -> None:
 def setting_of_text(name: str, value: Any) -> Any:
     """Read text as its setting's type: a cell of a table, or what stands behind ``name=``.
 
-    What does not fit, or is no text, is returned as it is, for the settings to refuse.
+    Whole floats become integers where the setting is one: a column with an empty cell is one of floats, as pandas
+    writes it. What does not fit is returned as it is, for the settings to refuse.
     """
     hint = get_type_hints(RestoreSettings).get(name)
+    number = get_args(hint)[0] if get_origin(hint) is Literal else None
+    is_integer = hint is int or (isinstance(number, int) and not isinstance(number, bool))
+    if isinstance(value, float) and is_integer and value.is_integer():
+        return int(value)
     if not isinstance(value, str) or hint is None or hint is str:
         return value
     text = value.strip()
     if hint is bool:
         return _BOOLEANS.get(text.lower(), value)
-    number = get_args(hint)[0] if get_origin(hint) is Literal else None
     try:
-        if hint is int or isinstance(number, int):
-            return int(text)
+        if is_integer:
+            return int(float(text)) if "." in text and float(text).is_integer() else int(text)
         return float(text) if hint is float else text
     except ValueError:
         return value

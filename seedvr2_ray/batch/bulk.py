@@ -1,6 +1,5 @@
 """One job from its manifest to its report: what the command line and ``ray job submit`` run."""
 
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -10,17 +9,17 @@ from pathlib import Path
 from typing import Any, Protocol
 from uuid import uuid4
 
-from fsspec.core import url_to_fs  # type: ignore[import-untyped]
-
 from seedvr2_ray.batch.execution.cluster import Pool, connected, settle_pool
 from seedvr2_ray.batch.execution.heartbeats import DEFAULT_TIMEOUT_SECONDS
 from seedvr2_ray.batch.execution.pipeline import restore_archive
 from seedvr2_ray.batch.execution.rows import SegmentResult
 from seedvr2_ray.batch.execution.videos import VideoOutcome
 from seedvr2_ray.batch.job import Job
+from seedvr2_ray.batch.leftovers import kept_alive, remove_dead_runs, remove_leftovers, remove_run
 from seedvr2_ray.batch.manifest.manifest import ManifestSource
 from seedvr2_ray.batch.manifest.normalise import Normalised, normalise, require_source
 from seedvr2_ray.batch.report.estimate import Estimate, estimate_archive
+from seedvr2_ray.batch.report.fixity import write_fixity
 from seedvr2_ray.batch.report.outcomes import OutcomeLog, Totals
 from seedvr2_ray.batch.report.page import RunFacts, summarise, write_job_report
 from seedvr2_ray.errors import SettingsError
@@ -28,7 +27,7 @@ from seedvr2_ray.gang.restorers import in_gangs
 from seedvr2_ray.restoration.gang.ranks import Patience
 from seedvr2_ray.restoration.load import CatalogueRestorers, RestorerSource
 from seedvr2_ray.restoration.planning.geometry import DEFAULT_MAX_PIXELS
-from seedvr2_ray.storage.faults import printable, translated
+from seedvr2_ray.storage.faults import printable
 from seedvr2_ray.storage.location import is_local
 from seedvr2_ray.storage.sources import default_scratch
 
@@ -55,6 +54,10 @@ class BulkRequest:
     price_per_gpu_hour: float = 0.0
     timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS
     """Without a sign of life from any process, after which the open files are planned again."""
+    bag: bool = False
+    """Put BagIt's tag files beside the results."""
+    report_folder: str | None = None
+    """Where the report goes, if not into the job's folder."""
     scratch: str | None = None
     """Folder on every machine for copies of remote sources; by default below the system's temporary folder."""
 
@@ -80,10 +83,10 @@ class BulkProgress(Protocol):
     def began(self, manifest: Normalised, price_per_gpu_hour: float) -> None:
         """The manifest is checked."""
 
-    def took(self, result: SegmentResult) -> None:
-        """A segment came back."""
+    def received(self, result: SegmentResult) -> None:
+        """A segment was worked on."""
 
-    def settled(self, outcome: VideoOutcome, totals: Totals) -> None:
+    def finished(self, outcome: VideoOutcome, totals: Totals) -> None:
         """A file has its outcome."""
 
 
@@ -99,17 +102,17 @@ class _Ledger:
     workers: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Seconds busy and alive of every process that restored."""
 
-    def took(self, result: SegmentResult) -> None:
+    def received(self, result: SegmentResult) -> None:
         if result.state == "restored":
             self.segments += 1
             self.frames += result.num_frames
             self.gpu_seconds += result.seconds
         self.workers[result.worker] = (result.worker_busy_seconds, result.worker_alive_seconds)
-        self.progress.took(result)
+        self.progress.received(result)
 
-    def settled(self, outcome: VideoOutcome) -> None:
+    def finished(self, outcome: VideoOutcome) -> None:
         self.log.add(outcome)
-        self.progress.settled(outcome, self.log.totals)
+        self.progress.finished(outcome, self.log.totals)
 
     def heartbeat(self) -> None:
         self.log.keep_current()
@@ -153,10 +156,17 @@ def run_bulk(request: BulkRequest, progress: BulkProgress) -> dict[str, Any]:
                 restored_now=ledger.restored_now(gang_size=request.pool.gang_size),
                 num_workers=len(ledger.workers),
                 was_stopped=was_stopped,
+                ignored_files=manifest.passed_over.files,
+                extra_columns=sorted(manifest.passed_over.columns),
             )
-            write_job_report(job.folder, ledger.log.read(), ledger.log.totals, facts, scratch)
+            folder = request.report_folder or job.folder
+            write_job_report(folder, ledger.log.read(), ledger.log.totals, facts, scratch)
+            output = request.manifest.output if request.bag else None
+            if output is not None and is_local(output):
+                output = str(Path(output.removeprefix("file://")).absolute())
+            write_fixity(folder, ledger.log.read(), scratch, bag_of=output)
         if not request.keep_work:
-            _sweep(job, ledger.log)
+            remove_leftovers(job, ledger.log.read())
     return summarise(ledger.log.totals, facts)
 
 
@@ -195,31 +205,16 @@ def _prepared(request: BulkRequest) -> Iterator[tuple[Job, Normalised, Path]]:
         overwrite=request.overwrite,
         verify=request.verify,
         max_pixels=request.max_pixels,
+        is_shared_checked=True,
+        keep_work=request.keep_work,
+        heartbeat_seconds=request.timeout_seconds / 4,
         scratch=request.scratch or default_scratch(),
     )
     with tempfile.TemporaryDirectory(prefix="seedvr2-ray-") as scratch:
         try:
-            yield job, normalise(request.manifest, job.manifest_folder), Path(scratch)
+            with kept_alive(job):
+                manifest = normalise(request.manifest, job.manifest_folder)
+                remove_dead_runs(job)
+                yield job, manifest, Path(scratch)
         finally:
-            _remove_folder(job.manifest_folder)
-            _remove_folder(f"{job.log.root_url}/planning/{job.run}")
-
-
-def _sweep(job: Job, log: OutcomeLog) -> None:
-    """Delete the work on files that are done; that on files set aside stays for the next run."""
-    kept = {outcome.content for outcome in log.read() if outcome.state == "quarantined"}
-    for outcome in log.read():
-        if outcome.state != "quarantined" and outcome.content not in kept:
-            _remove_folder(job.store_of(outcome.content).root_url)
-
-
-def _remove_folder(url: str) -> None:
-    if is_local(url):
-        shutil.rmtree(url.removeprefix("file://"), ignore_errors=True)
-        return
-    with translated(url, "store"):
-        filesystem, path = url_to_fs(url)
-        try:
-            filesystem.rm(path, recursive=True)
-        except FileNotFoundError:
-            return
+            remove_run(job, job.run)

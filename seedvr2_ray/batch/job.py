@@ -32,6 +32,12 @@ class Job:
     retries: RetryPolicy = field(default_factory=RetryPolicy)
     max_deaths: int = 3
     """Processes that one segment may take with it before it is set aside."""
+    is_shared_checked: bool = False
+    """Whether the folder holds a note by which every process can tell that it sees the driver's and not its own."""
+    keep_work: bool = False
+    """Leave intermediates and parts in place when nobody needs them any more."""
+    heartbeat_seconds: float = 30.0
+    """How often whoever is at work for long says so; the driver gives up after some of them."""
     scratch: str = field(default_factory=default_scratch)
     """Folder on every machine for copies of remote sources and files being written."""
     scratch_bytes: int = 100 << 30

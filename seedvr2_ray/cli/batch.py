@@ -1,14 +1,16 @@
 """``seedvr2-ray batch``: an archive on this machine or on a Ray cluster."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 
 from seedvr2_ray.cli.options import with_settings
 from seedvr2_ray.cli.parameters import Json, Mirror, SpStrategy, weights_source
+from seedvr2_ray.errors import SettingsError
 from seedvr2_ray.local_ray import OWN, address_of, confine
 from seedvr2_ray.models.backends import AttentionBackend
 from seedvr2_ray.restoration.planning.geometry import DEFAULT_MAX_PIXELS
@@ -33,11 +35,11 @@ Verify = Annotated[bool, typer.Option("--verify", help="Read finished masters ag
 Rate = Annotated[
     float, typer.Option(help="With --dry-run: output megapixels one restorer is assumed to make per second.")
 ]
-SetAsideIsSuccess = Annotated[
-    bool,
+FailOn = Annotated[
+    Literal["any", "all", "never"],
     typer.Option(
-        "--set-aside-is-success",
-        help="Exit with 0 although files were set aside: for schedulers, which would start machines to try again.",
+        help="Which files that were set aside make the exit code 3: any; only if all were, so that nothing is done; "
+        "never, for schedulers that would start machines to try again."
     ),
 ]
 
@@ -45,9 +47,11 @@ SetAsideIsSuccess = Annotated[
 @with_settings
 def batch(
     settings: RestoreSettings,
+    context: typer.Context,
     manifest: Annotated[
-        str, typer.Option(help="A folder, an object store's prefix, or a .csv, .jsonl or .parquet file with rows.")
-    ],
+        str | None,
+        typer.Option(help="A folder, an object store's prefix, or a .csv, .jsonl or .parquet file with rows."),
+    ] = None,
     output: Annotated[str | None, typer.Option(help="Folder or prefix of the results.")] = None,
     pattern: Pattern = None,
     job_folder: JobFolder = None,
@@ -71,7 +75,10 @@ def batch(
     mirror: Mirror = None,
     attention: Annotated[AttentionBackend, typer.Option(help="Attention kernel.")] = "sdpa",
     max_pixels: Annotated[int, typer.Option(help="Largest output, in pixels of width x height.")] = DEFAULT_MAX_PIXELS,
-    set_aside_is_success: SetAsideIsSuccess = False,
+    fail_on: FailOn = "any",
+    bag: Annotated[
+        bool, typer.Option("--bag", help="Put BagIt's tag files with the SHA-256 of every result beside the results.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Restore a whole archive.
@@ -82,6 +89,9 @@ def batch(
     same command again and it goes on. Files that cannot be restored are set aside in quarantine.jsonl with the
     reason and the way out, and the exit code is then 3; the report is in the job's folder.
     """
+    if context.invoked_subcommand is not None:
+        return
+    manifest = require_manifest(manifest)
     if address_of(address) == OWN:
         confine()
     # Ray takes seconds to import, which every other command would pay for with each start.
@@ -111,6 +121,7 @@ def batch(
         max_pixels=max_pixels,
         price_per_gpu_hour=price,
         scratch=scratch,
+        bag=bag,
     )
     console = Console(highlight=False, soft_wrap=True)
     if dry_run:
@@ -120,5 +131,23 @@ def batch(
     with BulkDisplay(quiet=as_json) as display:
         summary = run_bulk(request, display)
     console.print_json(json.dumps(summary)) if as_json else show_report(summary, request.job_folder(), console)
-    if summary["files"]["quarantined"] and not set_aside_is_success:
+    if counts_as_failure(summary["files"], fail_on):
         raise typer.Exit(SET_ASIDE)
+
+
+def require_manifest(manifest: str | None) -> str:
+    """Return the manifest; it is no option that must be given, because ``batch status`` has none.
+
+    Raises:
+        SettingsError: it is missing.
+    """
+    if manifest is None:
+        raise SettingsError("missing option '--manifest': name what to restore, a folder, a prefix, or a table of rows")
+    return manifest
+
+
+def counts_as_failure(files: Mapping[str, int], fail_on: str) -> bool:
+    """Say whether a job that set files aside failed, in the eyes of who asked for it."""
+    if fail_on == "never" or not files["quarantined"]:
+        return False
+    return fail_on == "any" or files["published"] + files["skipped"] == 0

@@ -54,8 +54,17 @@ class BulkDisplay:
         """Say how much there is."""
         self._num_files, self._price = manifest.num_rows, price_per_gpu_hour
         self._console.print(f"{manifest.num_rows} files, models: {', '.join(manifest.models())}", markup=False)
+        passed_over = manifest.passed_over
+        if passed_over.files:
+            named = ", ".join(
+                f"{suffix or 'no ending'} {number}" for suffix, number in passed_over.files.most_common(6)
+            )
+            self._console.print(f"{passed_over.files.total()} files are of no known kind: {named}", markup=False)
+        if passed_over.columns:
+            names = ", ".join(sorted(passed_over.columns))
+            self._console.print(f"columns that are no settings and are passed over: {names}", markup=False)
 
-    def took(self, result: SegmentResult) -> None:
+    def received(self, result: SegmentResult) -> None:
         """Count a segment."""
         if result.state == "restored":
             self._segments += 1
@@ -63,7 +72,7 @@ class BulkDisplay:
             self._gpu_seconds += result.seconds
         self._show()
 
-    def settled(self, outcome: VideoOutcome, totals: Totals) -> None:
+    def finished(self, outcome: VideoOutcome, totals: Totals) -> None:
         """Count a file, and name it if it was set aside."""
         self._num_settled += 1
         self._num_found += outcome.state == "skipped"

@@ -219,11 +219,12 @@ def _require_batch_options(entrypoint: list[str]) -> None:
     """Refuse here what the job would refuse after its machines have come."""
     from typer.main import get_command
 
-    from seedvr2_ray.cli.batch import batch
+    from seedvr2_ray.cli.batch import batch, require_manifest
 
     command = typer.Typer(rich_markup_mode=None, add_completion=False)
     command.command()(batch)
-    get_command(command).make_context("seedvr2-ray batch", entrypoint[2:])
+    context = get_command(command).make_context("seedvr2-ray batch", entrypoint[2:])
+    require_manifest(context.params["manifest"])
 
 
 def _say(as_json: bool, values: Any, lines: list[str]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from seedvr2_ray.errors import InputError, TargetError
+from seedvr2_ray.media.container.info import merge_notices
 from seedvr2_ray.media.container.probe import ProbeLimits, probe
 from seedvr2_ray.media.output.master import is_sequence, sequence_name
 from seedvr2_ray.media.output.rehearsal import rehearse
@@ -169,7 +170,7 @@ def prepare(
         earlier.share_first_pass(store)
     seen = look_through(source_path, media, mark.text, store, salvage=settings.salvage)
     plan = plan_with(shots=seen.shots if settings.detect_shots else (0,), proof=seen.proof)
-    plan = replace(plan, notices=(*plan.notices, *outlook))
+    plan = replace(plan, notices=merge_notices(plan.notices, outlook))
     return Prepared(
         plan=plan, source_path=source_path, fingerprint=mark, store=store, workspace=workspace, earlier=earlier
     )

@@ -28,6 +28,9 @@ class Backend(Protocol):
     def info(self, path: str) -> ObjectInfo:
         """Describe a file; FileNotFoundError or IsADirectoryError where there is none."""
 
+    def is_file(self, path: str) -> bool:
+        """Say whether a file is there, with one request where that is possible."""
+
     def read(self, path: str) -> bytes:
         """Return the whole content of a small file."""
 
@@ -55,6 +58,9 @@ class Backend(Protocol):
 
         Files that are being written are among them, and begin with :data:`PART_PREFIX`.
         """
+
+    def folders(self, folder: str) -> list[str]:
+        """List the names of the folders right in a folder with one listing; none if it does not exist."""
 
     def remove(self, path: str) -> None:
         """Delete a file; nothing happens when it is not there."""

@@ -6,7 +6,7 @@ import re
 import socket
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -17,20 +17,19 @@ from seedvr2_ray.storage.backend import PART_PREFIX
 from seedvr2_ray.storage.faults import printable, translated
 from seedvr2_ray.storage.local_backend import LocalBackend, make_folder
 from seedvr2_ray.storage.location import Location, open_location
+from seedvr2_ray.storage.records import Commit, Payload, body_of, commit_from, to_bytes
 
-_FORMAT = 1
 _RECORD_SUFFIX = ".json"
 _KIND = re.compile(r"[a-z0-9][a-z0-9_-]*(/[a-z0-9][a-z0-9_-]*)*")
 _ADDRESS = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
 @dataclass(frozen=True, slots=True)
-class Payload:
-    """The file that belongs to a commit."""
+class Piece:
+    """Some of a payload's bytes, from ``start`` to before ``stop``."""
 
-    name: str
-    """Inside the folder of payloads; no two writers ever use the same."""
-    size: int
+    start: int
+    stop: int
     sha256: str
 
 
@@ -67,19 +66,25 @@ class CommitStore:
             CapacityError: the store is full.
             TargetError: it may not be written, or its bucket does not exist.
         """
-        if self.find(kind, address) is not None:
+        if self.look(kind, address) is not None:
             return False
+        return self.settle(kind, address, record, payload)[1]
+
+    def settle(
+        self, kind: str, address: str, record: Mapping[str, Any], payload: Path | None = None
+    ) -> tuple[Commit, bool]:
+        """Commit as :meth:`commit` does, for callers who know that nobody has: no look comes before.
+
+        Returns:
+            The commit that counts, and whether this call made it.
+        """
         stored = None if payload is None else self._store_payload(kind, address, payload)
-        body = {
-            "format": _FORMAT,
-            "record": jsonable(record),
-            "payload": None if stored is None else jsonable(stored),
-            "token": uuid4().hex,
-        }
-        is_first = self._write_marker(kind, address, body, stored)
+        commit = Commit(jsonable(record), stored, uuid4().hex)
+        winner = self._write_marker(kind, address, commit)
+        is_first = winner.token == commit.token
         if not is_first and stored is not None:
             self._remove_payload(kind, stored)
-        return is_first
+        return winner, is_first
 
     def find(self, kind: str, address: str, *, verify: bool = False) -> dict[str, Any] | None:
         """Return a commit's record, or None if there is no such commit.
@@ -90,26 +95,28 @@ class CommitStore:
         Raises:
             StorageError: the record is damaged; or ``verify``, and the payload is not what it says.
         """
-        body = self._read(kind, address)
-        if body is None:
+        commit = self.look(kind, address)
+        if commit is None:
             return None
         if verify:
-            self._require_intact(kind, address, _payload_of(body))
-        record: dict[str, Any] = body["record"]
-        return record
+            self._require_intact(kind, address, commit.payload)
+        return commit.record
 
     def addresses(self, kind: str) -> frozenset[str]:
         """Return the addresses of all commits of a kind, with one listing."""
-        folder = self._folder(kind, "records")
+        folder = self.folder_of(kind, "records")
         with translated(folder.url, "store"):
             names = folder.backend.names(folder.path)
         return frozenset(name.removesuffix(_RECORD_SUFFIX) for name in names if name.endswith(_RECORD_SUFFIX))
 
-    def fetch_payload(self, kind: str, address: str, folder: str | os.PathLike[str]) -> Path:
+    def fetch_payload(
+        self, kind: str, address: str, folder: str | os.PathLike[str], *, known: Commit | None = None
+    ) -> Path:
         """Make a commit's payload readable as a local file.
 
         Args:
             folder: where to put a copy from a remote store; what an earlier call left there is reused.
+            known: the commit, where the caller has it already.
 
         Returns:
             The payload itself in a local store, to be read only; otherwise the copy.
@@ -119,51 +126,84 @@ class CommitStore:
                 discarded, so that whoever asks for the same again gets the work done again; or the payload did not
                 arrive as its record says.
         """
-        stored = _payload_of(self._read(kind, address))
-        if stored is None:
-            raise StorageError(f"{self._name(kind, address)} is not committed with a payload; do its work first")
-        place = self._folder(kind, "payloads").child(stored.name)
+        place, stored = self._require_payload(kind, address, known)
         copy = Path(place.path) if place.is_local else Path(folder) / stored.name
-        if place.is_local or not copy.exists():
+        if place.is_local:
             self._require_whole(kind, address, place, stored)
-        if not copy.exists():
-            self._download(place, stored, copy)
+        elif not copy.exists():
+            self._download(kind, address, stored, copy, piece=None)
         return copy
+
+    def fetch_piece(
+        self, kind: str, address: str, piece: Piece, folder: str | os.PathLike[str], *, known: Commit | None = None
+    ) -> tuple[Path, Piece]:
+        """Make some of a payload readable, without fetching the rest, with the promises of :meth:`fetch_payload`.
+
+        Returns:
+            A local file, and where in it the bytes are.
+        """
+        place, stored = self._require_payload(kind, address, known)
+        if place.is_local:
+            self._require_whole(kind, address, place, stored)
+            return Path(place.path), piece
+        copy = Path(folder) / f"{piece.start}-{stored.name}"
+        if not copy.exists():
+            self._download(kind, address, stored, copy, piece=piece)
+        return copy, replace(piece, start=0, stop=piece.stop - piece.start)
+
+    def _require_payload(self, kind: str, address: str, known: Commit | None) -> tuple[Location, Payload]:
+        commit = known or self.look(kind, address)
+        if commit is None or commit.payload is None:
+            raise StorageError(f"{self._name(kind, address)} is not committed with a payload; do its work first")
+        return self.folder_of(kind, "payloads").child(commit.payload.name), commit.payload
 
     def locate_payload(self, kind: str, address: str) -> tuple[Location, Payload] | None:
         """Say where a commit's payload lies, for those who read parts of it; None if there is no such commit."""
-        stored = _payload_of(self._read(kind, address))
-        return None if stored is None else (self._folder(kind, "payloads").child(stored.name), stored)
+        commit = self.look(kind, address)
+        stored = None if commit is None else commit.payload
+        return None if stored is None else (self.folder_of(kind, "payloads").child(stored.name), stored)
 
-    def discard(self, kind: str, address: str) -> None:
+    def discard(self, kind: str, address: str, *, known: Commit | None = None) -> None:
         """Forget a commit and delete its payload; nothing happens when there is none."""
         try:
-            stored = _payload_of(self._read(kind, address))
+            commit = known or self.look(kind, address)
         except StorageError:
-            stored = None  # A damaged record names no payload; remove_orphans finds it.
+            commit = None  # A damaged record names no payload; it is found as an orphan.
+        stored = None if commit is None else commit.payload
         marker = self._record(kind, address)
         with translated(marker.url, "store"):
             marker.backend.remove(marker.path)  # First: no record may name a payload that is gone.
         if stored is not None:
             self._remove_payload(kind, stored)
 
-    def record_attempt(self, kind: str, address: str) -> int:
+    def record_attempt(
+        self, kind: str, address: str, *, after: int | None = None, extra: Mapping[str, str] | None = None
+    ) -> int:
         """Note durably, before work begins, that it is attempted.
 
         Work that kills its process leaves its attempts behind, and can be set aside after a few.
+
+        Args:
+            after: attempts that there are, where the caller has asked.
+            extra: what to note besides.
 
         Returns:
             Which attempt this is, from 1. Two callers never get the same number.
         """
         folder = self._attempts(kind, address)
-        note = {"host": socket.gethostname(), "pid": os.getpid(), "unix_seconds": round(time.time(), 3)}
-        number = self.attempts(kind, address)
+        note = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "unix_seconds": round(time.time(), 3),
+            **(extra or {}),
+        }
+        number = self.attempts(kind, address) if after is None else after
         while True:
             number += 1
-            place = folder.child(f"{number:06d}")
+            place = folder.child(_numbered(number))
             with translated(place.url, "target"):
                 try:
-                    place.backend.write(place.path, _to_bytes(note), overwrite=False)
+                    place.backend.write(place.path, to_bytes(note), overwrite=False)
                     return number
                 except FileExistsError:
                     continue
@@ -172,43 +212,32 @@ class CommitStore:
         """Return how many attempts were noted since they were last cleared."""
         return max((int(name) for name in self._attempt_names(kind, address)), default=0)
 
-    def clear_attempts(self, kind: str, address: str) -> None:
-        """Forget the attempts, as after a success or when a person decides to try again."""
+    def attempt_notes(self, kind: str, address: str) -> list[dict[str, Any]]:
+        """Return what was noted of each attempt; asks for no more than the first where there is none."""
+        first = self._attempts(kind, address).child(_numbered(1))
+        with translated(first.url, "store"):
+            try:
+                notes = [json.loads(first.backend.read(first.path))]
+            except FileNotFoundError:
+                return []
+            for name in self._attempt_names(kind, address):
+                if name != _numbered(1):
+                    place = self._attempts(kind, address).child(name)
+                    notes.append(json.loads(place.backend.read(place.path)))
+        return notes
+
+    def clear_attempts(self, kind: str, address: str, *, known: int | None = None) -> None:
+        """Forget the attempts, as after a success or when a person decides to try again.
+
+        Args:
+            known: how many there are, where the caller knows.
+        """
         folder = self._attempts(kind, address)
-        for name in self._attempt_names(kind, address):
+        names = self._attempt_names(kind, address) if known is None else [_numbered(each + 1) for each in range(known)]
+        for name in names:
             place = folder.child(name)
             with translated(place.url, "store"):
                 place.backend.remove(place.path)
-
-    def remove_orphans(self, kind: str, *, older_than_seconds: float) -> int:
-        """Delete what writers left behind that were killed, or came second: files that no record names.
-
-        Args:
-            older_than_seconds: longer than any writer takes from its payload to its record.
-
-        Returns:
-            How many were deleted.
-        """
-        limit = time.time() - older_than_seconds
-        removed = 0
-        for part in ("payloads", "records"):
-            folder = self._folder(kind, part)
-            with translated(folder.url, "store"):
-                for name in folder.backend.names(folder.path):
-                    place = folder.child(name)
-                    if self._is_in_use(kind, part, name) or not _is_older(place, limit):
-                        continue
-                    place.backend.remove(place.path)
-                    removed += 1
-        return removed
-
-    def _is_in_use(self, kind: str, part: str, name: str) -> bool:
-        if name.startswith(PART_PREFIX):
-            return False
-        if part == "records":
-            return True
-        stored = _payload_of(self._read(kind, name.rpartition("-")[0]))
-        return stored is not None and stored.name == name
 
     def _store_payload(self, kind: str, address: str, payload: Path) -> Payload:
         with payload.open("rb"):
@@ -216,42 +245,49 @@ class CommitStore:
         source = LocalBackend()
         size = payload.stat().st_size
         stored = Payload(f"{address}-{uuid4().hex[:16]}{payload.suffix}", size, source.sha256(str(payload)))
-        place = self._folder(kind, "payloads").child(stored.name)
+        place = self.folder_of(kind, "payloads").child(stored.name)
         with translated(place.url, "target"):
             place.backend.put(payload, place.path, overwrite=False)
         return stored
 
-    def _write_marker(self, kind: str, address: str, body: Mapping[str, Any], stored: Payload | None) -> bool:
-        marker = self._record(kind, address)
+    def _write_marker(self, kind: str, address: str, commit: Commit) -> Commit:
+        """Return the commit that counts."""
+        marker, stored = self._record(kind, address), commit.payload
         with translated(marker.url, "target"):
             try:
-                marker.backend.write(marker.path, _to_bytes(body), overwrite=False)
-                return True
+                marker.backend.write(marker.path, body_of(commit), overwrite=False)
+                return commit
             except FileExistsError:
                 # A client that lost the store's answer asks again by itself and then meets its own record.
-                winner = self._read(kind, address)
-                return winner is not None and winner["token"] == body["token"]
+                winner = self.look(kind, address)
+                if winner is None:
+                    raise StorageError(f"{self._name(kind, address)} was discarded at this moment; try again") from None
+                return winner
             except OSError:
                 # On a full disk the payload must not stay. A remote store may still create the marker it
-                # did not confirm, so there the payload stays, for the next try or for remove_orphans.
+                # did not confirm, so there the payload stays, for the next try or for whoever removes orphans.
                 if marker.is_local and stored is not None:
                     self._remove_payload(kind, stored)
                 raise
 
     def _remove_payload(self, kind: str, stored: Payload) -> None:
-        place = self._folder(kind, "payloads").child(stored.name)
+        place = self.folder_of(kind, "payloads").child(stored.name)
         with translated(place.url, "store"):
             place.backend.remove(place.path)
 
-    def _read(self, kind: str, address: str) -> dict[str, Any] | None:
-        """Return the body of a record, or None if there is none."""
+    def look(self, kind: str, address: str) -> Commit | None:
+        """Return a commit, or None if there is none, with one request.
+
+        Raises:
+            StorageError: its record is damaged.
+        """
         marker = self._record(kind, address)
         with translated(marker.url, "store"):
             try:
                 data = marker.backend.read(marker.path)
             except FileNotFoundError:
                 return None
-        return _from_bytes(data, printable(marker.url))
+        return commit_from(data, printable(marker.url))
 
     def _require_whole(self, kind: str, address: str, place: Location, stored: Payload) -> None:
         """Discard a commit whose payload is gone or cut short: nobody could ever use it."""
@@ -270,7 +306,7 @@ class CommitStore:
     def _require_intact(self, kind: str, address: str, stored: Payload | None) -> None:
         if stored is None:
             return
-        place = self._folder(kind, "payloads").child(stored.name)
+        place = self.folder_of(kind, "payloads").child(stored.name)
         with translated(place.url, "store"):
             size = place.backend.info(place.path).size
             if size != stored.size:
@@ -285,14 +321,26 @@ class CommitStore:
                 "discard the commit and do its work again"
             )
 
-    def _download(self, place: Location, stored: Payload, copy: Path) -> None:
+    def _download(self, kind: str, address: str, stored: Payload, copy: Path, piece: Piece | None) -> None:
+        """Fetch a payload or some of it, and compare it with its record."""
+        place = self.folder_of(kind, "payloads").child(stored.name)
         part = copy.with_name(f"{PART_PREFIX}{uuid4().hex}")
         try:
             with translated(place.url, "store"):
                 make_folder(copy.parent)
-                place.backend.get(place.path, part)
-                intact = part.stat().st_size == stored.size and LocalBackend().sha256(str(part)) == stored.sha256
-                if not intact:
+                try:
+                    if piece is None:
+                        place.backend.get(place.path, part)
+                    else:
+                        part.write_bytes(place.backend.read_range(place.path, piece.start, piece.stop))
+                except FileNotFoundError:
+                    self._require_whole(kind, address, place, stored)
+                    raise
+                size = stored.size if piece is None else piece.stop - piece.start
+                if part.stat().st_size != size:
+                    self._require_whole(kind, address, place, stored)
+                expected = stored.sha256 if piece is None else piece.sha256
+                if part.stat().st_size != size or LocalBackend().sha256(str(part)) != expected:
                     raise StorageError(
                         f"{printable(place.url)} did not arrive as its record says; try again, and if it "
                         "fails again discard the commit and do its work again"
@@ -307,12 +355,13 @@ class CommitStore:
             return [name for name in folder.backend.names(folder.path) if name.isdecimal()]
 
     def _attempts(self, kind: str, address: str) -> Location:
-        return self._folder(kind, "attempts").child(_checked(address))
+        return self.folder_of(kind, "attempts").child(_checked(address))
 
     def _record(self, kind: str, address: str) -> Location:
-        return self._folder(kind, "records").child(f"{_checked(address)}{_RECORD_SUFFIX}")
+        return self.folder_of(kind, "records").child(f"{_checked(address)}{_RECORD_SUFFIX}")
 
-    def _folder(self, kind: str, part: str) -> Location:
+    def folder_of(self, kind: str, part: str) -> Location:
+        """Return where a kind's ``records``, ``payloads`` or ``attempts`` lie."""
         if not _KIND.fullmatch(kind):
             raise ValueError(f"a kind is lower-case words joined by slashes, got {kind!r}")
         return open_location(self.root_url).child(kind, part)
@@ -332,36 +381,11 @@ def content_folder(root: str, content: str) -> str:
     return f"{root}/work/{content[-2:]}/{content}"
 
 
-def _is_older(place: Location, limit: float) -> bool:
-    try:
-        modified = place.backend.info(place.path).modified
-    except FileNotFoundError:
-        return False  # Its writer finished, or somebody else removed it.
-    return modified is not None and modified < limit
+def _numbered(attempt: int) -> str:
+    return f"{attempt:06d}"
 
 
 def _checked(address: str) -> str:
     if not _ADDRESS.fullmatch(address):
         raise ValueError(f"an address is letters, digits, dashes and underscores, got {address!r}")
     return address
-
-
-def _to_bytes(body: Mapping[str, Any]) -> bytes:
-    return (json.dumps(body, indent=1, sort_keys=True, allow_nan=False) + "\n").encode("utf-8")
-
-
-def _from_bytes(data: bytes, name: str) -> dict[str, Any]:
-    try:
-        body: dict[str, Any] = json.loads(data)
-        if body["format"] != _FORMAT:
-            raise StorageError(f"{name} has format {body['format']} and this version reads {_FORMAT}; update it")
-        _payload_of(body)
-        body["record"], body["token"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise StorageError(f"{name} is damaged; discard the commit and do its work again") from error
-    return body
-
-
-def _payload_of(body: Mapping[str, Any] | None) -> Payload | None:
-    stored = None if body is None else body["payload"]
-    return None if stored is None else Payload(stored["name"], stored["size"], stored["sha256"])

@@ -26,6 +26,14 @@ class LocalBackend:
         # The time of the inode, because a file that was linked here keeps the time it was written elsewhere.
         return ObjectInfo(found.st_size, mark, False, found.st_ctime)
 
+    def is_file(self, path: str) -> bool:
+        """Say whether a file is there."""
+        try:
+            self.info(path)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return False
+        return True
+
     def read(self, path: str) -> bytes:
         """Return the whole content."""
         return Path(path).read_bytes()
@@ -78,6 +86,14 @@ class LocalBackend:
         try:
             with os.scandir(folder) as entries:
                 return [entry.name for entry in entries if entry.is_file()]
+        except FileNotFoundError:
+            return []
+
+    def folders(self, folder: str) -> list[str]:
+        """List the folders of a folder."""
+        try:
+            with os.scandir(folder) as entries:
+                return [entry.name for entry in entries if entry.is_dir()]
         except FileNotFoundError:
             return []
 

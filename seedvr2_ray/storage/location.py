@@ -92,11 +92,7 @@ def exists(url: Name) -> bool:
     """Say whether a file is there."""
     place = open_location(url)
     with translated(place.url, "store"):
-        try:
-            place.backend.info(place.path)
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            return False
-        return True
+        return place.backend.is_file(place.path)
 
 
 def fetch(url: Name, to_folder: Name) -> Path:

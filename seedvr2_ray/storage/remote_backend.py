@@ -21,6 +21,7 @@ _OBJECT_STORES = _S3 | {"gs", "gcs", "abfs", "abfss", "az"}
 
 _EXISTS_CODES = {"PreconditionFailed", "412"}
 _CONFLICT_CODES = {"ConditionalRequestConflict", "OperationAborted", "409"}
+_MISSING_CODES = {"NoSuchKey", "404", "NotFound"}
 _MOST_CONFLICTS = 6
 _BLOCK_BYTES = 4 << 20
 _STRONG_MARKS = ("VersionId", "version_id", "generation", "ETag", "etag", "checksum", "sha256")
@@ -50,7 +51,10 @@ class RemoteBackend:
         return ObjectInfo(found.get("size"), mark, bool(strong), _modified(found))
 
     def read(self, path: str) -> bytes:
-        """Return the whole content."""
+        """Return the whole content, with one request."""
+        if self._protocols & _S3:
+            # Its client would ask for the size first, to fetch a large file in several pieces at a time.
+            return bytes(self._filesystem.cat_file(path, max_concurrency=1))
         return bytes(self._filesystem.cat_file(path))
 
     def read_range(self, path: str, start: int, stop: int) -> bytes:
@@ -81,13 +85,59 @@ class RemoteBackend:
 
     def names(self, folder: str) -> list[str]:
         """List the files right in a folder."""
+        return self._entries(folder, "file")
+
+    def folders(self, folder: str) -> list[str]:
+        """List the folders right in a folder."""
+        return self._entries(folder, "directory")
+
+    def is_file(self, path: str) -> bool:
+        """Say whether a file is there. S3's client would ask besides whether a folder is: another request."""
+        if not self._protocols & _S3:
+            try:
+                self.info(path)
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                return False
+            return True
+        bucket, _, key = self._filesystem._strip_protocol(path).partition("/")
+        try:
+            self._filesystem.call_s3("head_object", Bucket=bucket, Key=key)
+        except FileNotFoundError:
+            return False
+        except Exception as error:
+            if store_code(error) in _MISSING_CODES:
+                return False
+            raise
+        return True
+
+    def _entries(self, folder: str, kind: str) -> list[str]:
+        if self._protocols & _S3:
+            try:
+                return self._entries_of_s3(folder, kind)
+            except FileNotFoundError:  # The bucket.
+                return []
         self._filesystem.invalidate_cache()
         try:
             entries: list[dict[str, Any]] = self._filesystem.ls(folder, detail=True)
         except FileNotFoundError:
             return []
-        names = [entry["name"].rstrip("/").rpartition("/")[2] for entry in entries if entry["type"] == "file"]
+        names = [entry["name"].rstrip("/").rpartition("/")[2] for entry in entries if entry["type"] == kind]
         return [name for name in names if name]
+
+    def _entries_of_s3(self, folder: str, kind: str) -> list[str]:
+        """List with one request a page; its client would look at the folder above too where there is nothing."""
+        bucket, _, prefix = self._filesystem._strip_protocol(folder).rstrip("/").partition("/")
+        request = {"Bucket": bucket, "Prefix": f"{prefix}/" if prefix else "", "Delimiter": "/"}
+        names: list[str] = []
+        while True:
+            page = self._filesystem.call_s3("list_objects_v2", **request)
+            found = [each["Key"] for each in page.get("Contents", ())]
+            if kind == "directory":
+                found = [each["Prefix"].rstrip("/") for each in page.get("CommonPrefixes", ())]
+            names += [name.rpartition("/")[2] for name in found if not name.endswith("/")]
+            if not page.get("IsTruncated"):
+                return names
+            request["ContinuationToken"] = page["NextContinuationToken"]
 
     def remove(self, path: str) -> None:
         """Delete a file if it is there."""

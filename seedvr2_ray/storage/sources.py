@@ -119,10 +119,14 @@ class SourceCopies:
                 return
 
     def _make_room(self) -> None:
-        """Remove the copies not used for longest until the rest fits; those in use stay."""
+        """Remove the copies not used for longest until the rest fits; those in use stay, and so does the newest.
+
+        Its source is likely to be asked for next: one that is larger than what all may occupy would be fetched again
+        for every segment.
+        """
         copies = self._copies()
         excess = sum(size for _, size, _ in copies) - self.max_bytes
-        for _, size, entry in sorted(copies):
+        for _, size, entry in sorted(copies)[:-1]:
             if excess <= 0:
                 return
             if self._remove(entry):

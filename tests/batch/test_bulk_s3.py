@@ -72,7 +72,7 @@ class _StopAfter(Quiet):
     def __init__(self, num_segments: int) -> None:
         self._left = num_segments
 
-    def took(self, result: object) -> None:
+    def received(self, result: object) -> None:
         self._left -= 1
         if self._left == 0:
             raise KeyboardInterrupt

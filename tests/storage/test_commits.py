@@ -16,6 +16,7 @@ from seedvr2_ray.errors import CapacityError, StorageError
 from seedvr2_ray.storage.backend import PART_PREFIX
 from seedvr2_ray.storage.commits import CommitStore
 from seedvr2_ray.storage.local_backend import LocalBackend
+from seedvr2_ray.storage.orphans import remove_orphans
 from seedvr2_ray.storage.remote_backend import RemoteBackend
 
 CONTENT = b"frames" * 1000
@@ -288,8 +289,8 @@ def test_orphans_are_removed_and_what_a_record_names_is_not(store: CommitStore, 
     for folder in ("payloads", "records"):
         filesystem.pipe_file(f"{path}/parts/{folder}/{PART_PREFIX}0123", b"left behind")
     assert store.addresses("parts") == {"a1"}
-    assert store.remove_orphans("parts", older_than_seconds=3600) == 0
-    assert store.remove_orphans("parts", older_than_seconds=-60) == 4
+    assert remove_orphans(store, "parts", older_than_seconds=3600) == 0
+    assert remove_orphans(store, "parts", older_than_seconds=-60) == 4
     assert names_below(store) == kept
 
 
@@ -300,7 +301,7 @@ def test_an_old_file_that_was_just_put_there_is_no_orphan_yet(payload: Path, tmp
     folder = tmp_path / "store" / "parts" / "payloads"
     folder.mkdir(parents=True)
     os.link(payload, folder / "a1-0123456789abcdef.mkv")
-    assert store.remove_orphans("parts", older_than_seconds=60) == 0
+    assert remove_orphans(store, "parts", older_than_seconds=60) == 0
 
 
 def run_until_killed(store: CommitStore, payload: Path, steps: int) -> bool:
@@ -345,7 +346,7 @@ def test_a_commit_is_whole_or_absent_wherever_its_writer_is_killed(payload: Path
         assert store.find("parts", "a1", verify=True) == ({"x": 1} if is_there else None)
         assert store.commit("parts", "a1", {"x": 1}, payload) is not is_there
         assert store.fetch_payload("parts", "a1", tmp_path).read_bytes() == CONTENT
-        store.remove_orphans("parts", older_than_seconds=-60)
+        remove_orphans(store, "parts", older_than_seconds=-60)
         assert len(names_below(store)) == 2
         if finished:
             break

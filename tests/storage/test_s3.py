@@ -13,6 +13,7 @@ from seedvr2_ray.errors import MediaError, StorageError, TargetError
 from seedvr2_ray.storage.address import fingerprint, has_changed
 from seedvr2_ray.storage.commits import CommitStore
 from seedvr2_ray.storage.location import exists, fetch, publish, publish_bytes, require_writable, sign_put
+from seedvr2_ray.storage.orphans import remove_orphans
 from tests.s3_server import SECRET, bucket, endpoint, free_port
 
 __all__ = ["bucket", "endpoint"]
@@ -67,8 +68,8 @@ def test_a_whole_life_of_commits(bucket: str, tmp_path: Path) -> None:
     store.clear_attempts("parts", "a1")
     assert store.attempts("parts", "a1") == 0
     fsspec.filesystem("s3").pipe_file(f"{bucket}/work/parts/payloads/b2-0123456789abcdef.mkv", b"left behind")
-    assert store.remove_orphans("parts", older_than_seconds=3600) == 0
-    assert store.remove_orphans("parts", older_than_seconds=-60) == 1
+    assert remove_orphans(store, "parts", older_than_seconds=3600) == 0
+    assert remove_orphans(store, "parts", older_than_seconds=-60) == 1
     store.discard("parts", "a1")
     assert fsspec.filesystem("s3").find(f"{bucket}/work") == []
 

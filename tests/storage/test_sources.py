@@ -84,3 +84,19 @@ def test_a_replaced_remote_source_is_noticed(remote, tmp_path):
     fsspec.filesystem("memory").pipe_file("/archive/a.mp4", b"c" * 1000)
     with pytest.raises(MediaError, match="changed while the job was at work"):
         require_unchanged(pinned)
+
+
+def test_a_source_larger_than_all_copies_may_be_is_fetched_once_and_not_for_every_segment(
+    remote, tmp_path, monkeypatch
+):
+    fetched: list[str] = []
+    real = sources.fetch
+    monkeypatch.setattr(sources, "fetch", lambda url, folder: (fetched.append(url), real(url, folder))[1])
+    copies, version = SourceCopies(tmp_path, 10), fingerprint(f"{remote}/a.mp4")
+    for _ in range(3):
+        with copies.opened(f"{remote}/a.mp4", version) as path:
+            assert path.read_bytes() == b"a" * 1000
+    assert fetched == [f"{remote}/a.mp4"]
+    with copies.opened(f"{remote}/b.mp4", fingerprint(f"{remote}/b.mp4")):
+        pass
+    assert len(list(tmp_path.glob("*/content/*"))) == 1, "it makes room for the next one"

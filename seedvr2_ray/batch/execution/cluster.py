@@ -1,14 +1,25 @@
 """The Ray that a job runs on: one that is there, or one of its own on this machine."""
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import ray
 
+from seedvr2_ray.batch.job import Job
 from seedvr2_ray.errors import DeploymentError
 from seedvr2_ray.local_ray import OWN, address_of, confine
 from seedvr2_ray.models.backends import SpStrategy
+from seedvr2_ray.restoration.restorer import RestorerIdentity
+from seedvr2_ray.settings import RestoreSettings
+
+_REMINDER_SECONDS = 120.0
+
+_log = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,6 +82,14 @@ def connected(address: str | None) -> Iterator[None]:
         ray.init(address=address, include_dashboard=False if address == OWN else None, log_to_driver=False)
     except ConnectionError as error:
         raise DeploymentError(f"no Ray cluster answers at {address}: {error}") from error
+    except Exception as error:  # Ray raises bare ones where its processes do not come up in time.
+        ray.shutdown()
+        where = "on this machine" if address == OWN else f"at {address}"
+        reason = str(error).strip().split("\n", 1)[0] or type(error).__name__
+        raise DeploymentError(
+            f"Ray did not start {where} ({type(error).__name__}: {reason}); it takes longer on a machine that is busy "
+            "or short of memory: run the same command again, or name a cluster that runs with --address"
+        ) from error
     try:
         yield
     finally:
@@ -143,3 +162,35 @@ def fit_pool(pool: Pool, settled: SettledPool) -> SettledPool:
     if free >= settled.task_cpus or not has_room or now.max_size >= settled.max_size:
         return settled
     return replace(now, min_size=min(settled.min_size, now.max_size))
+
+
+def identify_on_worker(job: Job, settings: RestoreSettings, pool: SettledPool) -> RestorerIdentity:
+    """Ask a process like those that will restore who its restorer is; the driver may have no GPU.
+
+    Weights are brought to that machine and verified on the way.
+
+    Raises:
+        SettingsError, DeploymentError: there is no such model, or its weights cannot be had.
+    """
+    return ask_worker(pool, job.restorers.identify, settings)
+
+
+def ask_worker(pool: SettledPool, question: Callable[..., Answer], *arguments: Any) -> Answer:
+    """Call a function in a process with the resources of a restorer, and raise what it raises."""
+
+    def ask() -> Answer:
+        return question(*arguments)
+
+    asked = ray.remote(num_cpus=pool.num_cpus, num_gpus=pool.num_gpus)(ask).options(name="identifying").remote()
+    while not ray.wait([asked], timeout=_REMINDER_SECONDS)[0]:
+        _log.warning(
+            "still waiting for a process with %g CPUs and %g GPUs to say what it can do: the cluster has no room for "
+            "it yet, or it brings a model's weights",
+            pool.num_cpus,
+            pool.num_gpus,
+        )
+    try:
+        answer: Answer = ray.get(asked)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error
+    return answer

@@ -1,25 +1,25 @@
 """What is done with restored segments: parts as soon as neighbours are there, masters as soon as all parts are."""
 
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from uuid import uuid4
 
 from seedvr2_ray.batch.execution.heartbeats import at_work
 from seedvr2_ray.batch.execution.videos import Video, VideoOutcome, log_kind, published_record
 from seedvr2_ray.batch.job import Job
+from seedvr2_ray.batch.leftovers import require_shared_folder
 from seedvr2_ray.batch.report.figures import figures_of
 from seedvr2_ray.errors import TargetError
 from seedvr2_ray.restoration.planning.plan import Recipe, Segment
-from seedvr2_ray.restoration.work import encoded_segments as parts
 from seedvr2_ray.restoration.work.assemble import assemble
-from seedvr2_ray.restoration.work.encoded_segments import Neighbourhood, neighbourhood_of
+from seedvr2_ray.restoration.work.encoded_segments import Neighbourhood, finish_restored, neighbourhood_of
 from seedvr2_ray.restoration.work.failures import Failure, describe_failure
 from seedvr2_ray.restoration.work.published import mark_of
+from seedvr2_ray.restoration.work.remaining import RESTORED
 from seedvr2_ray.storage.faults import printable
-from seedvr2_ray.storage.location import exists
+from seedvr2_ray.storage.location import exists, remove_folder
+from seedvr2_ray.storage.records import Commit
+from seedvr2_ray.storage.scratch import open_workspace
 from seedvr2_ray.storage.sources import SourceCopies, require_unchanged
 
 
@@ -31,6 +31,10 @@ class PartOrder:
     content: str
     recipe: Recipe
     around: Neighbourhood
+    restored: Mapping[str, Commit]
+    """Commits of the intermediates it is made of, by address, as far as the driver was told of them."""
+    served: Mapping[str, Commit | None]
+    """Intermediates that nobody in the job needs any more, by address: they are deleted on the way."""
 
     @property
     def segment(self) -> Segment:
@@ -38,48 +42,72 @@ class PartOrder:
         return self.around.segment
 
 
-def order_part(video: Video, index: int) -> PartOrder:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PublishOrder:
+    """One video whose parts are all finished."""
+
+    video: Video
+    parts: Mapping[str, Commit]
+    """Commits of its parts, by address, as far as the driver was told of them."""
+
+
+def order_part(
+    video: Video,
+    index: int,
+    *,
+    restored: Mapping[str, Commit] | None = None,
+    served: Mapping[str, Commit | None] | None = None,
+) -> PartOrder:
     """Describe one part of a video."""
     return PartOrder(
         video_number=video.row.number,
         content=video.source.content,
         recipe=video.plan.recipe,
         around=neighbourhood_of(video.plan.segments, index),
+        restored=restored or {},
+        served=served or {},
     )
 
 
-def finish_part(order: PartOrder, job: Job) -> Failure | None:
-    """Blend, encode and commit one part, and delete the intermediates that have served."""
+def finish_part(order: PartOrder, job: Job) -> Commit | Failure:
+    """Blend, encode and commit one part, and delete intermediates of other parts that have served."""
+    store = job.store_of(order.content)
 
-    def finish() -> None:
-        with _workspace(job) as workspace:
-            parts.finish_part(order.recipe, order.around, job.store_of(order.content), workspace=workspace)
+    def finish() -> Commit:
+        require_shared_folder(job)
+        with open_workspace(job.scratch) as workspace:
+            segment, before = order.segment, order.around.predecessor
+            commit = finish_restored(order.recipe, segment, before, store, order.restored, workspace=workspace)
+        for address, known in order.served.items():
+            store.discard(RESTORED, address, known=known)
+        return commit
 
     try:
-        with at_work(job.run, "finish"):
-            job.retrying(finish)
+        with at_work(job.run, "finish", job.heartbeat_seconds):
+            return job.retrying(finish)
     except Exception as error:  # noqa: BLE001  # One video must not stop the others.
         return describe_failure("finish", error)
-    return None
 
 
-def publish_video(video: Video, job: Job) -> VideoOutcome | Failure:
+def publish_video(order: PublishOrder, job: Job) -> VideoOutcome | Failure:
     """Join a video's parts into its master, publish it with its provenance, and note that it is done."""
     try:
-        with at_work(job.run, "finish"):
-            return job.retrying(lambda: _publish(video, job))
+        with at_work(job.run, "finish", job.heartbeat_seconds):
+            return job.retrying(lambda: _publish(order, job))
     except Exception as error:  # noqa: BLE001  # One video must not stop the others.
         return describe_failure("assemble", error)
 
 
-def _publish(video: Video, job: Job) -> VideoOutcome:
+def _publish(order: PublishOrder, job: Job) -> VideoOutcome:
+    require_shared_folder(job)
+    video = order.video
     row, plan, store, key = video.row, video.plan, video.store(job), video.key
-    with _workspace(job) as workspace:
+    with open_workspace(job.scratch) as workspace:
         with SourceCopies(Path(job.scratch) / "sources", job.scratch_bytes).opened(
             row.source, video.source.version
         ) as path:
             require_unchanged(video.source)
-            _claim_target(video, job)
+            claim = _claim_target(video, job)
             assembly = assemble(
                 plan,
                 store,
@@ -88,11 +116,12 @@ def _publish(video: Video, job: Job) -> VideoOutcome:
                 workspace=workspace,
                 overwrite=True,
                 timings={},
+                known=order.parts,
             )
     figures = figures_of(plan, assembly.provenance)
     record = published_record(plan, video.source, figures, mark_of(row.target, assembly.provenance))
-    job.log.commit(log_kind("published", key), key, record)
-    job.log.discard(log_kind("publishing", key), key)
+    job.log.settle(log_kind("published", key), key, record)
+    job.log.discard(log_kind("publishing", key), key, known=claim)
     return VideoOutcome(
         number=row.number,
         where=row.where,
@@ -104,25 +133,26 @@ def _publish(video: Video, job: Job) -> VideoOutcome:
     )
 
 
-def _claim_target(video: Video, job: Job) -> None:
+def remove_work(contents: Sequence[str], job: Job) -> Failure | None:
+    """Remove the work on contents that nobody in the job needs any more."""
+    try:
+        for content in contents:
+            remove_folder(job.store_of(content).root_url)
+    except Exception as error:  # noqa: BLE001  # Nothing but room depends on it.
+        return describe_failure("assemble", error)
+    return None
+
+
+def _claim_target(video: Video, job: Job) -> Commit:
     """Note that from here on the target may hold our work: whoever goes on after a crash may replace it.
 
     Raises:
         TargetError: somebody else wrote there since the video was planned.
     """
     kind, target = log_kind("publishing", video.key), video.row.target
-    if job.log.find(kind, video.key) is not None:
-        return
     if not job.overwrite and exists(target):
+        claim = job.log.look(kind, video.key)
+        if claim is not None:
+            return claim
         raise TargetError(f"{printable(target)} came into being while the job was at work; remove it or choose another")
-    job.log.commit(kind, video.key, {"target": printable(target)})
-
-
-@contextmanager
-def _workspace(job: Job) -> Iterator[Path]:
-    folder = Path(job.scratch) / "writing" / uuid4().hex
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    return job.log.settle(kind, video.key, {"target": printable(target)})[0]

@@ -1,6 +1,6 @@
 """Heartbeats of life: how the driver tells work that takes long from work that cannot go on.
 
-A segment may take hours, so a clock alone proves nothing. Whoever is at work says so every few seconds; when nobody
+A segment may take hours, so a clock alone proves nothing. Whoever is at work for long says so now and then; when nobody
 has for long while something is outstanding, nobody will: the pool's processes hold what the tasks wait for, or the
 cluster lost something that Ray does not make again.
 
@@ -8,10 +8,11 @@ Imports nothing of the project: the process that keeps the heartbeats is to be s
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
-from threading import Event, Thread
+from threading import Lock, Thread
 from typing import Any, Literal
 
 import ray
@@ -23,9 +24,9 @@ DEFAULT_TIMEOUT_SECONDS = 120.0
 """More than a process takes to start and import, and little beside an archive."""
 
 WITHOUT_REASON = 5
-"""Times that patience, where nothing explains why nobody is at work: perhaps machines are on their way."""
+"""Times that, where nothing explains why nobody is at work: perhaps machines are on their way."""
 
-_BEAT_SECONDS = 3.0
+_ASK_SECONDS = 3.0
 _ANSWER_SECONDS = 10.0
 
 
@@ -45,28 +46,67 @@ class Heartbeats:
 
 
 @contextmanager
-def at_work(run: str, kind: Kind) -> Iterator[None]:
-    """Say every few seconds that somebody is at work, for as long as the block runs. Outside Ray, say nothing."""
-    heartbeats = _find(run)
-    if heartbeats is None:
+def at_work(run: str, kind: Kind, every_seconds: float) -> Iterator[None]:
+    """Say now and then that somebody is at work, for as long as the block runs. Outside Ray, say nothing.
+
+    What takes less time than that says nothing either: its result is sign enough, and a sign is a task of Ray's like
+    any other.
+    """
+    pulse = _pulse_of(run, every_seconds)
+    if pulse is None:
         yield
         return
-    is_done = Event()
-
-    def heartbeat() -> None:
-        while True:
-            heartbeats.heartbeat.remote(kind)
-            if is_done.wait(_BEAT_SECONDS):
-                return
-
-    Thread(target=heartbeat, name="heartbeats", daemon=True).start()
+    pulse.begin(kind)
     try:
         yield
     finally:
-        is_done.set()
+        pulse.end(kind)
+
+
+class _Pulse:
+    """One thread per process that says what kinds of work it is at."""
+
+    def __init__(self, heartbeats: Any, seconds: float) -> None:
+        self._heartbeats = heartbeats
+        self._seconds = seconds
+        self._active: Counter[Kind] = Counter()
+        self._unheard: set[Kind] = set()
+        """Kinds of work without results of their own that were done since the last beat."""
+        self._lock = Lock()
+        self._is_beating = False
+
+    def begin(self, kind: Kind) -> None:
+        with self._lock:
+            self._active[kind] += 1
+            if kind == "plan":
+                self._unheard.add(kind)
+            if not self._is_beating:
+                self._is_beating = True
+                Thread(target=self._beat, name="heartbeats", daemon=True).start()
+
+    def end(self, kind: Kind) -> None:
+        with self._lock:
+            self._active[kind] -= 1
+
+    def _beat(self) -> None:
+        while True:
+            time.sleep(self._seconds)
+            with self._lock:
+                kinds = {kind for kind, num in self._active.items() if num} | self._unheard
+                self._unheard.clear()
+                if not kinds:
+                    self._is_beating = False
+                    return
+            for kind in kinds:
+                self._heartbeats.heartbeat.remote(kind)
 
 
 @lru_cache(maxsize=4)
+def _pulse_of(run: str, seconds: float) -> _Pulse | None:
+    heartbeats = _find(run)
+    return None if heartbeats is None else _Pulse(heartbeats, seconds)
+
+
 def _find(run: str) -> Any:
     if not ray.is_initialized():
         return None
@@ -93,7 +133,7 @@ class Watch:
 
         Args:
             ask: says how long ago each kind of worker gave a sign; None when that cannot be said.
-            patience_seconds: without any sign of life, after which work counts as stuck.
+            timeout_seconds: without any sign of life, after which work counts as stuck.
         """
         self.timeout_seconds = timeout_seconds
         self._ask = ask
@@ -112,7 +152,7 @@ class Watch:
         self._seen[kind] = self._clock()
 
     def is_stuck(self, times: int = 1) -> bool:
-        """Say whether nobody at all has been at work for so many times the patience."""
+        """Say whether nobody at all has been at work for so many times the limit."""
         return min(self._unseen().values()) >= times * self.timeout_seconds
 
     def is_finishing_stuck(self, *, is_wanted: bool) -> bool:
@@ -126,7 +166,7 @@ class Watch:
     def _unseen(self) -> dict[Kind, float]:
         now = self._clock()
         # What came in is sign enough: who is at work is asked only when that is not.
-        if now - min(self._seen.values()) >= self.timeout_seconds and now - self._asked >= _BEAT_SECONDS:
+        if now - min(self._seen.values()) >= self.timeout_seconds and now - self._asked >= _ASK_SECONDS:
             self._asked = now
             quiet = self._ask()
             if quiet is None:

@@ -11,6 +11,7 @@ from seedvr2_ray.restoration.planning.geometry import Geometry
 from seedvr2_ray.restoration.planning.plan import Recipe, Segment
 from seedvr2_ray.restoration.work.encoded_segments import blended_part_of
 from seedvr2_ray.restoration.work.failures import Failure
+from seedvr2_ray.storage.records import Commit
 from seedvr2_ray.storage.sources import Pinned
 
 BURST = 16
@@ -45,12 +46,17 @@ class SegmentResult:
     """What became of one segment."""
 
     video_number: int
+    content: str
+    """Of the video's source: what is true of an intermediate is true for all videos of one content."""
     index: int
     address: str
+    part_address: str
     state: Literal["restored", "found", "not_needed", "failed"]
     num_frames: int
     seconds: float
     video: Video | None
+    commit: Commit | None = None
+    """Of the intermediate, or of the part where that is all there is: nobody need ask the store for it again."""
     failure: Failure | None = None
     worker: str = ""
     """Which process did it."""
@@ -117,10 +123,10 @@ def _one_turn(under_way: list[Iterator[SegmentRow]], burst: int) -> Iterator[Seg
 
 def to_columns(row: SegmentRow | VideosRow) -> dict[str, Any]:
     """Turn a row into plain columns: a few to be read in Ray's dashboard, and the row itself."""
-    described: dict[str, Any] = {"film": -1, "segment": -1, "frames": 0, "gang_size": 1}
+    described: dict[str, Any] = {"video": -1, "segment": -1, "frames": 0, "gang_size": 1}
     if isinstance(row, SegmentRow):
         described = {
-            "film": row.video_number,
+            "video": row.video_number,
             "segment": row.segment.index,
             "frames": row.segment.num_frames,
             "gang_size": choose_gang_size(row.recipe.geometry),

@@ -7,10 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from seedvr2_ray.batch.execution.machines import count_deaths, this_machine
 from seedvr2_ray.batch.job import Job
 from seedvr2_ray.batch.manifest.manifest import ManifestRow
 from seedvr2_ray.batch.report.figures import figures_of
 from seedvr2_ray.errors import TargetError
+from seedvr2_ray.media.container.info import merge_notices
 from seedvr2_ray.media.container.probe import probe
 from seedvr2_ray.media.output.rehearsal import rehearse
 from seedvr2_ray.restoration.planning.plan import Plan, plan_video, publication_key
@@ -23,7 +25,7 @@ from seedvr2_ray.restoration.work.remaining import PARTS, RESTORED, Work, plan_w
 from seedvr2_ray.storage.address import Fingerprint, digest_of, fingerprint
 from seedvr2_ray.storage.commits import CommitStore
 from seedvr2_ray.storage.faults import printable, translated
-from seedvr2_ray.storage.location import exists, open_location
+from seedvr2_ray.storage.location import exists, is_local, open_location
 from seedvr2_ray.storage.sources import Pinned, SourceCopies, pin, require_unchanged
 
 VideoState = Literal["published", "skipped", "quarantined"]
@@ -42,6 +44,8 @@ class VideoOutcome:
     """What its work is filed under; empty when it was not even read."""
     figures: Mapping[str, Any] = field(default_factory=dict)
     failure: Failure | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Of a row that is set aside: what differs from the defaults, so that it can be tried again by itself."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,11 +84,13 @@ def plan_row(row: ManifestRow, job: Job, identity: RestorerIdentity) -> Video | 
         if finished is not None:
             return finished
         # Noted before it is read: a file that kills whoever probes it would take its shard along.
-        deaths = job.log.record_attempt(kind, key) - 1
+        begun = job.log.attempt_notes(kind, key)
+        deaths = count_deaths(begun)
         if deaths >= job.max_deaths:
             return outcome_of(row, _poison(deaths))
+        number = job.log.record_attempt(kind, key, after=len(begun), extra=this_machine())
         planned = _read_and_plan(row, job, identity, key)
-        job.log.clear_attempts(kind, key)
+        job.log.clear_attempts(kind, key, known=number)
     except Exception as error:  # noqa: BLE001  # A file that cannot be planned must not stop the others.
         return outcome_of(row, describe_failure("read", error))
     return planned
@@ -121,6 +127,7 @@ def outcome_of(row: ManifestRow, failure: Failure, content: str = "") -> VideoOu
         state="quarantined",
         content=content,
         failure=failure,
+        settings=row.settings.to_mapping(),
     )
 
 
@@ -137,9 +144,10 @@ def parts_digest(part_addresses: list[str]) -> str:
 def _find_published(row: ManifestRow, job: Job, key: str) -> VideoOutcome | None:
     """Recognise a file that an earlier run published from the same bytes, by its record, its sidecar and itself."""
     kind = log_kind("published", key)
-    record = job.log.find(kind, key)
-    if record is None:
+    noted = job.log.look(kind, key)
+    if noted is None:
         return None
+    record = noted.record
     version = Fingerprint(**record["version"])
     place = open_location(row.source)
     with translated(place.url, "source"):
@@ -151,10 +159,10 @@ def _find_published(row: ManifestRow, job: Job, key: str) -> VideoOutcome | None
         seen = look_at(row.target, sidecar, known_mark=known_mark, verify=job.verify)
         if seen.state == "whole":
             if seen.mark != known_mark:  # Touched, or copied back: read once, and known from now on.
-                job.log.discard(kind, key)
-                job.log.commit(kind, key, {**record, "mark": seen.mark})
+                job.log.discard(kind, key, known=noted)
+                job.log.settle(kind, key, {**record, "mark": seen.mark})
             return _skipped(row, record["content"], record["figures"])
-    job.log.discard(kind, key)  # Something was replaced or removed: it is made again.
+    job.log.discard(kind, key, known=noted)  # Something was replaced or removed: it is made again.
     return None
 
 
@@ -171,28 +179,35 @@ def _skipped(row: ManifestRow, content: str, figures: Mapping[str, Any]) -> Vide
 
 
 def _known_version(url: str, job: Job) -> Fingerprint | None:
-    """Spare a local file from being read again when it looks as it did."""
-    address = digest_of(url)
-    record = job.log.find(log_kind("versions", address), address)
-    if record is None:
+    """Spare a local file from being read again when it looks as it did. A store says by itself what it holds."""
+    if not is_local(url):
         return None
-    known = Fingerprint(**record)
+    address = digest_of(url)
+    noted = job.log.look(log_kind("versions", address), address)
+    if noted is None:
+        return None
+    known = Fingerprint(**noted.record)
     place = open_location(url)
     with translated(place.url, "source"):
         found = place.backend.info(place.path)
     if found.mark and (found.size, found.mark) == (known.size, known.mark):
         return known
-    job.log.discard(log_kind("versions", address), address)
+    job.log.discard(log_kind("versions", address), address, known=noted)
     return None
+
+
+def _note_version(url: str, version: Fingerprint, job: Job) -> None:
+    if is_local(url):
+        address = digest_of(url)
+        values = {"text": version.text, "size": version.size, "mark": version.mark}
+        job.log.commit(log_kind("versions", address), address, values)
 
 
 def _plan(
     row: ManifestRow, job: Job, identity: RestorerIdentity, source: Pinned, path: Path, key: str
 ) -> Video | VideoOutcome:
     store = job.store_of(source.content)
-    address = digest_of(row.source)
-    version = {"text": source.version.text, "size": source.version.size, "mark": source.version.mark}
-    job.log.commit(log_kind("versions", address), address, version)
+    _note_version(row.source, source.version, job)
     media = probe(str(path), limits=job.limits, salvage=row.settings.salvage)
     plan_with = partial(
         plan_video,
@@ -210,7 +225,7 @@ def _plan(
     # Looked through once per content and committed: it is what planning spends its time on.
     seen = look_through(str(path), media, source.content, store, salvage=row.settings.salvage)
     plan = plan_with(shots=seen.shots if row.settings.detect_shots else (0,), proof=seen.proof)
-    plan = replace(plan, notices=(*plan.notices, *outlook))
+    plan = replace(plan, notices=merge_notices(plan.notices, outlook))
     finished = _require_target(row, job, plan, source, key)
     if finished is not None:
         return finished
@@ -238,13 +253,11 @@ def _require_target(row: ManifestRow, job: Job, plan: Plan, source: Pinned, key:
         job.log.commit(log_kind("published", key), key, published_record(plan, source, figures, seen.mark))
         return _skipped(row, source.content, figures)
     publishing = log_kind("publishing", key)
-    if job.overwrite or job.log.find(publishing, key) is not None:
+    if job.overwrite or (seen is None and not exists(row.target)) or job.log.find(publishing, key) is not None:
         return None  # Allowed, or an earlier run of this very job was stopped while it published.
     if seen is not None and seen.state in ("missing", "damaged"):
         # What is left of this very master: whoever publishes it again may replace it.
         job.log.commit(publishing, key, {"target": printable(row.target)})
-        return None
-    if not exists(row.target):
         return None
     if seen is not None and seen.state == "changed":
         raise TargetError(

@@ -1,6 +1,7 @@
 """The files of a folder or of an object store's prefix, as a stream in a fixed order."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import PurePosixPath
@@ -15,31 +16,11 @@ from seedvr2_ray.storage.location import is_local
 
 VIDEO_SUFFIXES = frozenset(
     [
-        ".3gp",
-        ".asf",
-        ".avi",
-        ".divx",
-        ".dv",
-        ".f4v",
-        ".flv",
-        ".m2ts",
-        ".m2v",
-        ".m4v",
-        ".mkv",
-        ".mov",
-        ".mp4",
-        ".mpeg",
-        ".mpg",
-        ".mts",
-        ".mxf",
-        ".nut",
-        ".ogv",
-        ".qt",
-        ".ts",
-        ".vob",
-        ".webm",
-        ".wmv",
-        ".y4m",
+        *(".264", ".265", ".3g2", ".3gp", ".amv", ".asf", ".av1", ".avc", ".avi", ".bik", ".cine", ".dav", ".divx"),
+        *(".dv", ".f4v", ".flv", ".gif", ".gxf", ".h263", ".h264", ".h265", ".hevc", ".ivf", ".lxf", ".m1v", ".m2t"),
+        *(".m2ts", ".m2v", ".m4v", ".mj2", ".mjpeg", ".mjpg", ".mk3d", ".mkv", ".mod", ".mov", ".mp4", ".mpe"),
+        *(".mpeg", ".mpg", ".mpv", ".mts", ".mxf", ".nut", ".obu", ".ogm", ".ogv", ".qt", ".rm", ".rmvb", ".roq"),
+        *(".tod", ".trp", ".ts", ".vc1", ".vob", ".webm", ".wmv", ".wtv", ".y4m"),
     ]
 )
 IMAGE_SUFFIXES = frozenset(
@@ -54,7 +35,9 @@ _PAGE = 1000
 """Names that S3 lists at a time; it allows no more."""
 
 
-def list_sources(folder: str, patterns: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
+def list_sources(
+    folder: str, patterns: Sequence[str] = (), ignored: Counter[str] | None = None
+) -> Iterator[tuple[str, str]]:
     """Find videos and images below a folder or prefix.
 
     Hidden files and folders are passed over: unfinished downloads and other jobs' work lie there.
@@ -62,6 +45,7 @@ def list_sources(folder: str, patterns: Sequence[str] = ()) -> Iterator[tuple[st
     Args:
         patterns: shell patterns of relative paths or of bare names; a file must match one of them. By
             default every known ending is taken.
+        ignored: counts the endings of files that are not taken and not hidden.
 
     Yields:
         URL and path relative to ``folder`` in an order that stays the same. At most one folder's names are in
@@ -73,6 +57,8 @@ def list_sources(folder: str, patterns: Sequence[str] = ()) -> Iterator[tuple[st
     for url, relative in _walk_local(folder) if is_local(folder) else _walk_remote(folder):
         if _is_wanted(relative, patterns):
             yield url, relative
+        elif ignored is not None and not _is_hidden(relative):
+            ignored[PurePosixPath(relative).suffix.lower()] += 1
 
 
 def target_name(relative: str, *, container: str, containers_of_codec: Sequence[str]) -> str:
@@ -99,11 +85,15 @@ def target_name(relative: str, *, container: str, containers_of_codec: Sequence[
 
 def _is_wanted(relative: str, patterns: Sequence[str]) -> bool:
     path = PurePosixPath(relative)
-    if any(part.startswith(".") for part in path.parts):
+    if _is_hidden(relative):
         return False
     if patterns:
         return any(fnmatch(relative, pattern) or fnmatch(path.name, pattern) for pattern in patterns)
     return path.suffix.lower() in VIDEO_SUFFIXES | IMAGE_SUFFIXES
+
+
+def _is_hidden(relative: str) -> bool:
+    return any(part.startswith(".") for part in PurePosixPath(relative).parts)
 
 
 def _walk_local(folder: str) -> Iterator[tuple[str, str]]:

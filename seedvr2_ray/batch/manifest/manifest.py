@@ -4,8 +4,10 @@ import csv
 import json
 import os
 import tempfile
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,6 +23,9 @@ from seedvr2_ray.storage.faults import printable
 from seedvr2_ray.storage.location import fetch, is_local
 
 _TABLE_SUFFIXES = {".csv", ".jsonl", ".ndjson", ".parquet"}
+_COLUMNS = {"source", "target", *(field.name for field in fields(RestoreSettings))}
+_SLIP = 0.75
+"""Columns that are so alike to a known one's name are taken for a slip."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,14 +62,29 @@ class ManifestSource:
         return Path(self.url).suffix.lower() in _TABLE_SUFFIXES
 
 
-def read_manifest(manifest: ManifestSource) -> Generator[ManifestRow, None, None]:
+@dataclass(slots=True)
+class PassedOver:
+    """What a manifest holds and nobody asked for, counted while it is read."""
+
+    files: Counter[str] = field(default_factory=Counter)
+    """Files of a folder that are of no known kind, by their ending."""
+    columns: set[str] = field(default_factory=set)
+    """Columns of a table that are no settings."""
+
+
+def read_manifest(
+    manifest: ManifestSource, passed_over: PassedOver | None = None
+) -> Generator[ManifestRow, None, None]:
     """Read all rows, one at a time.
+
+    Args:
+        passed_over: told of what is not taken.
 
     Raises:
         InputError: the manifest cannot be read, or a row is wrong; the message names the row.
     """
     if not manifest.is_table:
-        yield from _rows_of_folder(manifest)
+        yield from _rows_of_folder(manifest, passed_over)
         return
     if manifest.patterns:
         raise InputError("patterns choose files of a folder, and this manifest is a table; leave them out")
@@ -74,11 +94,14 @@ def read_manifest(manifest: ManifestSource) -> Generator[ManifestRow, None, None
         readers = {".csv": _read_csv, ".parquet": _read_parquet}
         read = readers.get(path.suffix.lower(), _read_jsonl)
         for number, (line, values) in enumerate(read(path)):
+            if passed_over is not None:
+                passed_over.columns.update(extra_columns(values))
             yield _row_of_table(manifest, number, f"{name} {line}", values)
 
 
-def _rows_of_folder(manifest: ManifestSource) -> Iterator[ManifestRow]:
-    for number, (url, relative) in enumerate(list_sources(manifest.url, manifest.patterns)):
+def _rows_of_folder(manifest: ManifestSource, passed_over: PassedOver | None) -> Iterator[ManifestRow]:
+    ignored = None if passed_over is None else passed_over.files
+    for number, (url, relative) in enumerate(list_sources(manifest.url, manifest.patterns, ignored)):
         settings = _defaults_for(relative, manifest.defaults)
         yield ManifestRow(
             number=number,
@@ -90,7 +113,11 @@ def _rows_of_folder(manifest: ManifestSource) -> Iterator[ManifestRow]:
 
 
 def _row_of_table(manifest: ManifestSource, number: int, where: str, values: Mapping[str, Any]) -> ManifestRow:
-    given = {key: value for key, value in values.items() if value is not None and value != ""}
+    given = {
+        key: value
+        for key, value in values.items()
+        if value is not None and value != "" and value == value and key in _COLUMNS  # NaN is no value.
+    }
     source, target = given.pop("source", None), given.pop("target", None)
     if not isinstance(source, str):
         raise InputError(f"{where} names no source; every row needs a path or URL in the column 'source'")
@@ -220,12 +247,15 @@ def _require_columns(where: str, columns: Sequence[str] | Any) -> None:
     names = list(columns)
     if "source" not in names:
         raise InputError(f"{where} has no column 'source'; its columns are {', '.join(map(str, names)) or 'none'}")
-    # from_mapping names the nearest known setting.
-    unknown = [
-        name for name in names if name not in {"source", "target"} | {each.name for each in fields(RestoreSettings)}
-    ]
-    if unknown:
-        try:
-            RestoreSettings.from_mapping({unknown[0]: None})
-        except SettingsError as error:
-            raise SettingsError(f"{where}: {error}") from error
+    for name in extra_columns(names):
+        # A word that is nearly a setting's is a slip; any other is somebody's own column.
+        if get_close_matches(str(name), _COLUMNS, n=1, cutoff=_SLIP):
+            try:
+                RestoreSettings.from_mapping({name: None})
+            except SettingsError as error:
+                raise SettingsError(f"{where}: {error}") from error
+
+
+def extra_columns(names: Iterable[str]) -> list[str]:
+    """Return the columns of a table that are of no meaning here; they are passed over and reported."""
+    return [name for name in names if name not in _COLUMNS]

@@ -5,7 +5,7 @@ import os
 import sqlite3
 import tempfile
 from collections import defaultdict
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -15,7 +15,7 @@ import pyarrow
 import pyarrow.parquet
 from fsspec.core import url_to_fs  # type: ignore[import-untyped]
 
-from seedvr2_ray.batch.manifest.manifest import ManifestRow, ManifestSource, read_manifest
+from seedvr2_ray.batch.manifest.manifest import ManifestRow, ManifestSource, PassedOver, read_manifest
 from seedvr2_ray.errors import InputError, TargetError
 from seedvr2_ray.settings import RestoreSettings
 from seedvr2_ray.storage.address import digest_of
@@ -44,6 +44,9 @@ class Normalised:
 
     num_rows: int
     shards: tuple[Shard, ...]
+    sharers: Mapping[bytes, int] = field(default_factory=dict)
+    """How many rows name a source, for the sources that several rows name; see :func:`source_key`."""
+    passed_over: PassedOver = field(default_factory=PassedOver)
 
     def models(self) -> tuple[str, ...]:
         """Return the models that rows ask for, each once."""
@@ -58,15 +61,20 @@ def normalise(manifest: ManifestSource, folder: str) -> Normalised:
             replace a source or lies inside the input; a bucket is missing or may not be used. The row is named.
     """
     _require_output_outside(manifest)
+    passed_over = PassedOver()
     # Closed at once when a row is refused: a copy of the manifest is open underneath.
-    with tempfile.TemporaryDirectory(prefix="seedvr2-ray-") as scratch, closing(read_manifest(manifest)) as read:
-        with closing(_without_conflicts(_reachable(read), Path(scratch) / "names.sqlite")) as rows:
+    with (
+        tempfile.TemporaryDirectory(prefix="seedvr2-ray-") as scratch,
+        closing(read_manifest(manifest, passed_over)) as read,
+    ):
+        sharers: dict[bytes, int] = {}
+        with closing(_without_conflicts(_reachable(read), Path(scratch) / "names.sqlite", sharers)) as rows:
             shards = list(_write_shards(rows, Path(scratch), folder))
     num_rows = sum(shard.num_rows for shard in shards)
     if not num_rows:
         what = "has no rows" if manifest.is_table else "holds no videos or images that match"
         raise InputError(f"{printable(manifest.url)} {what}; there is nothing to restore")
-    return Normalised(num_rows=num_rows, shards=tuple(shards))
+    return Normalised(num_rows=num_rows, shards=tuple(shards), sharers=sharers, passed_over=passed_over)
 
 
 def read_shard(shard: Shard) -> Iterator[ManifestRow]:
@@ -134,8 +142,18 @@ def _write_shard(model: str, pile: _Growing, scratch: Path, folder: str) -> Shar
     return shard
 
 
-def _without_conflicts(rows: Iterable[ManifestRow], database: Path) -> Generator[ManifestRow, None, None]:
+def source_key(source: str) -> bytes:
+    """Return what a source is known by among those that several rows name; secrets in its name do not matter."""
+    return _key(printable(source))
+
+
+def _without_conflicts(
+    rows: Iterable[ManifestRow], database: Path, sharers: dict[bytes, int]
+) -> Generator[ManifestRow, None, None]:
     """Pass rows on while noting their names on disk; refuse the first that two rows would write.
+
+    Args:
+        sharers: told at the end of the sources that several rows name.
 
     That no target is another row's source can only be said after the last row: the caller uses nothing
     before the stream has ended.
@@ -144,7 +162,7 @@ def _without_conflicts(rows: Iterable[ManifestRow], database: Path) -> Generator
         names.execute("PRAGMA journal_mode=OFF")
         names.execute("PRAGMA synchronous=OFF")
         names.execute("CREATE TABLE targets (name BLOB PRIMARY KEY, place TEXT, target TEXT) WITHOUT ROWID")
-        names.execute("CREATE TABLE sources (name BLOB PRIMARY KEY, place TEXT) WITHOUT ROWID")
+        names.execute("CREATE TABLE sources (name BLOB PRIMARY KEY, place TEXT, num INTEGER, key BLOB) WITHOUT ROWID")
         names.execute("BEGIN")
         for row in rows:
             key = _key(row.target)
@@ -154,13 +172,17 @@ def _without_conflicts(rows: Iterable[ManifestRow], database: Path) -> Generator
                     f"{row.where} and {taken[0]} have one target, {printable(row.target)}; give each its own"
                 )
             names.execute("INSERT INTO targets VALUES (?, ?, ?)", (key, row.where, printable(row.target)))
-            names.execute("INSERT OR IGNORE INTO sources VALUES (?, ?)", (_key(row.source), row.where))
+            names.execute(
+                "INSERT INTO sources VALUES (?, ?, 1, ?) ON CONFLICT (name) DO UPDATE SET num = num + 1",
+                (_key(row.source), row.where, source_key(row.source)),
+            )
             yield row
         clash = names.execute(
             "SELECT targets.place, sources.place, target FROM targets JOIN sources USING (name) LIMIT 1"
         ).fetchone()
         if clash is not None:
             raise InputError(f"{clash[0]} would replace {clash[2]}, the source of {clash[1]}; choose another target")
+        sharers.update(names.execute("SELECT key, num FROM sources WHERE num > 1"))
 
 
 def _key(name: str) -> bytes:

@@ -7,8 +7,8 @@ from typing import Any
 
 import ray.data
 
-from seedvr2_ray.batch.execution.cluster import SettledPool
-from seedvr2_ray.batch.execution.pipeline import ask_worker, configure, identify_on_worker, shards_dataset
+from seedvr2_ray.batch.execution.cluster import SettledPool, ask_worker, identify_on_worker
+from seedvr2_ray.batch.execution.stream import configure, shards_dataset
 from seedvr2_ray.batch.execution.videos import Video, VideoOutcome, outcome_of, plan_row
 from seedvr2_ray.batch.job import Job
 from seedvr2_ray.batch.manifest.manifest import ManifestRow

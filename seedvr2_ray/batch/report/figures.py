@@ -1,9 +1,11 @@
 """What one restored file cost and how good it is, from what was noted about its segments."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from seedvr2_ray.restoration.planning.plan import Plan
+from seedvr2_ray.settings import RestoreSettings
 
 
 def figures_of(plan: Plan, provenance: Mapping[str, Any]) -> dict[str, Any]:
@@ -21,6 +23,11 @@ def figures_of(plan: Plan, provenance: Mapping[str, Any]) -> dict[str, Any]:
         "restored_megapixels": round(plan.restored_megapixels, 3),
         "segments": len(plan.segments),
         "duration_seconds": round(float(plan.media.duration_seconds), 3),
+        "published_at": provenance.get("published_at", ""),
+        "settings": json.dumps(_chosen(provenance["settings"])),
+        "converted": _notices(provenance, "converted"),
+        "losses": _notices(provenance, "left_out"),
+        "outputs": _outputs(provenance),
         "size": f"{plan.recipe.geometry.width}x{plan.recipe.geometry.height}",
         "model": plan.recipe.restorer.name,
         "gpu_seconds": round(sum(record["seconds"] for record in restored), 3),
@@ -30,6 +37,22 @@ def figures_of(plan: Plan, provenance: Mapping[str, Any]) -> dict[str, Any]:
         "ssim": _mean(restored, lengths, lambda quality: quality.get("ssim")),
         "colour_error": _mean(restored, lengths, lambda quality: quality.get("colour_error")),
     }
+
+
+def _chosen(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what is as it would be anyway."""
+    usual = RestoreSettings().to_mapping()
+    return {name: value for name, value in settings.items() if usual.get(name) != value}
+
+
+def _notices(provenance: Mapping[str, Any], outcome: str) -> list[str]:
+    return [f"{each['subject']}: {each['reason']}" for each in provenance["preflight"] if each["outcome"] == outcome]
+
+
+def _outputs(provenance: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return size and hash of the master; of a sequence they stand in its provenance, which may name thousands."""
+    outputs = provenance["target"].get("outputs", [])
+    return [dict(each) for each in outputs] if len(outputs) == 1 else []
 
 
 def _mean(

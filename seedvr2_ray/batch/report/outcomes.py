@@ -120,6 +120,7 @@ def quarantine_line(outcome: VideoOutcome, failure: Failure) -> dict[str, Any]:
         "stage": failure.stage,
         "error": failure.error,
         "remedy": failure.remedy,
+        "settings": dict(outcome.settings),
     }
 
 

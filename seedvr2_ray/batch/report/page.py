@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ _SCHEMA = pyarrow.schema(
     + [(name, pyarrow.int64() if name in _INTEGERS else pyarrow.float64()) for name in SUMMED]
     + [(name, pyarrow.float64()) for name in (*QUALITIES, "idle_share", "cost")]
     + [(name, pyarrow.string()) for name in ("stage", "error", "remedy")]
+    + [(name, pyarrow.string()) for name in ("published_at", "settings", "converted", "losses", "sha256")]
 )
 
 
@@ -42,6 +44,10 @@ class RunFacts:
     num_workers: int
     """Processes that restored."""
     was_stopped: bool = False
+    ignored_files: Mapping[str, int] = field(default_factory=dict)
+    """Files of the manifest's folder that are of no known kind, by ending."""
+    extra_columns: Sequence[str] = ()
+    """Of the manifest's table, that are no settings."""
 
 
 def cost_of(gpu_seconds: float, price_per_gpu_hour: float) -> float:
@@ -57,7 +63,10 @@ def summarise(totals: Totals, facts: RunFacts) -> dict[str, Any]:
     return {
         "version": seedvr2_ray.__version__,
         "manifest": facts.manifest,
+        "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "stopped": facts.was_stopped,
+        "ignored_files": dict(facts.ignored_files),
+        "extra_columns": list(facts.extra_columns),
         "files": dict(totals.files),
         **{name: int(value) if name in _INTEGERS else value for name, value in sums.items()},
         "decode_wait_share": _share(sums.get("idle_seconds", 0.0), gpu_seconds),
@@ -128,6 +137,11 @@ def _columns(outcome: VideoOutcome, price_per_gpu_hour: float) -> dict[str, Any]
         "stage": failure and failure.stage,
         "error": failure and failure.error,
         "remedy": failure and failure.remedy,
+        "published_at": figures.get("published_at"),
+        "settings": figures.get("settings"),
+        "converted": "\n".join(figures.get("converted", ())),
+        "losses": "\n".join(figures.get("losses", ())),
+        "sha256": next((each["sha256"] for each in figures.get("outputs", ())), None),
     }
 
 
@@ -164,6 +178,10 @@ def _facts(summary: Mapping[str, Any]) -> Iterator[Fact]:
     )
     if summary["price_per_gpu_hour"]:
         yield Fact("Cost", f"{summary['cost']:,.2f}", f"at {summary['price_per_gpu_hour']:g} per GPU hour")
+    if summary["ignored_files"]:
+        kinds = sorted(summary["ignored_files"].items(), key=lambda each: -each[1])
+        named = ", ".join(f"{suffix or 'no ending'} {number:,}" for suffix, number in kinds[:6])
+        yield Fact("Not taken", f"{sum(summary['ignored_files'].values()):,} files", f"of no known kind: {named}")
     idle = now.get("idle_share", 0.0)
     yield Fact(
         "This run",

@@ -30,6 +30,14 @@ class Notice:
     """One sentence for a person, with the way out where there is one."""
 
 
+def merge_notices(foretold: Iterable[Notice], decided: Iterable[Notice]) -> tuple[Notice, ...]:
+    """Say everything once: of something that was decided since, what was foretold is not said any more."""
+    decided = tuple(decided)
+    subjects = {notice.subject for notice in decided if notice.outcome != "left_out"}
+    still_true = (notice for notice in foretold if notice.outcome != "left_out" or notice.subject not in subjects)
+    return tuple(dict.fromkeys((*still_true, *decided)))
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VideoInfo:
     """The pictures of a source: of its first video stream that is no cover art, or of a still image."""

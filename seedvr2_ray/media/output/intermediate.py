@@ -1,7 +1,10 @@
 """Restored segments on disk: FFV1 in Matroska, every sample as it was handed in."""
 
+import io
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 import av
 
@@ -35,17 +38,55 @@ def intermediate_format(master: MasterFormat) -> MasterFormat:
     return replace(master, kind="video", container="mkv", codec="ffv1", options=options)
 
 
-def read_intermediate(path: str, start: int, stop: int) -> Iterator[av.VideoFrame]:
+class _Slice(io.RawIOBase):
+    """Some bytes of a file, as a file of its own."""
+
+    def __init__(self, path: str, start: int, stop: int) -> None:
+        self._file = Path(path).open("rb", buffering=0)  # noqa: SIM115  # Closed with this object.
+        self._start, self._stop, self._position = start, stop, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._stop - self._start}[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def read(self, size: int = -1, /) -> bytes:
+        left = max(0, self._stop - self._start - self._position)
+        self._file.seek(self._start + self._position)
+        data = self._file.read(left if size < 0 else min(size, left)) or b""
+        self._position += len(data)
+        return data
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def read_intermediate(
+    path: str, start: int, stop: int, *, within: tuple[int, int] | None = None
+) -> Iterator[av.VideoFrame]:
     """Yield frames ``start`` to ``stop`` of an intermediate, with exactly the samples that were written.
 
     Every frame is coded by itself, so what comes before ``start`` is read but not decoded.
+
+    Args:
+        within: where in the file the intermediate lies, if it is not all of it.
 
     Raises:
         StorageError: the file is damaged, or holds fewer frames.
     """
     position = start
     try:
-        with av.open(file_url(path)) as container:
+        with _Slice(path, *within) if within else nullcontext(file_url(path)) as file, av.open(file, "r") as container:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             wanted = (packet for number, packet in enumerate(container.demux(stream)) if number >= start)

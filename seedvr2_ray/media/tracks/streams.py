@@ -57,7 +57,8 @@ def _plan_one(stream: Any, container: str, trials: Trials) -> tuple[StreamPlan |
     copied = _copy(stream, container, trials)
     if copied is not None:
         as_counted = f", its channels taken for {copied.layout}" if copied.layout else ""
-        return copied, Notice("kept", subject, f"{codec} is copied{as_counted}")
+        as_it_is = " as it is and not restored" if stream.type == "video" else ""
+        return copied, Notice("kept", subject, f"{codec} is copied{as_counted}{as_it_is}")
     if stream.type == "subtitle" and codec in _TEXT_SUBTITLES and container in _SUBTITLE_CODECS:
         target = _SUBTITLE_CODECS[container]
         plan = StreamPlan(stream.index, "convert", target)

@@ -4,13 +4,15 @@ import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import seedvr2_ray
 from seedvr2_ray.errors import StorageError, TargetError
-from seedvr2_ray.media.container.info import Notice
+from seedvr2_ray.media.container.info import Notice, merge_notices
 from seedvr2_ray.media.output.join import join_parts
 from seedvr2_ray.media.output.libraries import library_versions
 from seedvr2_ray.media.output.master import sequence_name
@@ -21,6 +23,7 @@ from seedvr2_ray.storage.commits import CommitStore
 from seedvr2_ray.storage.faults import printable
 from seedvr2_ray.storage.local_backend import LocalBackend
 from seedvr2_ray.storage.location import exists, publish, publish_bytes
+from seedvr2_ray.storage.records import Commit
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,14 +49,18 @@ def assemble(
     workspace: Path,
     overwrite: bool,
     timings: Mapping[str, float],
+    known: Mapping[str, Commit] = MappingProxyType({}),
 ) -> Assembly:
     """Join all parts of a plan into the master and publish it with its provenance beside it.
+
+    Args:
+        known: commits of parts, by address, as far as the caller has them; others are asked for.
 
     Raises:
         StorageError: a part is not committed, or is not what its record says.
         TargetError: the target exists, or cannot be written.
     """
-    joined = join(plan, store, target, source_path=source_path, workspace=workspace, timings=timings)
+    joined = join(plan, store, target, source_path=source_path, workspace=workspace, timings=timings, known=known)
     for output in joined.local_paths:
         publish(output, _published_name(plan, target, output), overwrite=overwrite)
     publish_bytes(sidecar_bytes(joined), joined.sidecar, overwrite=True)
@@ -68,6 +75,7 @@ def join(
     source_path: str,
     workspace: Path,
     timings: Mapping[str, float],
+    known: Mapping[str, Commit] = MappingProxyType({}),
 ) -> Assembly:
     """Join all parts of a plan in the workspace; whoever called publishes what came of it.
 
@@ -80,7 +88,11 @@ def join(
         StorageError: a part is not committed, or is not what its record says.
     """
     with_parts = [segment for segment in plan.segments if segment.has_part]
-    parts = [str(store.fetch_payload(PARTS, segment.part_address, workspace)) for segment in with_parts]
+    commits = [known.get(each.part_address) or _require_part(store, each) for each in with_parts]
+    parts = [
+        str(store.fetch_payload(PARTS, segment.part_address, workspace, known=commit))
+        for segment, commit in zip(with_parts, commits, strict=True)
+    ]
     report = join_parts(
         parts,
         master=plan.recipe.master,
@@ -91,12 +103,12 @@ def join(
         target_path=_joined_path(plan, target, workspace),
     )
     # What the rehearsal foretold and the join confirms is said once.
-    notices = tuple(dict.fromkeys((*plan.notices, *report.notices)))
+    notices = merge_notices(plan.notices, report.notices)
     return Assembly(
         target=target,
         local_paths=report.outputs,
         sidecar=beside(target, ".json"),
-        provenance=_provenance(plan, store, target, report.outputs, notices, timings),
+        provenance=_provenance(plan, commits, target, report.outputs, notices, timings),
         notices=notices,
     )
 
@@ -148,7 +160,7 @@ def _published_name(plan: Plan, target: str, output: str) -> str:
 
 def _provenance(
     plan: Plan,
-    store: CommitStore,
+    commits: Sequence[Commit],
     target: str,
     local_paths: Sequence[str],
     notices: Sequence[Notice],
@@ -183,14 +195,14 @@ def _provenance(
             {
                 "address": segment.address,
                 "part_address": segment.part_address,
-                **_part_record(store, segment),
+                **commit.record,
                 # Whoever made the part may have counted otherwise: an excerpt, or a plan with other cuts before it.
                 "segment": segment.index,
             }
-            for segment in plan.segments
-            if segment.has_part
+            for segment, commit in zip((segment for segment in plan.segments if segment.has_part), commits, strict=True)
         ],
         "preflight": [asdict(notice) for notice in notices],
+        "published_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": {name: round(seconds, 3) for name, seconds in timings.items()},
     }
 
@@ -204,8 +216,8 @@ def _output_record(plan: Plan, target: str, path: str) -> dict[str, Any]:
     }
 
 
-def _part_record(store: CommitStore, segment: Segment) -> dict[str, Any]:
-    record = store.find(PARTS, segment.part_address)
-    if record is None:
+def _require_part(store: CommitStore, segment: Segment) -> Commit:
+    commit = store.look(PARTS, segment.part_address)
+    if commit is None:
         raise StorageError(f"the finished part of segment {segment.index} is not committed; run the command again")
-    return dict(record)
+    return commit

@@ -5,7 +5,7 @@ are already in the master's pixel format.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,14 @@ import av
 
 from seedvr2_ray.errors import StorageError
 from seedvr2_ray.media.output.encode import PartWriter
-from seedvr2_ray.media.output.intermediate import read_intermediate
 from seedvr2_ray.media.picture.blend import blend_frames
 from seedvr2_ray.media.picture.luma import luma_of
 from seedvr2_ray.restoration.planning.plan import Recipe, Segment
 from seedvr2_ray.restoration.report.joins import REACH, step_across
+from seedvr2_ray.restoration.work.pieces import read_frames
 from seedvr2_ray.restoration.work.remaining import PARTS, RESTORED, is_needed
 from seedvr2_ray.storage.commits import CommitStore
+from seedvr2_ray.storage.records import Commit
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,15 +111,40 @@ def finish_segment(
     committed = store.find(PARTS, segment.part_address)
     if committed is not None:
         return committed
+    return finish_restored(
+        recipe, segment, predecessor, store, {}, workspace=workspace, check_cancelled=check_cancelled
+    ).record
+
+
+def finish_restored(
+    recipe: Recipe,
+    segment: Segment,
+    predecessor: Segment | None,
+    store: CommitStore,
+    known: Mapping[str, Commit],
+    *,
+    workspace: Path,
+    check_cancelled: Callable[[], None] = lambda: None,
+) -> Commit:
+    """Do as :func:`finish_segment` does for a caller who knows that the part is not committed.
+
+    Args:
+        known: commits of intermediates, by address, as far as the caller has them; others are asked for.
+
+    Returns:
+        The part's commit; of several the first counts.
+    """
     began = time.perf_counter()
-    restored = store.find(RESTORED, segment.address)
-    if restored is None:
-        raise StorageError(f"segment {segment.index} is to be finished and is not restored; restore it first")
+    commits = {
+        each.address: known.get(each.address) or _require_restored(each, store)
+        for each in (segment, predecessor)
+        if each is not None
+    }
     path = workspace / f"{segment.part_address}.part"
     around_join: list[Any] = []
     full_range = recipe.master.colour.full_range
     with PartWriter(str(path), recipe.master) as writer:
-        for position, frame in _finished_frames(segment, predecessor, store, workspace):
+        for position, frame in _finished_frames(segment, predecessor, store, commits, workspace):
             check_cancelled()
             if position >= segment.encoded.stop:
                 break
@@ -126,30 +152,41 @@ def finish_segment(
                 around_join.append(luma_of(frame, full_range=full_range))
             if position in segment.encoded:
                 writer.write(frame)
+    source_step = None if predecessor is None else commits[predecessor.address].record.get("source_step")
     record = {
         "segment": segment.index,
         "frames": [segment.span.start + bound for bound in (segment.encoded.start, segment.encoded.stop)],
         "blended_frames": segment.overlap,
-        "boundary_step": _boundary_step(around_join, predecessor, store),
+        "boundary_step": _boundary_step(around_join, predecessor, source_step),
         "seconds": round(time.perf_counter() - began, 3),
         # The intermediate is deleted once it has served; what was noted about it goes on from here.
-        "restored": restored,
+        "restored": commits[segment.address].record,
     }
-    store.commit(PARTS, segment.part_address, record, path)
+    commit, _ = store.settle(PARTS, segment.part_address, record, path)
     path.unlink(missing_ok=True)
-    return store.find(PARTS, segment.part_address) or record
+    return commit
+
+
+def _require_restored(segment: Segment, store: CommitStore) -> Commit:
+    commit = store.look(RESTORED, segment.address)
+    if commit is None:
+        raise StorageError(f"segment {segment.index} is to be finished and is not restored; restore it first")
+    return commit
 
 
 def _finished_frames(
-    segment: Segment, predecessor: Segment | None, store: CommitStore, workspace: Path
+    segment: Segment,
+    predecessor: Segment | None,
+    store: CommitStore,
+    commits: Mapping[str, Commit],
+    workspace: Path,
 ) -> Iterator[tuple[int, av.VideoFrame]]:
     """Yield the part's frames, numbered from 0; before them, below 0, the last ones of the part before."""
-    own_path = store.fetch_payload(RESTORED, segment.address, workspace)
-    own = enumerate(read_intermediate(str(own_path), 0, segment.part_frames))
+    own = enumerate(read_frames(segment, 0, segment.part_frames, store, commits[segment.address], workspace))
     if predecessor is not None:
-        tail_path = store.fetch_payload(RESTORED, predecessor.address, workspace)
         before = min(REACH, predecessor.part_frames)
-        tail = read_intermediate(str(tail_path), predecessor.part_frames - before, predecessor.num_frames)
+        start, commit = predecessor.part_frames - before, commits[predecessor.address]
+        tail = read_frames(predecessor, start, predecessor.num_frames, store, commit, workspace)
         for position, earlier in enumerate(tail, start=-before):
             if position < 0:
                 yield position, earlier
@@ -159,10 +196,9 @@ def _finished_frames(
     yield from own
 
 
-def _boundary_step(lumas_HW: Sequence[Any], predecessor: Segment | None, store: CommitStore) -> float | None:
+def _boundary_step(lumas_HW: Sequence[Any], predecessor: Segment | None, source_step: float | None) -> float | None:
     """Return what a join adds to the source's own change there; None without a join."""
     if predecessor is None:
         return None
-    source = (store.find(RESTORED, predecessor.address) or {}).get("source_step")
     restored = step_across(lumas_HW, min(REACH, predecessor.part_frames))
-    return None if source is None or restored is None else round(restored - source, 4)
+    return None if source_step is None or restored is None else round(restored - source_step, 4)

@@ -77,7 +77,7 @@ def look_through(source_path: str, media: MediaInfo, mark: str, store: CommitSto
             )
         return found
     seen = _look(source_path, media, salvage=salvage)
-    store.commit(SHOTS, address, _to_record(seen))
+    store.settle(SHOTS, address, _to_record(seen))
     return seen
 
 

@@ -6,7 +6,9 @@ workers may try, in any order, as often as they like.
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,21 +16,30 @@ from typing import Any
 from seedvr2_ray.errors import DeploymentError, NotFiniteError
 from seedvr2_ray.frames import Frames, FrameSpan
 from seedvr2_ray.media.output.encode import FrameConverter
-from seedvr2_ray.media.output.intermediate import IntermediateWriter
 from seedvr2_ray.media.reading.decode import decode_span
 from seedvr2_ray.media.reading.proof import SpanProof, proved_codes
 from seedvr2_ray.restoration.planning.plan import Recipe, Segment
 from seedvr2_ray.restoration.report.quality import QualitySampler
 from seedvr2_ray.restoration.report.source_step import SourceStep
 from seedvr2_ray.restoration.restorer import Restorer, SegmentTask
+from seedvr2_ray.restoration.work.pieces import SplitWriter
 from seedvr2_ray.restoration.work.remaining import RESTORED
 from seedvr2_ray.restoration.work.threads import ReadAhead, WriteBehind
 from seedvr2_ray.storage.commits import CommitStore
+from seedvr2_ray.storage.records import Commit
 
 _log = logging.getLogger(__name__)
 
 _BATCH_BYTES = 24 << 20
 _LONGEST_BATCH = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Intermediate:
+    """A restored segment that lies in a workspace and is not committed yet."""
+
+    path: Path
+    record: dict[str, Any]
 
 
 def restore_segment(
@@ -42,16 +53,7 @@ def restore_segment(
     on_frames: Callable[[int], None] = lambda num_frames: None,
     check_cancelled: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-    """Decode, restore, and commit one segment as a lossless intermediate.
-
-    Memory is bounded by a few batches of frames and by what the restorer itself keeps. A segment that a model turns
-    into NaN or infinity is tried once more without any way of computing faster, and then refused.
-
-    Args:
-        source_path: where the source's bytes lie on this machine.
-        workspace: a folder for the file being written.
-        on_frames: told how many more frames are restored, for progress.
-        check_cancelled: raises to stop; called at least once per batch.
+    """Decode, restore, and commit one segment as a lossless intermediate, unless it is committed.
 
     Returns:
         The commit's record: what was done, how long each stage took, quality figures, missing frames.
@@ -62,22 +64,60 @@ def restore_segment(
     committed = store.find(RESTORED, segment.address)
     if committed is not None:
         return committed
+    made = make_intermediate(
+        recipe,
+        segment,
+        restorer,
+        source_path=source_path,
+        workspace=workspace,
+        on_frames=on_frames,
+        check_cancelled=check_cancelled,
+    )
+    return commit_intermediate(segment, made, store).record
+
+
+def make_intermediate(
+    recipe: Recipe,
+    segment: Segment,
+    restorer: Restorer,
+    *,
+    source_path: str,
+    workspace: Path,
+    on_frames: Callable[[int], None] = lambda num_frames: None,
+    check_cancelled: Callable[[], None] = lambda: None,
+    device: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> Intermediate:
+    """Decode, restore and encode one segment; no store is asked for anything.
+
+    Memory is bounded by a few batches of frames and by what the restorer itself keeps. A segment that a model turns
+    into NaN or infinity is tried once more without any way of computing faster, and then refused.
+
+    Args:
+        source_path: where the source's bytes lie on this machine.
+        workspace: a folder for the file being written.
+        on_frames: told how many more frames are restored, for progress.
+        check_cancelled: raises to stop; called at least once per batch.
+        device: entered when the first frames are decoded and left when the last ones are restored: meanwhile others
+            may decode and encode, and not restore.
+
+    Raises:
+        NotFiniteError: the plain path fails as well.
+    """
     if restorer.identity != recipe.restorer:
         raise DeploymentError(
             f"the segment was planned for {recipe.restorer.name} ({recipe.restorer.digest[:12]}) and this "
             f"worker holds {restorer.identity.name} ({restorer.identity.digest[:12]}); plan again, or "
             "start workers of the same version"
         )
-
     attempt = partial(
-        _restore_and_commit,
+        _restore_and_encode,
         recipe,
         segment,
         restorer,
-        store,
         source_path=source_path,
         workspace=workspace,
         check_cancelled=check_cancelled,
+        device=device,
     )
     progress = _FurthestFrame(on_frames)
     try:
@@ -85,6 +125,13 @@ def restore_segment(
     except NotFiniteError as error:
         _log.warning("segment %d once more on the plain path: %s", segment.index, error)
     return attempt(on_frames=progress.begin(), plain_path=True)
+
+
+def commit_intermediate(segment: Segment, made: Intermediate, store: CommitStore) -> Commit:
+    """Commit an intermediate and delete the local file; of several commits of one segment the first counts."""
+    commit, _ = store.settle(RESTORED, segment.address, made.record, made.path)
+    made.path.unlink(missing_ok=True)
+    return commit
 
 
 class _FurthestFrame:
@@ -106,47 +153,33 @@ class _FurthestFrame:
             self._furthest = self._now
 
 
-def _restore_and_commit(
+def _restore_and_encode(
     recipe: Recipe,
     segment: Segment,
     restorer: Restorer,
-    store: CommitStore,
     *,
     source_path: str,
     workspace: Path,
     on_frames: Callable[[int], None],
     check_cancelled: Callable[[], None],
+    device: Callable[[], AbstractContextManager[object]],
     plain_path: bool,
-) -> dict[str, Any]:
-    began = time.perf_counter()
+) -> Intermediate:
     missing: list[int] = []
     sampler, source_step = QualitySampler(segment.span), SourceStep(segment)
-    geometry = recipe.geometry
     task = SegmentTask(
         first_frame=segment.span.start,
         num_frames=segment.num_frames,
-        geometry=geometry,
+        geometry=recipe.geometry,
         settings=recipe.settings,
         output_depth=recipe.master.working_depth,
         plain_path=plain_path,
         check_cancelled=check_cancelled,
     )
-    decoded = decode_span(
-        source_path,
-        recipe.video,
-        segment.span,
-        batch_frames=_batch_frames(geometry.source_width * geometry.source_height),
-        deinterlace=recipe.settings.deinterlace,
-        salvage=recipe.settings.salvage,
-        on_missing=missing.append,
-        proof=segment.proof if segment.proof is not None and not segment.proof.of_codes else None,
-    )
-    if segment.proof is not None and segment.proof.of_codes:
-        decoded = proved_codes(decoded, segment.proof, segment.span.start)
-    path = workspace / f"{segment.address}.mkv"
+    decoded = _decoded(recipe, segment, source_path, missing.append)
     converter = FrameConverter(recipe.master)
     num_restored = 0
-    with IntermediateWriter(str(path), recipe.master) as writer:
+    with SplitWriter(workspace / f"{segment.address}.mkv", recipe.master, segment) as writer:
 
         def encode(frames: Frames) -> None:
             for frame in converter.convert(frames):
@@ -156,15 +189,17 @@ def _restore_and_commit(
             ReadAhead(source_step.watch(sampler.watch_source(decoded))) as source_frames,
             WriteBehind(encode) as encoder,
         ):
-            for frames in restorer.restore(iter(source_frames), task):
-                check_cancelled()
-                sampler.watch_restored(frames)
-                encoder.put(frames)
-                num_restored += len(frames)
-                on_frames(len(frames))
+            with device():
+                began = time.perf_counter()
+                for frames in restorer.restore(iter(source_frames), task):
+                    check_cancelled()
+                    sampler.watch_restored(frames)
+                    encoder.put(frames)
+                    num_restored += len(frames)
+                    on_frames(len(frames))
+                seconds = time.perf_counter() - began
         # A short intermediate must not be committed: every later run would trust it and fail.
         assert num_restored == segment.num_frames, f"{recipe.restorer.name} made {num_restored} of {segment.num_frames}"
-    seconds = time.perf_counter() - began
     record = {
         "segment": segment.index,
         "frames": [segment.span.start, segment.span.stop],
@@ -178,10 +213,24 @@ def _restore_and_commit(
         "plain_path": plain_path,
         "quality": sampler.measure(),
         "source_step": source_step.measure(),
+        "pieces": writer.pieces,
     }
-    store.commit(RESTORED, segment.address, record, path)
-    path.unlink(missing_ok=True)
-    return store.find(RESTORED, segment.address) or record
+    return Intermediate(writer.path, record)
+
+
+def _decoded(recipe: Recipe, segment: Segment, source_path: str, on_missing: Callable[[int], None]) -> Iterator[Frames]:
+    geometry, proof = recipe.geometry, segment.proof
+    decoded = decode_span(
+        source_path,
+        recipe.video,
+        segment.span,
+        batch_frames=_batch_frames(geometry.source_width * geometry.source_height),
+        deinterlace=recipe.settings.deinterlace,
+        salvage=recipe.settings.salvage,
+        on_missing=on_missing,
+        proof=proof if proof is not None and not proof.of_codes else None,
+    )
+    return proved_codes(decoded, proof, segment.span.start) if proof is not None and proof.of_codes else decoded
 
 
 def _concealed(proof: SpanProof, span: FrameSpan) -> list[int]:

@@ -27,6 +27,7 @@ from seedvr2_ray.storage.commits import CommitStore
 from seedvr2_ray.storage.faults import translated
 from seedvr2_ray.storage.local_backend import make_folder
 from seedvr2_ray.storage.location import fetch, is_local, open_location, publish, remove, sign_put
+from seedvr2_ray.storage.orphans import remove_orphans
 
 _IDLE_SECONDS = 60.0
 """A sender that is silent for so long has gone, whatever its connection says."""
@@ -293,7 +294,7 @@ class UploadFiles:
         parts = self._parts(upload_id)
         for address in parts.addresses(_PARTS):
             parts.discard(_PARTS, address)
-        parts.remove_orphans(_PARTS, older_than_seconds=0)
+        remove_orphans(parts, _PARTS, older_than_seconds=0)
 
     @contextmanager
     def _folder(self) -> Iterator[Path]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from seedvr2_ray.errors import DeploymentError, MediaError, RetryableError
-from seedvr2_ray.media.container.info import MediaInfo
+from seedvr2_ray.media.container.info import MediaInfo, merge_notices
 from seedvr2_ray.media.output.codecs import CODECS, IMAGE_CONTAINERS, SUFFIXES, codecs_for
 from seedvr2_ray.media.output.rehearsal import rehearse
 from seedvr2_ray.media.reading.proof import Proof
@@ -106,7 +106,7 @@ def _plan(order: PrepareOrder, settings: RestoreSettings, source: Pinned, path: 
     outlook = rehearse(str(path), media, plan.recipe.master)
     seen = look_through(str(path), media, source.content, store, salvage=settings.salvage)
     plan = plan_with(seen.shots if settings.detect_shots else (0,), seen.proof)
-    return replace(plan, notices=(*plan.notices, *outlook))
+    return replace(plan, notices=merge_notices(plan.notices, outlook))
 
 
 def result_address(content: str, name: str, settings: RestoreSettings, order: PrepareOrder) -> str:

@@ -15,6 +15,7 @@ from seedvr2_ray.media.container.probe import probe
 from seedvr2_ray.restoration.planning.plan import Plan
 from seedvr2_ray.restoration.work.assemble import Assembly, join, sidecar_bytes
 from seedvr2_ray.restoration.work.encoded_segments import finish_part
+from seedvr2_ray.restoration.work.pieces import extract_own_frames
 from seedvr2_ray.restoration.work.remaining import RESTORED
 from seedvr2_ray.serve.jobs import ResultInfo
 from seedvr2_ray.serve.observability.tracing import traced
@@ -124,11 +125,12 @@ def preview(layout: StorageLayout, order: PreviewOrder) -> bool:
     store = layout.store_of(order.source.content)
     if results.has("after", order.result_address):
         return True
-    if store.find(RESTORED, segment.address) is None:
+    commit = store.look(RESTORED, segment.address)
+    if commit is None:
         return False
     with layout.workspace() as workspace, layout.opened(order.source) as path:
-        restored = str(store.fetch_payload(RESTORED, segment.address, workspace))
-        middle = segment.num_frames // 2
+        restored = str(extract_own_frames(segment, store, commit, workspace))
+        middle = segment.part_frames // 2
         media = probe(restored)
         after = read_frame(restored, media.video, middle, media.frame_pts[middle])
         number, recipe = segment.span.start + middle, order.recipe

@@ -3,7 +3,7 @@ from collections.abc import Callable
 import pytest
 import ray
 
-from seedvr2_ray.batch.execution.cluster import Pool, fit_pool, settle_pool
+from seedvr2_ray.batch.execution.cluster import Pool, connected, fit_pool, settle_pool
 from seedvr2_ray.errors import DeploymentError
 
 Cluster = Callable[..., None]
@@ -64,3 +64,24 @@ def test_a_pool_stays_as_it_is_where_tasks_find_a_core_or_where_machines_may_yet
     asked = Pool(num_gpus=1, max_size=8)
     cluster(CPU=4)
     assert fit_pool(asked, settle_pool(asked)).max_size == 8
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("The current node timed out during startup.\nThis could happen because\nmany lines"),
+        TimeoutError("no answer"),
+        OSError("no room"),
+        Exception("The current node timed out during startup."),
+    ],
+)
+def test_a_ray_that_does_not_start_is_one_sentence(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(ray, "init", fail)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(DeploymentError, match="^Ray did not start at some:1234 .*run the same command again") as raised:
+        with connected("some:1234"):
+            pass
+    assert "\n" not in str(raised.value)

@@ -109,5 +109,5 @@ def test_heartbeats_are_kept_by_kind() -> None:
 
 
 def test_work_outside_ray_says_nothing() -> None:
-    with at_work("no-such-run", "restore"):
+    with at_work("no-such-run", "restore", 1.0):
         pass

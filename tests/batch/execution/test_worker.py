@@ -1,7 +1,10 @@
 """The restorer's process as an ordinary object: retries, deaths, duplicates, CUDA errors. No Ray."""
 
 import pickle
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -9,18 +12,21 @@ from typing import Any
 import pytest
 import torch
 
-from seedvr2_ray.batch.execution.finishing import finish_part, order_part, publish_video
-from seedvr2_ray.batch.execution.rows import SegmentResult, rows_of_video
-from seedvr2_ray.batch.execution.tracker import VideosInFlight
+from seedvr2_ray.batch.execution import worker as worker_module
+from seedvr2_ray.batch.execution.finishing import PublishOrder, finish_part, order_part, publish_video, remove_work
+from seedvr2_ray.batch.execution.rows import SegmentResult, VideosRow, rows_of_video
+from seedvr2_ray.batch.execution.tracker import CleaningOrder, VideosInFlight
 from seedvr2_ray.batch.execution.videos import Video, VideoOutcome, plan_row
-from seedvr2_ray.batch.execution.worker import SegmentWorker
+from seedvr2_ray.batch.execution.worker import Company, Device, SegmentWorker
 from seedvr2_ray.batch.job import Job
 from seedvr2_ray.batch.manifest.manifest import ManifestRow
+from seedvr2_ray.batch.manifest.normalise import source_key
 from seedvr2_ray.errors import DeploymentError, MediaError, StorageError
 from seedvr2_ray.restoration.lanczos import LANCZOS, LanczosRestorer
 from seedvr2_ray.restoration.work.failures import RetryPolicy
 from seedvr2_ray.settings import RestoreSettings
 from seedvr2_ray.storage.local_backend import LocalBackend
+from seedvr2_ray.storage.records import Commit
 from tests.media.clips import make_clip
 
 SETTINGS = RestoreSettings(model="lanczos", resolution="x2", segment_seconds=0.5, segment_overlap=4, preset="ultrafast")
@@ -98,16 +104,18 @@ def test_a_video_goes_through_plan_restore_finish_and_publish_and_is_then_skippe
     in_flight, worker = VideosInFlight(1), SegmentWorker(job)
     orders = []
     for result in worker.restore_rows(list(rows_of_video(video))):
-        orders += list(in_flight.take_result(result))
+        orders += list(in_flight.receive_result(result))
     while orders:
         order = orders.pop(0)
-        if isinstance(order, Video):
-            in_flight.take_published(order, publish_video(order, job))
+        if isinstance(order, CleaningOrder):
+            assert remove_work(order.contents, job) is None
+        elif isinstance(order, PublishOrder):
+            orders += list(in_flight.receive_published(order.video, publish_video(order, job)))
         else:
-            orders += list(in_flight.take_part(order, finish_part(order, job)))
+            orders += list(in_flight.receive_part(order, finish_part(order, job)))
     (outcome,) = in_flight.take_outcomes()
     assert (outcome.state, outcome.figures["frames"], in_flight.num_open) == ("published", 30, 0)
-    assert not list((tmp_path / "job/work").rglob("restored/payloads/*")), "intermediates that have served are gone"
+    assert not list((tmp_path / "job/work").rglob("payloads/*")), "what has served is gone"
     again = plan(job, clip, tmp_path / "out.mp4")
     assert isinstance(again, VideoOutcome)
     assert (again.state, again.figures) == ("skipped", outcome.figures)
@@ -244,8 +252,8 @@ def finish_video(job, clip, target, **settings):
     for row in rows_of_video(video) if video.work().to_restore else ():
         list(worker.restore_rows([row]))
     for index in range(len(video.plan.segments)):
-        assert finish_part(order_part(video, index), job) is None
-    outcome = publish_video(video, job)
+        assert isinstance(finish_part(order_part(video, index), job), Commit)
+    outcome = publish_video(PublishOrder(video=video, parts={}), job)
     assert isinstance(outcome, VideoOutcome) and outcome.state == "published", outcome
 
 
@@ -310,3 +318,81 @@ def test_a_master_is_read_again_only_when_it_was_touched_or_when_that_is_asked(c
     target.touch()
     assert [num_reads(), num_reads()] == [1, 0]
     assert [num_reads(replace(job, folder=str(tmp_path / "other"))) for _ in range(2)] == [1, 0]
+
+
+def test_a_suspect_is_begun_alone_and_others_together():
+    company, order = Company(), []
+    with company.joined(alone=False):
+        suspect = threading.Thread(target=lambda: _join(company, order, "suspect", alone=True))
+        suspect.start()
+        _join(company, order, "other", alone=False)
+        assert order == ["other"]
+    suspect.join(timeout=5)
+    assert order == ["other", "suspect"]
+
+
+def _join(company, order, name, *, alone):
+    with company.joined(alone=alone):
+        order.append(name)
+
+
+def test_a_segment_is_committed_while_the_next_one_has_the_device(clip, tmp_path, monkeypatch):
+    job = job_in(tmp_path)
+    video = video_in(job, clip, tmp_path / "out.mp4")
+    rows = list(rows_of_video(video))[:2]
+    worker, second_began = SegmentWorker(job), threading.Event()
+    held, commit = Device.held, worker_module.commit_intermediate
+
+    @contextmanager
+    def noted(self):
+        with held(self):
+            if committing.is_set():
+                second_began.set()
+            yield
+
+    committing = threading.Event()
+
+    def waits_for_the_second(segment, made, store):
+        committing.set()
+        assert second_began.wait(20), "the device waits for a commit"
+        return commit(segment, made, store)
+
+    monkeypatch.setattr(Device, "held", noted)
+    monkeypatch.setattr(worker_module, "commit_intermediate", waits_for_the_second)
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(worker.restore_rows, rows[:1])
+        assert committing.wait(20)
+        second = threads.submit(worker.restore_rows, rows[1:])
+        assert [each.state for each in (*first.result(), *second.result())] == ["restored", "restored"]
+
+
+def test_masters_of_several_kinds_from_one_source_are_restored_once_and_the_last_one_cleans_up(clip, tmp_path):
+    restorers = FailingRestorers()
+    job = job_in(tmp_path, restorers)
+    in_flight, worker = VideosInFlight(2, {source_key(str(clip)): 2}), SegmentWorker(job)
+    cleaned = 0
+    for number, crf in enumerate((20, 30)):
+        row = ManifestRow(
+            number=number,
+            where=f"row {number}",
+            source=str(clip),
+            target=str(tmp_path / f"{crf}.mp4"),
+            settings=replace(SETTINGS, crf=crf),
+        )
+        video = plan_row(row, job, LANCZOS)
+        assert isinstance(video, Video), video
+        orders = []
+        for result in worker.restore_rows(list(rows_of_video(video))):
+            orders += list(in_flight.receive_result(result))
+        orders += list(in_flight.receive_videos(VideosRow(outcomes=(), videos=(video,))))
+        while orders:
+            order = orders.pop(0)
+            if isinstance(order, CleaningOrder):
+                cleaned += 1
+            elif isinstance(order, PublishOrder):
+                orders += list(in_flight.receive_published(order.video, publish_video(order, job)))
+            else:
+                orders += list(in_flight.receive_part(order, finish_part(order, job)))
+        assert [each.state for each in in_flight.take_outcomes()] == ["published"]
+        assert cleaned == number
+    assert restorers.calls == len(video.plan.segments)

@@ -6,7 +6,7 @@ import pyarrow.parquet
 import pytest
 
 from seedvr2_ray.batch.manifest.listing import list_sources, target_name
-from seedvr2_ray.batch.manifest.manifest import ManifestRow, ManifestSource, read_manifest
+from seedvr2_ray.batch.manifest.manifest import ManifestRow, ManifestSource, PassedOver, read_manifest
 from seedvr2_ray.errors import InputError
 from seedvr2_ray.settings import RestoreSettings
 
@@ -167,3 +167,34 @@ def test_an_excerpt_is_refused_wherever_it_is_asked_for(tmp_path):
         read(path)
     with pytest.raises(InputError, match="an archive is restored whole"):
         ManifestSource(url=str(tmp_path), output="/out", defaults=RestoreSettings(excerpt="1-2"))
+
+
+def test_a_float_in_a_column_of_integers_is_an_integer_and_no_number_is_no_value(tmp_path):
+    table = {"source": ["a.mp4", "b.mp4"], "crf": [17.0, float("nan")], "seed": [3.0, 4.0]}
+    pyarrow.parquet.write_table(pyarrow.table(table), tmp_path / "m.parquet")
+    (tmp_path / "m.csv").write_text("source,crf,seed\na.mp4,17.0,3.0\nb.mp4,,4.0\n")
+    for name in ("m.parquet", "m.csv"):
+        assert [(row.settings.crf, row.settings.seed) for row in read(tmp_path / name)] == [(17, 3), (-1, 4)]
+    (tmp_path / "half.csv").write_text("source,crf\na.mp4,17.5\n")
+    with pytest.raises(InputError, match="half.csv line 2"):
+        read(tmp_path / "half.csv")
+
+
+def test_a_column_of_ones_own_is_passed_over_and_reported_and_a_slip_is_refused(tmp_path):
+    (tmp_path / "m.csv").write_text("source,archivist,shelf\na.mp4,Ada,12\n")
+    passed_over = PassedOver()
+    (row,) = read_manifest(ManifestSource(url=str(tmp_path / "m.csv"), output="/out", defaults=DEFAULTS), passed_over)
+    assert row.settings == DEFAULTS and passed_over.columns == {"archivist", "shelf"}
+    (tmp_path / "slip.csv").write_text("source,resolutoin\na.mp4,2160p\n")
+    with pytest.raises(InputError, match="resolution"):
+        read(tmp_path / "slip.csv")
+
+
+def test_files_of_no_known_kind_are_counted_and_those_that_can_be_read_are_taken(tmp_path):
+    taken = ["a.gif", "b.h264", "c.rm", "d.mp4", "e.hevc", "f.mjpeg"]
+    for name in [*taken, "notes.txt", "more.txt", "README", ".hidden.txt"]:
+        (tmp_path / name).touch()
+    passed_over = PassedOver()
+    source = ManifestSource(url=str(tmp_path), output="/out", defaults=DEFAULTS)
+    assert [row.where for row in read_manifest(source, passed_over)] == taken
+    assert passed_over.files == {".txt": 2, "": 1}
