@@ -8,7 +8,7 @@ import ray
 
 from seedvr2_ray.batch.bulk import run_bulk
 from tests import golden_results as golden
-from tests.batch.archives import digests, make_archive, request_for
+from tests.batch.archives import Quiet, digests, make_archive, request_for
 from tests.batch.restorers import TracingRestorers
 
 pytestmark = [
@@ -36,5 +36,5 @@ def test_an_archive_of_ten_has_the_bytes_that_it_had(small_ray: None, tmp_path: 
     archive = make_archive(tmp_path / "archive", num_good=golden.NUM_GOOD)
     (tmp_path / "traces").mkdir()
     restorers = TracingRestorers(str(tmp_path / "traces"))
-    run_bulk(request_for(str(archive.folder), str(tmp_path / "out"), restorers, tmp_path / "scratch"))
+    run_bulk(request_for(str(archive.folder), str(tmp_path / "out"), restorers, tmp_path / "scratch"), Quiet())
     assert digests(tmp_path / "out", archive.targets()) == golden.stored("results")["archive"]
