@@ -10,7 +10,7 @@ import torch
 from seedvr2_ray.errors import CapacityError, NotFiniteError
 from seedvr2_ray.frames import Frames
 from seedvr2_ray.models.swiftvr.config import TIME_STRIDE
-from seedvr2_ray.restoration.diffusion import stages as diffusion_stages
+from seedvr2_ray.restoration.diffusion import finish as diffusion_finish
 from seedvr2_ray.restoration.planning.geometry import Geometry
 from seedvr2_ray.restoration.planning.memory import MemoryCosts
 from seedvr2_ray.restoration.restorer import RestorerIdentity, SegmentTask
@@ -224,7 +224,7 @@ def test_a_bad_value_of_any_stage_is_refused_by_the_stages_name(model, monkeypat
         "encode": (model.reae, "encode"),
         "transform": (swiftvr, "restore_latents"),
         "decode": (model.reae, "decode"),
-        "colour match": (diffusion_stages, "match_colour"),
+        "colour match": (diffusion_finish, "match_colour"),
     }[stage]
     real = getattr(owner, name)
 
