@@ -265,8 +265,8 @@ def facts_of(config: SeedVR2Config, kind: str, dtype: torch.dtype) -> ModelFacts
     with torch.device("meta"):
         transformer, vae = SeedVR2Transformer(config.transformer), VideoVAE(config.vae, options)
         for network in (transformer, vae):
-            for name, parameter in network.named_parameters():
-                parameter.data = parameter.data.to(parameter_dtype(dtype, name))
+            for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+                tensor.data = tensor.data.to(parameter_dtype(dtype, name))
         # What a restorer derives from weights is as large as on a device.
         fold_timestep(transformer)
         for module in vae.modules():

@@ -117,12 +117,12 @@ def test_a_restorer_waits_for_the_device_only_where_frames_leave(channels: int) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rung", [1, 4])
-def test_what_is_not_run_again_counts_as_if_it_were(rung: int) -> None:
-    task, repeats = describe_task((64, 64), 29), Repeats()
-    plain = run(TINY, task, LADDER[rung - 1])
+def test_what_is_not_run_again_counts_as_if_it_were() -> None:
+    # Slices of four frames, in steps of two.
+    task, knobs, repeats = describe_task((64, 64), 17), LADDER[3], Repeats()
+    plain = run(TINY, task, knobs)
     for _ in range(2):
-        again = run(TINY, task, LADDER[rung - 1], repeats=repeats)
+        again = run(TINY, task, knobs, repeats=repeats)
         for stage in STAGES:
             for field in fields(StageTally):
                 ours, theirs = (getattr(ran.stages[stage], field.name) for ran in (again, plain))
