@@ -117,7 +117,8 @@ def _require_machine(pool: Pool, num_gpus: float) -> None:
     """Refuse a gang that no machine there is has room for: its ranks would wait for ever."""
     if pool.gang_size == 1 or not num_gpus or pool.max_size is not None:
         return
-    largest = max((node["Resources"].get("GPU", 0.0) for node in ray.nodes() if node["Alive"]), default=0.0)
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    largest = max((node["Resources"].get("GPU", 0.0) for node in nodes if node["Alive"]), default=0.0)
     if num_gpus > largest:
         raise DeploymentError(
             f"a gang of {pool.gang_size} needs {num_gpus:g} GPUs in one machine and the largest has {largest:g}; make "

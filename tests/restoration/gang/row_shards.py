@@ -15,6 +15,7 @@ from seedvr2_ray.errors import InputError, NotFiniteError
 from seedvr2_ray.frames import Frames
 from seedvr2_ray.models.parallel import SequenceParallel
 from seedvr2_ray.models.seedvr2.transformer.ranks.choice import SpStrategy
+from seedvr2_ray.restoration.gang.ranks import remove_dead_folders
 from seedvr2_ray.restoration.lanczos import LANCZOS, LanczosRestorer
 from seedvr2_ray.restoration.restorer import Restorer, RestorerIdentity, SegmentTask
 from seedvr2_ray.settings import RestoreSettings
@@ -91,7 +92,8 @@ def _state(pid: int) -> str:
 
 
 def folders() -> set[Path]:
-    """Return where leaders of this machine listen."""
+    """Return where leaders of this machine listen, without what the next leader would remove."""
+    remove_dead_folders()
     return set(Path(tempfile.gettempdir()).glob("seedvr2-gang-*"))
 
 
