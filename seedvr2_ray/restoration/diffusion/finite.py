@@ -60,8 +60,7 @@ class FiniteChecks:
         questions, self._open = self._open, []
         if not questions:
             return
-        mine = torch.tensor(_wait([question.answer for question in questions]))
-        answers = torch.stack(self._parallel.all_gather(mine, kind="checks")).all(0).tolist()
+        answers = self._of_all_ranks(_wait([question.answer for question in questions]))
         failed = [question for question, is_finite in zip(questions, answers, strict=True) if not is_finite]
         if not failed:
             return
@@ -75,6 +74,13 @@ class FiniteChecks:
             f"the stage {stage!r} made numbers of frames {first} to {max(first, last)} that are NaN or infinite and no "
             f"colours{tried}; nothing of them was kept. Choose another model for this file"
         )
+
+    def _of_all_ranks(self, answers: list[bool]) -> list[bool]:
+        if self._parallel.size == 1:
+            return answers
+        everywhere = self._parallel.all_gather(torch.tensor(answers), kind="checks")
+        merged: list[bool] = torch.stack(everywhere).all(0).tolist()
+        return merged
 
 
 def _wait(answers: list[Tensor]) -> list[bool]:
