@@ -91,10 +91,10 @@ def _state(pid: int) -> str:
         return "gone"
 
 
-def folders() -> set[Path]:
-    """Return where leaders of this machine listen, without what the next leader would remove."""
+def folders(leader: int | str = "*") -> set[Path]:
+    """Return where leaders of this machine listen, or one of them, without what the next leader would remove."""
     remove_dead_folders()
-    return set(Path(tempfile.gettempdir()).glob("seedvr2-gang-*"))
+    return set(Path(tempfile.gettempdir()).glob(f"seedvr2-gang-{leader}-*"))
 
 
 class _RowShards:
