@@ -1,18 +1,20 @@
 """An archive restored by gangs on simulated machines: whatever happens to them, the work is done and they are gone."""
 
-import _thread
 import hashlib
 import os
 import signal
+import subprocess
+import sys
 import threading
+from dataclasses import replace
 
 import pytest
 
 from seedvr2_ray.batch.bulk import run_bulk
-from seedvr2_ray.batch.execution.cluster import Pool
 from seedvr2_ray.restoration.lanczos import LANCZOS, LanczosRestorer
 from seedvr2_ray.restoration.run import restore_video
 from tests.batch.archives import SETTINGS, Quiet, request_for
+from tests.batch.drive_gangs import POOL
 from tests.gang.machines import machines, wait_for
 from tests.media.clips import make_clip
 from tests.restoration.gang.row_shards import RowShards, processes_left
@@ -26,8 +28,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
-
-POOL = Pool(num_gpus=1, gang_size=2, num_cpus=0.5, task_cpus=0.5, rank_silence_seconds=4)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def shards(fleet, tmp_path):
 
 
 def request(archive, output, shards, tmp_path, pool=POOL):
-    return request_for(str(archive), str(output), shards, tmp_path / "scratch", pool=pool)
+    return request_for(str(archive), str(output), shards, tmp_path / "scratch", pool=pool, timeout_seconds=15.0)
 
 
 def digest(output):
@@ -114,9 +114,8 @@ def test_ranks_and_a_leader_that_are_lost_in_mid_segment_leave_the_archive_the_s
             wait_for(lambda: not processes_left(ranks), f"the old ranks to go, after {fault}")  # noqa: B023
         shards.let_go(SETTINGS.seed)
 
-    one_at_a_time = Pool(**{**{name: getattr(POOL, name) for name in POOL.__dataclass_fields__}, "max_size": 1})
     join = meanwhile(disturb)
-    run_bulk(request(archive, tmp_path / "out", shards, tmp_path, one_at_a_time), Quiet())
+    run_bulk(request(archive, tmp_path / "out", shards, tmp_path, replace(POOL, max_size=1)), Quiet())
     join()
     assert digest(tmp_path / "out") == undisturbed
 
@@ -125,15 +124,10 @@ def test_a_run_that_is_stopped_in_mid_segment_leaves_nothing_and_the_next_one_en
     fleet, shards, archive, undisturbed, tmp_path
 ):
     shards.hold(SETTINGS.seed)
-
-    def stop():
+    paths = [str(path) for path in (archive, tmp_path / "out", shards.folder, tmp_path / "scratch")]
+    with subprocess.Popen([sys.executable, "-m", "tests.batch.drive_gangs", fleet.cluster.address, *paths]) as driver:
         wait_for(lambda: shards.segments() >= 1, "a segment to be at work")
-        _thread.interrupt_main()
-
-    join = meanwhile(stop)
-    with pytest.raises(KeyboardInterrupt):
-        run_bulk(request(archive, tmp_path / "out", shards, tmp_path), Quiet())
-    join()
+        driver.kill()
     fleet.wait_until_nothing_is_left(shards)
     shards.let_go(SETTINGS.seed)
     run_bulk(request(archive, tmp_path / "out", shards, tmp_path), Quiet())

@@ -354,18 +354,26 @@ class Ranks:
                 self._lose(f"the process of rank {rank} has shown no sign of life for {silence:.0f} s")
 
 
-def _make_folder() -> Path:
-    """Make a folder that only this user can enter; remove those of leaders that died together with all ranks."""
-    # The address of a socket has room for about a hundred letters.
-    place = tempfile.gettempdir() if len(tempfile.gettempdir()) < _LONGEST_PLACE else "/tmp"
-    for left in Path(place).glob(f"{_FOLDER}-*-*"):
+def remove_dead_folders() -> None:
+    """Remove what leaders left that died together with all ranks, as when Ray ends a pool or a machine is lost."""
+    for left in _place().glob(f"{_FOLDER}-*-*"):
         try:
             os.kill(int(left.name.split("-")[2]), 0)
         except ProcessLookupError:
             shutil.rmtree(left, ignore_errors=True)
         except (OSError, ValueError):
             continue  # Somebody else's, or no leader's.
-    return Path(tempfile.mkdtemp(prefix=f"{_FOLDER}-{os.getpid()}-", dir=place))
+
+
+def _make_folder() -> Path:
+    """Make a folder that only this user can enter."""
+    remove_dead_folders()
+    return Path(tempfile.mkdtemp(prefix=f"{_FOLDER}-{os.getpid()}-", dir=_place()))
+
+
+def _place() -> Path:
+    # The address of a socket has room for about a hundred letters.
+    return Path(tempfile.gettempdir() if len(tempfile.gettempdir()) < _LONGEST_PLACE else "/tmp")
 
 
 def _of_rank(rank: int, failure: BaseException) -> BaseException:

@@ -15,6 +15,7 @@ from seedvr2_ray.errors import InputError, NotFiniteError
 from seedvr2_ray.frames import Frames
 from seedvr2_ray.models.backends import SpStrategy
 from seedvr2_ray.models.parallel import SequenceParallel
+from seedvr2_ray.restoration.gang.ranks import remove_dead_folders
 from seedvr2_ray.restoration.lanczos import LANCZOS, LanczosRestorer
 from seedvr2_ray.restoration.restorer import Restorer, RestorerIdentity, SegmentTask
 from seedvr2_ray.settings import RestoreSettings
@@ -90,9 +91,10 @@ def _state(pid: int) -> str:
         return "gone"
 
 
-def folders() -> set[Path]:
-    """Return where leaders of this machine listen."""
-    return set(Path(tempfile.gettempdir()).glob("seedvr2-gang-*"))
+def folders(leader: int | str = "*") -> set[Path]:
+    """Return where leaders of this machine listen, or one of them, without what the next leader would remove."""
+    remove_dead_folders()
+    return set(Path(tempfile.gettempdir()).glob(f"seedvr2-gang-{leader}-*"))
 
 
 class _RowShards:

@@ -69,13 +69,13 @@ def shards(tmp_path_factory):
 @pytest.fixture(scope="module")
 def gang(shards):
     """One gang for all tests: what happens to it in one must be forgotten in the next."""
-    before = folders()
+    before = folders(os.getpid())
     spec = GangSpec(source=shards, settings=RestoreSettings(model="lanczos"), size=2, patience=PATIENCE)
     gang = GangRestorer(spec, lambda: LocalProcesses(None))
     yield gang
     gang.close()
     assert processes_left(shards.pids()) == []
-    assert folders() <= before
+    assert folders(os.getpid()) <= before
 
 
 def restored_as_alone(gang, alone):
@@ -205,12 +205,12 @@ def test_ranks_take_no_more_frames_than_they_need_soon(gang):
     ("model", "error", "words"), [("refused", InputError, "no such model"), ("deaf", GangError, "got ready")]
 )
 def test_a_gang_that_cannot_start_says_why_and_leaves_nothing(shards, model, error, words):
-    before = folders()
+    before = folders(os.getpid())
     patience = Patience(start_seconds=25 if model == "refused" else 8)
     spec = GangSpec(source=shards, settings=RestoreSettings(model=model), size=2, patience=patience)
     with pytest.raises(error, match=words):
         GangRestorer(spec, lambda: LocalProcesses(None))
-    assert folders() <= before
+    assert folders(os.getpid()) <= before
 
 
 def test_a_gang_that_is_forgotten_is_ended(shards):
@@ -231,16 +231,15 @@ def test_ranks_whose_leader_is_killed_end_by_themselves(shards):
         "print(*gang.pids, flush=True)\n"
         "time.sleep(600)\n"
     )
-    before = folders()
     with subprocess.Popen([sys.executable, "-c", program, shards.folder], stdout=subprocess.PIPE) as leader:
         pids = [int(word) for word in leader.stdout.readline().split()]
         leader.kill()
     assert len(pids) == 2
     limit = time.monotonic() + 20
-    while (processes_left(pids) or folders() - before) and time.monotonic() < limit:
+    while (processes_left(pids) or folders(leader.pid)) and time.monotonic() < limit:
         time.sleep(0.1)
     assert processes_left(pids) == []
-    assert folders() <= before
+    assert folders(leader.pid) == set()
 
 
 def test_two_gangs_of_one_machine_do_not_meet(shards, gang, alone):
