@@ -24,8 +24,10 @@ from seedvr2_ray.serve.secrets import Secrets
 from seedvr2_ray.serve.security.api_keys import SCOPES, make_key
 from seedvr2_ray.serve.service.verbs import Service
 
-FREE = frozenset({"/healthz", "/readyz", "/metrics", "/v1/problems", "/v1/problems/{name}", "/", "/web/{path:path}"})
-"""What anybody may see: whether the service lives, what its errors mean, and the page, which asks for a key itself."""
+FREE = frozenset(
+    {"/healthz", "/readyz", "/metrics", "/v1/problems", "/v1/problems/{name}", "/", "/live", "/web/{path:path}"}
+)
+"""What anybody may see: whether the service lives, what its errors mean, and the pages, which ask for keys."""
 READERS_POST = frozenset({"/v1/estimate"})
 NEED_BOTH = frozenset({"/v2/{endpoint_id}/runsync", "/v2/{endpoint_id}/purge-queue"})
 """What makes a job and gives out its result, or finds jobs and ends them."""

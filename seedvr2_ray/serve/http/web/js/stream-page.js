@@ -21,8 +21,9 @@ const after = /** @type {HTMLVideoElement} */ (byId("after"));
 /** What runs now. @type {{stream: MediaStream, recorder: MediaRecorder, link: StreamLink, player: StreamPlayer} | null} */
 let running = null;
 let state = "idle";
-let latency = null;
 let figures = { dropped: null, factor: null, size: null };
+/** When the picture that is at 0 in the restored stream was recorded, in ms. @type {number | null} */
+let recordedAt = null;
 
 const STATES = {
   idle: () => t("stream.idle"),
@@ -46,11 +47,17 @@ function show() {
   byId("stop").hidden = running === null;
   for (const id of ["camera", "screen", "file"]) byId(id).hidden = running !== null;
   for (const id of ["model", "size"]) /** @type {HTMLSelectElement} */ (byId(id)).disabled = running !== null;
-  const seconds = latency === null ? null : latency / 1000 + (running?.player.ahead ?? 0);
+  const seconds = behind();
   setText(byId("latency"), seconds === null ? "–" : t("stream.seconds", { count: number(seconds, 1) }));
   setText(byId("dropped"), figures.dropped === null ? "–" : number(figures.dropped));
   setText(byId("factor"), figures.factor === null ? "–" : t("stream.times", { count: number(figures.factor, 1) }));
   setText(byId("result"), figures.size ?? "–");
+}
+
+/** Seconds from a picture's recording to its being shown, everything in between included. */
+function behind() {
+  if (recordedAt === null || !after.currentTime) return null;
+  return Math.max(0, (performance.now() - recordedAt) / 1000 - after.currentTime);
 }
 
 function complain(text) {
@@ -78,7 +85,6 @@ async function begin(ask, isLocal = false) {
   const link = new StreamLink({ settings: wish(), policy: "drop" }, key);
   const player = new StreamPlayer(after);
   running = { stream, recorder, link, player };
-  latency = null;
   figures = { dropped: 0, factor: null, size: null };
   follow(link, player);
   let sending = Promise.resolve();
@@ -86,6 +92,8 @@ async function begin(ask, isLocal = false) {
   recorder.onstop = () => void sending.then(() => link.end());
   for (const track of stream.getTracks()) track.addEventListener("ended", stop);
   link.open();
+  recordedAt = null;
+  recorder.onstart = () => (recordedAt = performance.now());
   recorder.start(SLICE_MS);
   enter("connecting");
 }
@@ -102,7 +110,7 @@ function follow(link, player) {
   link.addEventListener("news", ({ detail: news }) => {
     if (news.event === "plan") figures = { ...figures, factor: news.real_time_factor, size: news.size };
     else if (news.event === "begin") start(player, news.mime);
-    else if (news.event === "chunk") [latency, figures.dropped] = [news.mean_latency_ms, news.dropped];
+    else if (news.event === "chunk") figures.dropped = news.dropped;
     else if (news.event === "dropped") figures.dropped = news.dropped;
     else if (news.event === "error") complain(news.detail);
     show();
@@ -128,6 +136,7 @@ function release() {
   if (!running) return;
   const { stream, recorder } = running;
   running = null;
+  recordedAt = null;
   if (recorder.state !== "inactive") recorder.stop();
   for (const track of stream.getTracks()) track.stop();
   before.srcObject = null;

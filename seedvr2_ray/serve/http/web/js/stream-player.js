@@ -55,12 +55,6 @@ export class StreamPlayer {
     this.video.load();
   }
 
-  /** Seconds that are here and not shown yet. */
-  get ahead() {
-    const { buffered, currentTime } = this.video;
-    return buffered.length ? Math.max(0, buffered.end(buffered.length - 1) - currentTime) : 0;
-  }
-
   #next() {
     const buffer = this.#buffer;
     if (!buffer || buffer.updating || this.#source.readyState !== "open") return;
