@@ -29,21 +29,32 @@ FailOn = Annotated[
 ]
 
 
+ManifestName = Annotated[
+    str | None,
+    typer.Option(help="A folder, an object store's prefix, or a .csv, .jsonl or .parquet file with rows."),
+]
+Patterns = Annotated[
+    list[str] | None, typer.Option(help="Shell pattern of the files of a folder to take; may be repeated.")
+]
+JobFolderOption = Annotated[
+    str | None, typer.Option(help="Folder of the job's own files, seen by all machines; by default inside OUTPUT.")
+]
+WeightsFolder = Annotated[
+    Path | None, typer.Option(envvar="SEEDVR2_WEIGHTS_DIR", help="Folder with checkpoints on every machine.")
+]
+Bag = Annotated[
+    bool, typer.Option("--bag", help="Put BagIt's tag files with the SHA-256 of every result beside the results.")
+]
+
+
 @with_settings
 def batch(
     settings: RestoreSettings,
     context: typer.Context,
-    manifest: Annotated[
-        str | None,
-        typer.Option(help="A folder, an object store's prefix, or a .csv, .jsonl or .parquet file with rows."),
-    ] = None,
+    manifest: ManifestName = None,
     output: Annotated[str | None, typer.Option(help="Folder or prefix of the results.")] = None,
-    pattern: Annotated[
-        list[str] | None, typer.Option(help="Shell pattern of the files of a folder to take; may be repeated.")
-    ] = None,
-    job_folder: Annotated[
-        str | None, typer.Option(help="Folder of the job's own files, seen by all machines; by default inside OUTPUT.")
-    ] = None,
+    pattern: Patterns = None,
+    job_folder: JobFolderOption = None,
     address: Annotated[
         str | None, typer.Option(help="Ray cluster; by default RAY_ADDRESS, or a Ray of its own on this machine.")
     ] = None,
@@ -62,16 +73,12 @@ def batch(
         float, typer.Option(help="With --dry-run: output megapixels one restorer is assumed to make per second.")
     ] = 10.0,
     scratch: Annotated[str | None, typer.Option(help="Folder on every machine for copies of remote sources.")] = None,
-    weights_dir: Annotated[
-        Path | None, typer.Option(envvar="SEEDVR2_WEIGHTS_DIR", help="Folder with checkpoints on every machine.")
-    ] = None,
+    weights_dir: WeightsFolder = None,
     mirror: Mirror = None,
     attention: Annotated[AttentionBackend, typer.Option(help="Attention kernel.")] = "sdpa",
     max_pixels: Annotated[int, typer.Option(help="Largest output, in pixels of width x height.")] = DEFAULT_MAX_PIXELS,
     fail_on: FailOn = "any",
-    bag: Annotated[
-        bool, typer.Option("--bag", help="Put BagIt's tag files with the SHA-256 of every result beside the results.")
-    ] = False,
+    bag: Bag = False,
     as_json: Json = False,
 ) -> None:
     """Restore a whole archive.
