@@ -19,12 +19,6 @@ from seedvr2_ray.settings import RestoreSettings
 SET_ASIDE = 3
 """Exit code of a job that set files aside: the same as of a single source that cannot be used."""
 
-Pattern = Annotated[
-    list[str] | None, typer.Option(help="Shell pattern of the files of a folder to take; may be repeated.")
-]
-JobFolder = Annotated[
-    str | None, typer.Option(help="Folder of the job's own files, seen by all machines; by default inside OUTPUT.")
-]
 Address = Annotated[
     str | None, typer.Option(help="Ray cluster; by default RAY_ADDRESS, or a Ray of its own on this machine.")
 ]
@@ -44,17 +38,32 @@ FailOn = Annotated[
 ]
 
 
+ManifestName = Annotated[
+    str | None,
+    typer.Option(help="A folder, an object store's prefix, or a .csv, .jsonl or .parquet file with rows."),
+]
+Patterns = Annotated[
+    list[str] | None, typer.Option(help="Shell pattern of the files of a folder to take; may be repeated.")
+]
+JobFolderOption = Annotated[
+    str | None, typer.Option(help="Folder of the job's own files, seen by all machines; by default inside OUTPUT.")
+]
+WeightsFolder = Annotated[
+    Path | None, typer.Option(envvar="SEEDVR2_WEIGHTS_DIR", help="Folder with checkpoints on every machine.")
+]
+Bag = Annotated[
+    bool, typer.Option("--bag", help="Put BagIt's tag files with the SHA-256 of every result beside the results.")
+]
+
+
 @with_settings
 def batch(
     settings: RestoreSettings,
     context: typer.Context,
-    manifest: Annotated[
-        str | None,
-        typer.Option(help="A folder, an object store's prefix, or a .csv, .jsonl or .parquet file with rows."),
-    ] = None,
+    manifest: ManifestName = None,
     output: Annotated[str | None, typer.Option(help="Folder or prefix of the results.")] = None,
-    pattern: Pattern = None,
-    job_folder: JobFolder = None,
+    pattern: Patterns = None,
+    job_folder: JobFolderOption = None,
     address: Address = None,
     min_workers: Annotated[int, typer.Option(min=1, help="Restorers that are always kept.")] = 1,
     max_workers: Annotated[int | None, typer.Option(min=1, help="Restorers at most; by default all that fit.")] = None,
@@ -69,16 +78,12 @@ def batch(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan everything, restore nothing.")] = False,
     rate: Rate = 10.0,
     scratch: Annotated[str | None, typer.Option(help="Folder on every machine for copies of remote sources.")] = None,
-    weights_dir: Annotated[
-        Path | None, typer.Option(envvar="SEEDVR2_WEIGHTS_DIR", help="Folder with checkpoints on every machine.")
-    ] = None,
+    weights_dir: WeightsFolder = None,
     mirror: Mirror = None,
     attention: Annotated[AttentionBackend, typer.Option(help="Attention kernel.")] = "sdpa",
     max_pixels: Annotated[int, typer.Option(help="Largest output, in pixels of width x height.")] = DEFAULT_MAX_PIXELS,
     fail_on: FailOn = "any",
-    bag: Annotated[
-        bool, typer.Option("--bag", help="Put BagIt's tag files with the SHA-256 of every result beside the results.")
-    ] = False,
+    bag: Bag = False,
     as_json: Json = False,
 ) -> None:
     """Restore a whole archive.

@@ -40,7 +40,7 @@ def test_every_result_has_a_line_that_other_programs_can_check(tmp_path: Path, s
     refused = VideoOutcome(number=2, where="", source="c", target="c", state="quarantined", failure=BROKEN)
     outcomes = [done(output, "films/a.mp4", b"one"), done(output, "b b.png", b"twofold"), refused]
     write_fixity(str(tmp_path / "job"), outcomes, scratch, bag_of=str(output))
-    rows = list(csv.DictReader((tmp_path / "job/manifest.csv").open(encoding="utf-8")))
+    rows = list(csv.DictReader((tmp_path / "job/manifest.csv").read_text("utf-8").splitlines()))
     assert [(row["target"], row["size_bytes"]) for row in rows] == [
         (str(output / "films/a.mp4"), "3"),
         (str(output / "b b.png"), "7"),
