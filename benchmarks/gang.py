@@ -114,7 +114,10 @@ def count_vae(vae: VideoVAE, height: int, width: int, num_ranks: int) -> dict[st
     parallel = SilentRank(num_ranks // 2, num_ranks)
     heights = split_rows(height // stride, num_ranks)
     rows = RowShares(parallel, heights) if num_ranks > 1 else None
-    options, own = replace(FAST, rows=rows), heights[parallel.rank]
+    # Bands as tall a share of the rank's rows as of whole frames: buffers of one size would not fall with the ranks.
+    assert FAST.conv_elements is not None
+    options = replace(FAST, rows=rows, conv_elements=FAST.conv_elements // num_ranks)
+    own = heights[parallel.rank]
     counted: dict[str, Any] = {}
     sent: Counter[str] = Counter()
     exchanges = 0
