@@ -15,7 +15,7 @@ import sys
 import typer
 from rich.console import Console
 
-from seedvr2_ray.cli.batch import batch
+from seedvr2_ray.cli.archive.batch import batch
 from seedvr2_ray.errors import SeedVR2Error
 
 INTERRUPTED = 130

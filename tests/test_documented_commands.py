@@ -50,7 +50,7 @@ def parse(words: list[str]) -> None:
     command: Any = typer.main.get_command(app)
     context = command.make_context("seedvr2-ray", list(words))
     rest = [*context.args] if not hasattr(context, "_protected_args") else [*context._protected_args, *context.args]
-    while hasattr(command, "commands"):
+    while hasattr(command, "commands") and rest:
         name, command, rest = command.resolve_command(context, rest)
         context = command.make_context(name, rest, parent=context)
         rest = [*getattr(context, "_protected_args", ()), *context.args]

@@ -219,7 +219,7 @@ def _require_batch_options(entrypoint: list[str]) -> None:
     """Refuse here what the job would refuse after its machines have come."""
     from typer.main import get_command
 
-    from seedvr2_ray.cli.batch import batch, require_manifest
+    from seedvr2_ray.cli.archive.batch import batch, require_manifest
 
     command = typer.Typer(rich_markup_mode=None, add_completion=False)
     command.command()(batch)

@@ -70,23 +70,23 @@ def live(
     from seedvr2_ray.live.source import LiveSource
     from seedvr2_ray.restoration.load import LoadOptions, find_model, load_restorer
 
-    came_from, goes_to = parse_input(source), parse_output(target, output_format)
-    if policy == "slow" and came_from.is_endless:
+    received_from, goes_to = parse_input(source), parse_output(target, output_format)
+    if policy == "slow" and received_from.is_endless:
         raise SettingsError(
             f"{source} does not wait for anybody, so it cannot be slowed down; leave out --policy slow, or read a "
             "file or a pipe"
         )
-    chosen: Literal["drop", "slow"] = ("drop" if came_from.is_endless else "slow") if policy == "auto" else policy
+    chosen: Literal["drop", "slow"] = ("drop" if received_from.is_endless else "slow") if policy == "auto" else policy
     tell = _teller(as_json=as_json, to_stderr=target == "-")
     options = LoadOptions(weights=weights_source(weights_dir, mirror), attention=attention, compile=compile_transformer)
     endless = make_endless(load_restorer(settings, options), find_model(settings), settings)
-    opener = AddressOpener(came_from, wait_seconds=wait, reconnect_seconds=reconnect, tell=tell)
+    opener = AddressOpener(received_from, wait_seconds=wait, reconnect_seconds=reconnect, tell=tell)
     session = LiveSession(
         LiveSource(opener, copies_sound=COPIED[goes_to.kind].__contains__, tell=tell),
         endless,
         lambda: open_bytes_out(goes_to),
         goes_to.kind,
-        LiveRules(policy=chosen, measures=warm_up, least_factor=least_factor if came_from.is_endless else 0.0),
+        LiveRules(policy=chosen, measures=warm_up, least_factor=least_factor if received_from.is_endless else 0.0),
         tell,
     )
     with session.ended_by_signals():

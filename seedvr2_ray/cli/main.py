@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 import seedvr2_ray
-from seedvr2_ray.cli.batch_verbs import batch_app
+from seedvr2_ray.cli.archive.verbs import batch_app
 from seedvr2_ray.cli.cluster import cluster_app
 from seedvr2_ray.cli.compare import compare, variants
 from seedvr2_ray.cli.doctor import doctor
@@ -62,7 +62,7 @@ app.command()(live)
 app.command()(compare)
 app.command()(variants)
 app.command()(doctor)
-app.add_typer(batch_app, name="batch")
+app.add_typer(batch_app, name="batch", short_help="Restore a whole archive.")
 app.command("serve")(serve)
 app.add_typer(models_app, name="models")
 app.add_typer(keys_app, name="keys")

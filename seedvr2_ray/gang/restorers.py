@@ -9,7 +9,7 @@ from seedvr2_ray.gang.actors import RankActors
 from seedvr2_ray.gang.placement import BesideLeader, Placement, current_group
 from seedvr2_ray.models.backends import SpStrategy
 from seedvr2_ray.restoration.gang.messages import RankSource
-from seedvr2_ray.restoration.gang.ranks import GangSpec, Patience
+from seedvr2_ray.restoration.gang.ranks import GangSpec, Timeouts
 from seedvr2_ray.restoration.gang.restorer import GangRestorer
 from seedvr2_ray.restoration.load import RestorerSource
 from seedvr2_ray.restoration.restorer import RestorerIdentity
@@ -29,7 +29,7 @@ class GangRestorers:
     size: int
     placement: PlacementKind
     strategy: SpStrategy = "auto"
-    patience: Patience = field(default_factory=Patience)
+    timeouts: Timeouts = field(default_factory=Timeouts)
 
     def identify(self, settings: RestoreSettings) -> RestorerIdentity:
         """Say who will restore: the same as without a gang."""
@@ -39,13 +39,13 @@ class GangRestorers:
         """Start the ranks and wait until they hold the model together."""
         placement = _PLACEMENTS[self.placement](self.size)
         spec = GangSpec(
-            source=self.source, settings=settings, size=self.size, strategy=self.strategy, patience=self.patience
+            source=self.source, settings=settings, size=self.size, strategy=self.strategy, timeouts=self.timeouts
         )
         return GangRestorer(spec, lambda: RankActors(placement))
 
 
 def in_gangs(
-    source: RestorerSource, size: int, strategy: SpStrategy = "auto", patience: Patience | None = None
+    source: RestorerSource, size: int, strategy: SpStrategy = "auto", timeouts: Timeouts | None = None
 ) -> RestorerSource:
     """Return a source whose restorers are gangs of a size, led by actors that hold so many GPUs; itself at size 1.
 
@@ -57,5 +57,5 @@ def in_gangs(
     if not isinstance(source, RankSource):
         raise SettingsError(f"{type(source).__name__} has no restorers for gangs; use a gang_size of 1")
     return GangRestorers(
-        source=source, size=size, placement="beside", strategy=strategy, patience=patience or Patience()
+        source=source, size=size, placement="beside", strategy=strategy, timeouts=timeouts or Timeouts()
     )

@@ -86,7 +86,7 @@ class AddressOpener:
             reconnect_seconds: after a break.
         """
         self._address = address
-        self._patience = wait_seconds
+        self._wait_seconds = wait_seconds
         self._reconnect_seconds = reconnect_seconds
         self._tell = tell
         self._num_opened = 0
@@ -107,8 +107,8 @@ class AddressOpener:
             return None
         if self._num_opened:
             self._tell({"event": "interrupted", "seconds": self._reconnect_seconds})
-            self._patience = self._reconnect_seconds
-        deadline = time.monotonic() + self._patience
+            self._wait_seconds = self._reconnect_seconds
+        deadline = time.monotonic() + self._wait_seconds
         while not self._stopped.is_set():
             try:
                 container = self._open()
@@ -144,7 +144,7 @@ class AddressOpener:
             "r",
             format=address.format,
             options=options,
-            timeout=(min(_ATTEMPT_SECONDS, max(1.0, self._patience)), _READ_SECONDS),
+            timeout=(min(_ATTEMPT_SECONDS, max(1.0, self._wait_seconds)), _READ_SECONDS),
         )
 
 

@@ -209,33 +209,10 @@ def run(
         restorer = load_restorer()
     restore_began = time.perf_counter()
     progress.stage("restore")
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="finish") as finisher:
-        waiting: list[Future[None]] = []
-        try:
-            for segment in plan.segments:
-                check_cancelled()
-                if segment.index in work.to_restore and restorer is not None:
-                    restore_segment(
-                        plan.recipe,
-                        segment,
-                        restorer,
-                        store,
-                        source_path=prepared.source_path,
-                        workspace=prepared.workspace,
-                        on_frames=progress.restored,
-                        check_cancelled=check_cancelled,
-                    )
-                if segment.has_part:
-                    waiting.append(finisher.submit(_finish, prepared, segment.index, check_cancelled))
-                while len(waiting) > _MAX_WAITING_PARTS:
-                    waiting.pop(0).result()
-            for future in waiting:
-                future.result()
-        except BaseException:
-            finisher.shutdown(wait=False, cancel_futures=True)
-            raise
-        finally:
-            close_restorer(restorer)
+    try:
+        _restore_and_finish(prepared, work, restorer, progress, check_cancelled)
+    finally:
+        close_restorer(restorer)
     check_cancelled()
     assemble_began = time.perf_counter()
     progress.stage("assemble")
@@ -258,6 +235,40 @@ def run(
         restored_frames=frames_to_restore,
         stages={**stages, "assemble": ended - assemble_began},
     )
+
+
+def _restore_and_finish(
+    prepared: Prepared,
+    work: Work,
+    restorer: Restorer | None,
+    progress: Progress,
+    check_cancelled: Callable[[], None],
+) -> None:
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="finish") as finisher:
+        waiting: list[Future[None]] = []
+        try:
+            for segment in prepared.plan.segments:
+                check_cancelled()
+                if segment.index in work.to_restore and restorer is not None:
+                    restore_segment(
+                        prepared.plan.recipe,
+                        segment,
+                        restorer,
+                        prepared.store,
+                        source_path=prepared.source_path,
+                        workspace=prepared.workspace,
+                        on_frames=progress.restored,
+                        check_cancelled=check_cancelled,
+                    )
+                if segment.has_part:
+                    waiting.append(finisher.submit(_finish, prepared, segment.index, check_cancelled))
+                while len(waiting) > _MAX_WAITING_PARTS:
+                    waiting.pop(0).result()
+            for future in waiting:
+                future.result()
+        except BaseException:
+            finisher.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def restore_video(

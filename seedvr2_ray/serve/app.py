@@ -21,7 +21,7 @@ from seedvr2_ray.gang.restorers import GangRestorers
 from seedvr2_ray.models.weights.catalogue import find_entry
 from seedvr2_ray.models.weights.download import WeightsSource
 from seedvr2_ray.restoration.gang.messages import RankSource
-from seedvr2_ray.restoration.gang.ranks import Patience
+from seedvr2_ray.restoration.gang.ranks import Timeouts
 from seedvr2_ray.restoration.gang.rules import require_gang
 from seedvr2_ray.restoration.load import CatalogueRestorers, LoadOptions, RestorerSource
 from seedvr2_ray.serve.config import ModelPool, ServiceConfig, database_url_of
@@ -171,11 +171,11 @@ def _gangs(pool: ModelPool, source: RestorerSource, stall_seconds: float) -> Gan
     if not isinstance(source, RankSource):
         raise DeploymentError(f"{type(source).__name__} cannot load a model in ranks; leave gang_size at 1")
     # Ranks are given up before the segment is, so that the runner learns the reason.
-    patience = Patience(
+    timeouts = Timeouts(
         start_seconds=0.8 * stall_seconds, silence_seconds=pool.rank_silence_seconds, stall_seconds=0.8 * stall_seconds
     )
     return GangRestorers(
-        source=source, size=pool.gang_size, placement="replica", strategy=pool.sp_strategy, patience=patience
+        source=source, size=pool.gang_size, placement="replica", strategy=pool.sp_strategy, timeouts=timeouts
     )
 
 

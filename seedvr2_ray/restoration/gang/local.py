@@ -5,7 +5,7 @@ from typing import Literal
 from seedvr2_ray.models.backends import SpStrategy
 from seedvr2_ray.restoration.gang.messages import RankSource
 from seedvr2_ray.restoration.gang.processes import LocalProcesses
-from seedvr2_ray.restoration.gang.ranks import GangSpec, Patience
+from seedvr2_ray.restoration.gang.ranks import GangSpec, Timeouts
 from seedvr2_ray.restoration.gang.restorer import GangRestorer
 from seedvr2_ray.restoration.gang.rules import choose_devices
 from seedvr2_ray.settings import RestoreSettings
@@ -17,7 +17,7 @@ def start_local_gang(
     size: int,
     device: Literal["auto", "cpu"] = "auto",
     strategy: SpStrategy = "auto",
-    patience: Patience | None = None,
+    timeouts: Timeouts | None = None,
 ) -> GangRestorer:
     """Start a process for each GPU, or with ``cpu`` so many that share the cores, and wait until they are ready.
 
@@ -27,5 +27,5 @@ def start_local_gang(
         GangError: they did not come up.
     """
     devices = choose_devices(size, "cpu" if device == "cpu" else "cuda")
-    spec = GangSpec(source=source, settings=settings, size=size, strategy=strategy, patience=patience or Patience())
+    spec = GangSpec(source=source, settings=settings, size=size, strategy=strategy, timeouts=timeouts or Timeouts())
     return GangRestorer(spec, lambda: LocalProcesses(devices))

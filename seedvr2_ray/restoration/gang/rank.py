@@ -33,7 +33,7 @@ from seedvr2_ray.restoration.gang.messages import (
 )
 from seedvr2_ray.restoration.restorer import Restorer, SegmentTask
 
-BEAT_SECONDS = 0.5
+HEARTBEAT_SECONDS = 0.5
 
 
 class _Stopped(Exception):  # Nothing went wrong.
@@ -144,7 +144,7 @@ def _show_life(life: Wire, address: str) -> None:
         except OSError:
             shutil.rmtree(Path(address).parent, ignore_errors=True)
             os._exit(1)
-        time.sleep(BEAT_SECONDS)
+        time.sleep(HEARTBEAT_SECONDS)
 
 
 if __name__ == "__main__":

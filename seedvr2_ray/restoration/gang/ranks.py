@@ -42,7 +42,7 @@ _GOODBYE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Patience:
+class Timeouts:
     """How long a gang is waited for."""
 
     start_seconds: float = 900.0
@@ -64,7 +64,7 @@ class GangSpec:
     """Only the model is looked at."""
     size: int
     strategy: SpStrategy = "auto"
-    patience: Patience = field(default_factory=Patience)
+    timeouts: Timeouts = field(default_factory=Timeouts)
 
 
 class GangHost(Protocol):
@@ -90,10 +90,10 @@ class GangHost(Protocol):
 class Ranks:
     """Processes that are ready; made by :meth:`start`."""
 
-    def __init__(self, host: GangHost, folder: Path, patience: Patience, size: int) -> None:
+    def __init__(self, host: GangHost, folder: Path, timeouts: Timeouts, size: int) -> None:
         self._host = host
         self._folder = folder
-        self._patience = patience
+        self._timeouts = timeouts
         self._orders: dict[int, Wire] = {}
         self._life: dict[int, Wire] = {}
         self._pids: dict[int, int] = {}
@@ -112,7 +112,7 @@ class Ranks:
             SeedVR2Error: or what one of them said of the deployment or the settings; none is left.
         """
         folder = _make_folder()
-        ranks = cls(host, folder, spec.patience, spec.size)
+        ranks = cls(host, folder, spec.timeouts, spec.size)
         orders = [
             RankOrder(
                 rank=rank,
@@ -121,7 +121,7 @@ class Ranks:
                 # A file, not a port: nobody else can be there, or come in.
                 rendezvous=f"file://{folder}/meeting",
                 # The leader notices first, and can say more.
-                timeout_seconds=2 * spec.patience.stall_seconds,
+                timeout_seconds=2 * spec.timeouts.stall_seconds,
                 source=spec.source,
                 settings=spec.settings,
                 strategy=spec.strategy,
@@ -188,7 +188,7 @@ class Ranks:
             GangError: a rank is lost, or none has made a step for too long.
         """
         by_connection = {wire.connection: wire for wire in wires}
-        stalled_at = time.monotonic() + self._patience.stall_seconds
+        stalled_at = time.monotonic() + self._timeouts.stall_seconds
         while True:
             self.require()
             found = wait(list(by_connection), timeout=_LOOK_SECONDS)
@@ -197,7 +197,7 @@ class Ranks:
             if until is not None and time.monotonic() > until:
                 return []
             if time.monotonic() > stalled_at:
-                self._lose(f"no rank has done a step for {self._patience.stall_seconds:g} s")
+                self._lose(f"no rank has done a step for {self._timeouts.stall_seconds:g} s")
 
     def require(self) -> None:
         """Raise GangError if the gang does not stand any more."""
@@ -251,7 +251,7 @@ class Ranks:
         self.require()
 
     def _meet(self, listener: socket.socket) -> None:
-        limit = time.monotonic() + self._patience.start_seconds
+        limit = time.monotonic() + self._timeouts.start_seconds
         hellos: list[Hello] = []
         while len(hellos) < 2 * self.size:
             self._look(limit, "reported")
@@ -307,7 +307,7 @@ class Ranks:
             raise GangError(f"the gang of {self.size} did not start: the process of rank {lost[0]} {lost[1]}")
         if time.monotonic() > limit:
             raise GangError(
-                f"the gang of {self.size} did not start: after {self._patience.start_seconds:g} s not all ranks have "
+                f"the gang of {self.size} did not start: after {self._timeouts.start_seconds:g} s not all ranks have "
                 f"{what}; look whether the machine is overloaded, or allow more time"
             )
 
@@ -350,7 +350,7 @@ class Ranks:
             self._lose(f"the process of rank {gone} has hung up")
         for rank, moment in heard.items():
             silence = time.monotonic() - moment
-            if silence > self._patience.silence_seconds:
+            if silence > self._timeouts.silence_seconds:
                 self._lose(f"the process of rank {rank} has shown no sign of life for {silence:.0f} s")
 
 

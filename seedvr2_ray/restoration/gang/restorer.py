@@ -86,7 +86,7 @@ class GangRestorer:
         """
         with self._turn:
             self._stand_up()
-            call = _Call(self._held.ranks, frames, task, self._spec.patience.stop_seconds)
+            call = _Call(self._held.ranks, frames, task, self._spec.timeouts.stop_seconds)
             try:
                 yield from call.run()
             finally:

@@ -68,7 +68,7 @@ class _Pace:
         self._num_read = 0
         self._num_taken = 0
         self._num_told = 0
-        self._has_news = asyncio.Event()
+        self._has_event = asyncio.Event()
 
     async def receive(self) -> Message:
         """Give the replica the next of the request, or word of what the caller took."""
@@ -76,15 +76,15 @@ class _Pace:
             if self._num_taken - self._num_told >= ANSWER_WINDOW // 4:
                 self._num_told = self._num_taken
                 return {"type": TAKEN, "num_bytes": self._num_taken}
-            self._has_news.clear()
+            self._has_event.clear()
             if self._arriving is None and self._num_handed - self._num_read < REQUEST_WINDOW:
                 self._arriving = asyncio.ensure_future(self._receive())
-            news = asyncio.ensure_future(self._has_news.wait())
-            waited: list[asyncio.Future[Any]] = [news] if self._arriving is None else [news, self._arriving]
+            event = asyncio.ensure_future(self._has_event.wait())
+            waited: list[asyncio.Future[Any]] = [event] if self._arriving is None else [event, self._arriving]
             try:
                 await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
             finally:
-                news.cancel()
+                event.cancel()
             if self._arriving is not None and self._arriving.done():
                 message, self._arriving = self._arriving.result(), None
                 self._num_handed += len(message.get("body", b""))
@@ -94,13 +94,13 @@ class _Pace:
         """Send the caller what the replica answers; what it says to us stays here."""
         if message["type"] == READ:
             self._num_read = message["num_bytes"]
-            self._has_news.set()
+            self._has_event.set()
             return
         async with asyncio.timeout(self._stall_seconds):
             await self._send(message)
         if message["type"] == "http.response.body":
             self._num_taken += len(message.get("body", b""))
-            self._has_news.set()
+            self._has_event.set()
 
     def close(self) -> None:
         if self._arriving is not None:

@@ -15,7 +15,7 @@ import torch
 from seedvr2_ray.errors import GangError, InputError, MediaError, NotFiniteError
 from seedvr2_ray.frames import Frames
 from seedvr2_ray.restoration.gang.processes import LocalProcesses
-from seedvr2_ray.restoration.gang.ranks import GangSpec, Patience
+from seedvr2_ray.restoration.gang.ranks import GangSpec, Timeouts
 from seedvr2_ray.restoration.gang.restorer import GangRestorer
 from seedvr2_ray.restoration.lanczos import LanczosRestorer
 from seedvr2_ray.restoration.planning.geometry import Geometry
@@ -25,7 +25,7 @@ from tests.restoration.gang.row_shards import RowShards, folders, processes_left
 
 pytestmark = pytest.mark.slow
 
-PATIENCE = Patience(start_seconds=120, silence_seconds=3, stall_seconds=6, stop_seconds=3)
+TIMEOUTS = Timeouts(start_seconds=120, silence_seconds=3, stall_seconds=6, stop_seconds=3)
 
 
 def task_of(**changes):
@@ -70,7 +70,7 @@ def shards(tmp_path_factory):
 def gang(shards):
     """One gang for all tests: what happens to it in one must be forgotten in the next."""
     before = folders(os.getpid())
-    spec = GangSpec(source=shards, settings=RestoreSettings(model="lanczos"), size=2, patience=PATIENCE)
+    spec = GangSpec(source=shards, settings=RestoreSettings(model="lanczos"), size=2, timeouts=TIMEOUTS)
     gang = GangRestorer(spec, lambda: LocalProcesses(None))
     yield gang
     gang.close()
@@ -206,15 +206,15 @@ def test_ranks_take_no_more_frames_than_they_need_soon(gang):
 )
 def test_a_gang_that_cannot_start_says_why_and_leaves_nothing(shards, model, error, words):
     before = folders(os.getpid())
-    patience = Patience(start_seconds=25 if model == "refused" else 8)
-    spec = GangSpec(source=shards, settings=RestoreSettings(model=model), size=2, patience=patience)
+    timeouts = Timeouts(start_seconds=25 if model == "refused" else 8)
+    spec = GangSpec(source=shards, settings=RestoreSettings(model=model), size=2, timeouts=timeouts)
     with pytest.raises(error, match=words):
         GangRestorer(spec, lambda: LocalProcesses(None))
     assert folders(os.getpid()) <= before
 
 
 def test_a_gang_that_is_forgotten_is_ended(shards):
-    spec = GangSpec(source=shards, settings=RestoreSettings(model="lanczos"), size=2, patience=PATIENCE)
+    spec = GangSpec(source=shards, settings=RestoreSettings(model="lanczos"), size=2, timeouts=TIMEOUTS)
     gang = GangRestorer(spec, lambda: LocalProcesses(None))
     pids = gang.pids
     del gang
@@ -243,7 +243,7 @@ def test_ranks_whose_leader_is_killed_end_by_themselves(shards):
 
 
 def test_two_gangs_of_one_machine_do_not_meet(shards, gang, alone):
-    spec = GangSpec(source=shards, settings=RestoreSettings(model="lanczos"), size=2, patience=PATIENCE)
+    spec = GangSpec(source=shards, settings=RestoreSettings(model="lanczos"), size=2, timeouts=TIMEOUTS)
     other = GangRestorer(spec, lambda: LocalProcesses(None))
     try:
         results = []

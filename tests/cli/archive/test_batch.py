@@ -2,7 +2,7 @@
 
 import pytest
 
-from seedvr2_ray.cli.batch import counts_as_failure
+from seedvr2_ray.cli.archive.batch import counts_as_failure
 from seedvr2_ray.cli.main import main
 
 SOME = {"published": 1, "skipped": 0, "quarantined": 2}

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from seedvr2_ray.cli.batch import SET_ASIDE, FailOn, batch, counts_as_failure
+from seedvr2_ray.cli.archive.batch import SET_ASIDE, FailOn, batch, counts_as_failure
 from seedvr2_ray.cli.options import with_settings
 from seedvr2_ray.cli.parameters import Json, Mirror, weights_source
 from seedvr2_ray.local_ray import OWN, address_of, confine
@@ -44,7 +44,7 @@ def retry(
     from seedvr2_ray.batch.bulk import BulkRequest, run_bulk
     from seedvr2_ray.batch.execution.cluster import Pool
     from seedvr2_ray.batch.manifest.manifest import ManifestSource
-    from seedvr2_ray.cli.batch_console import BulkDisplay, show_report
+    from seedvr2_ray.cli.archive.console import BulkDisplay, show_report
     from seedvr2_ray.restoration.load import CatalogueRestorers, LoadOptions
 
     folder = job.rstrip("/")

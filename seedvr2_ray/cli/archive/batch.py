@@ -38,6 +38,7 @@ FailOn = Annotated[
 ]
 
 
+Output = Annotated[str | None, typer.Option(help="Folder or prefix of the results.")]
 ManifestName = Annotated[
     str | None,
     typer.Option(help="A folder, an object store's prefix, or a .csv, .jsonl or .parquet file with rows."),
@@ -51,6 +52,7 @@ JobFolderOption = Annotated[
 WeightsFolder = Annotated[
     Path | None, typer.Option(envvar="SEEDVR2_WEIGHTS_DIR", help="Folder with checkpoints on every machine.")
 ]
+MaxWorkers = Annotated[int | None, typer.Option(min=1, help="Restorers at most; by default all that fit.")]
 Bag = Annotated[
     bool, typer.Option("--bag", help="Put BagIt's tag files with the SHA-256 of every result beside the results.")
 ]
@@ -61,12 +63,12 @@ def batch(
     settings: RestoreSettings,
     context: typer.Context,
     manifest: ManifestName = None,
-    output: Annotated[str | None, typer.Option(help="Folder or prefix of the results.")] = None,
+    output: Output = None,
     pattern: Patterns = None,
     job_folder: JobFolderOption = None,
     address: Address = None,
     min_workers: Annotated[int, typer.Option(min=1, help="Restorers that are always kept.")] = 1,
-    max_workers: Annotated[int | None, typer.Option(min=1, help="Restorers at most; by default all that fit.")] = None,
+    max_workers: MaxWorkers = None,
     gpus_per_worker: Annotated[float | None, typer.Option(min=0, help="By default 1 where there are GPUs.")] = None,
     gang_size: GangSize = 1,
     sp_strategy: SpStrategy = "auto",
@@ -86,9 +88,7 @@ def batch(
     bag: Bag = False,
     as_json: Json = False,
 ) -> None:
-    """Restore a whole archive.
-
-    Every file of a manifest, on all GPUs of a Ray cluster or on this machine.
+    """Restore a whole archive: every file of a manifest, on all GPUs of a Ray cluster or on this machine.
 
     Stopping it (Ctrl-C, a crash, ray job stop, a lost machine) loses at most the segments in work: run the
     same command again and it goes on. Files that cannot be restored are set aside in quarantine.jsonl with the
@@ -103,7 +103,7 @@ def batch(
     from seedvr2_ray.batch.bulk import BulkRequest, estimate_bulk, run_bulk
     from seedvr2_ray.batch.execution.cluster import Pool
     from seedvr2_ray.batch.manifest.manifest import ManifestSource
-    from seedvr2_ray.cli.batch_console import BulkDisplay, show_estimate, show_report
+    from seedvr2_ray.cli.archive.console import BulkDisplay, show_estimate, show_report
     from seedvr2_ray.restoration.load import CatalogueRestorers, LoadOptions
 
     weights = weights_source(weights_dir, mirror)
