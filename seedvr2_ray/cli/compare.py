@@ -57,7 +57,7 @@ def variants(
     mirror: Mirror = None,
     as_json: Json = False,
 ) -> None:
-    """Restore a few seconds of a video under several settings, side by side.
+    """Try several settings on a few seconds of a video.
 
     Every variant is a list of settings, as model=nano or resolution=x3,seed=7; those that it does not name are the
     options'. The page says what the whole would take under each. By default two seconds from the middle.

@@ -154,6 +154,22 @@ def test_the_divider_is_a_slider_for_keyboards_and_pointers(restored, tab):
     expect(divider).to_have_attribute("aria-valuenow", "25")
 
 
+def test_a_few_seconds_are_tried_first(tab, clip, folder):
+    path = folder / "tried.mp4"
+    clips.make_clip(path, num_frames=36, size=(64, 48))
+    tab.choose_exact_size("x2")
+    field = tab.page.get_by_label("First try a few seconds")
+    field.fill("soon")
+    assert "10-13" in field.evaluate("input => input.validationMessage")
+    field.fill("0.5-1")
+    tab.drop(path)
+    tab.start()
+    tab.wait_for_state(path.name, "completed")
+    with tab.page.expect_download() as download:
+        tab.job(path.name).get_by_role("link", name=re.compile("Download")).click()
+    assert probe(str(download.value.path())).video.num_frames == 12
+
+
 def test_the_first_picture_is_there_before_the_video_is_done_and_a_reload_loses_nothing(tab, two_shots):
     tab.choose_exact_size("x2")
     tab.drop(two_shots)

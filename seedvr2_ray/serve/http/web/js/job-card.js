@@ -213,8 +213,9 @@ export class JobCard {
 
   /** Compare the best there is: film with film, picture with picture, else the stills that the service made. */
   async #compare() {
-    const { links, result } = this.#job;
-    const original = await this.#originalPicture();
+    const { links, result, settings } = this.#job;
+    // The original of an excerpt shows other moments; the stills that the service made are of one.
+    const original = settings.excerpt ? null : await this.#originalPicture();
     const offers = [];
     if (links.result && original && result.media_type.startsWith("video/"))
       offers.push({ kind: "video", before: original, after: resolve(links.result), frames: result.num_frames });

@@ -4,6 +4,8 @@ import { byId, element } from "./dom.js";
 import { hasWords, t } from "./language.js";
 import { recall, remember } from "./storage.js";
 
+const TIME = String.raw`(\d+:)?(\d+:)?\d+(\.\d+)?`;
+const EXCERPT = new RegExp(`^(${TIME}\\s*-\\s*(${TIME})?|-\\s*${TIME}|frames? +\\d+(\\s*-\\s*\\d+)?)$`, "i");
 const EXACT = /^(x\d{1,2}(\.\d+)?|\d{2,5}x\d{2,5})$/i;
 
 /** Events: `change` when the settings are others, after a pause in typing. */
@@ -11,6 +13,7 @@ export class SettingsForm extends EventTarget {
   #form = /** @type {HTMLFormElement} */ (byId("settings"));
   #model = /** @type {HTMLSelectElement} */ (byId("model"));
   #exact = /** @type {HTMLInputElement} */ (byId("exact"));
+  #excerpt = /** @type {HTMLInputElement} */ (byId("excerpt"));
   #seed = /** @type {HTMLInputElement} */ (byId("seed"));
   #models = [];
   #timer = 0;
@@ -26,7 +29,9 @@ export class SettingsForm extends EventTarget {
   /** What the service takes as a job's settings. */
   get value() {
     const form = new FormData(this.#form);
+    const excerpt = String(form.get("excerpt")).trim().toLowerCase();
     return {
+      ...(excerpt && { excerpt }),
       resolution: String(form.get("exact")).trim().toLowerCase() || String(form.get("size")),
       model: String(form.get("model")),
       seed: Number(form.get("seed")),
@@ -71,6 +76,8 @@ export class SettingsForm extends EventTarget {
   #validate() {
     const exact = this.#exact.value.trim();
     this.#exact.setCustomValidity(exact && !EXACT.test(exact) ? t("exact.invalid") : "");
+    const excerpt = this.#excerpt.value.trim();
+    this.#excerpt.setCustomValidity(excerpt && !EXCERPT.test(excerpt) ? t("excerpt.invalid") : "");
     this.#form.querySelector(".segmented").classList.toggle("off", exact !== "");
     for (const option of this.#model.options)
       if (this.#models.some(({ name }) => name === option.value)) option.textContent = this.#nameOf(option.value);
