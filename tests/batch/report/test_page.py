@@ -88,6 +88,7 @@ def test_the_quarantine_names_path_stage_error_and_remedy(log, tmp_path):
         "stage": "read",
         "error": "MediaError: it holds text",
         "remedy": "replace it",
+        "settings": {},
     }
 
 
