@@ -192,7 +192,7 @@ def estimate_bulk(request: BulkRequest, megapixels_per_second: float) -> Estimat
 def _restorers(request: BulkRequest) -> RestorerSource:
     pool = request.pool
     timeouts = Timeouts(silence_seconds=pool.rank_silence_seconds)
-    return in_gangs(request.restorers, pool.gang_size, pool.sp_strategy, patience)
+    return in_gangs(request.restorers, pool.gang_size, pool.sp_strategy, timeouts)
 
 
 @contextmanager
