@@ -25,11 +25,7 @@ from tests.restoration.gang.row_shards import RowShards, folders, processes_left
 
 pytestmark = pytest.mark.slow
 
-<<<<<<< HEAD
-TIMEOUTS = Timeouts(start_seconds=120, silence_seconds=3, stall_seconds=6, stop_seconds=3)
-=======
-PATIENCE = Patience(start_seconds=120, silence_seconds=5, stall_seconds=10, stop_seconds=5)
->>>>>>> gang
+TIMEOUTS = Timeouts(start_seconds=120, silence_seconds=5, stall_seconds=10, stop_seconds=5)
 
 
 def task_of(**changes):
@@ -211,13 +207,8 @@ def test_ranks_take_no_more_frames_than_they_need_soon(gang):
 )
 def test_a_gang_that_cannot_start_says_why_and_leaves_nothing(shards, model, error, words):
     before = folders(os.getpid())
-<<<<<<< HEAD
-    timeouts = Timeouts(start_seconds=25 if model == "refused" else 8)
+    timeouts = Timeouts(start_seconds=120 if model == "refused" else 8)
     spec = GangSpec(source=shards, settings=RestoreSettings(model=model), size=2, timeouts=timeouts)
-=======
-    patience = Patience(start_seconds=120 if model == "refused" else 8)
-    spec = GangSpec(source=shards, settings=RestoreSettings(model=model), size=2, patience=patience)
->>>>>>> gang
     with pytest.raises(error, match=words):
         GangRestorer(spec, lambda: LocalProcesses(None))
     assert folders(os.getpid()) <= before
