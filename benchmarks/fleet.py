@@ -70,7 +70,7 @@ class Assumptions:
 SOURCES = {
     "gpu_seconds_1080p": "counted: 73.0 TFLOP per frame (3B), at an assumed 40 % of an H100's 989 TFLOP/s",
     "gpu_seconds_2160p": "counted: 305.0 TFLOP per frame, the same",
-    "driver_seconds": "measured: 52.5 segments/s through Ray Data and one driver on two cores, an earlier version of it",
+    "driver_seconds": "measured: 52.5 segments/s through an earlier version of one driver, with Ray Data, on two cores",
     "idle_seconds": "measured between two segments of bulk before its commits were pipelined",
     "swiftvr": "counted: about a tenth of SeedVR2's arithmetic per frame; the same share is assumed",
     "gang_efficiency": "assumed; benchmarks.gang predicts it",
