@@ -130,7 +130,7 @@ def test_commands_are_ones_that_the_command_line_takes() -> None:
     for words in [*entrypoints, *(words for words in commands if words[0] != "sh")]:
         assert words[0] == "seedvr2-ray"
         group, rest = command, words[1:]
-        while isinstance(group, typer.core.TyperGroup):
+        while isinstance(group, typer.core.TyperGroup) and rest[0] in group.commands:
             group, rest = group.commands[rest[0]], rest[1:]  # type: ignore[assignment]
         group.make_context(words[0], list(rest))  # Raises on an option or a value that it does not take.
     for words in (words for words in commands if words[0] == "sh"):

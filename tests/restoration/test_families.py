@@ -36,7 +36,8 @@ def test_a_model_that_takes_streams_says_so_in_the_catalogue_and_others_refuse_t
     family = family_of(entry)
 
     def foresee(task):
-        return family.foresee_memory(entry, task, COSTS, kind="cpu", dtype=torch.bfloat16, free_bytes=10**12)
+        device = {"kind": "cpu", "dtype": torch.bfloat16, "free_bytes": 10**12, "node_gpus": 1, "gang_size": None}
+        return family.foresee_memory(entry, task, COSTS, **device)
 
     if entry.takes_streams:
         # What it needs does not grow with the length.

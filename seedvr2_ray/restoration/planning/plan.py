@@ -243,11 +243,14 @@ def publication_key(
         target: what identifies the output: its place, or only the ending that chooses its container.
         limits: of the deployment, where they are part of the question.
     """
+    asked = settings.to_mapping()
+    if not settings.excerpt:
+        del asked["excerpt"]  # Wholes keep the addresses that they had before there were excerpts.
     return digest_of(
         {
             "source": source,
             "target": target,
-            "settings": settings.to_mapping(),
+            "settings": asked,
             "restorer": restorer.digest,
             "pipeline": PIPELINE_VERSION,
             **limits,

@@ -38,7 +38,7 @@ class _Alive:
 @pytest.mark.parametrize(
     ("knobs", "encoder", "decoder"),
     [
-        (LADDER[2], [True, True, True], [False, True, True]),
+        (LADDER[2], [True, True, False], [False, True, True]),  # The encoder forgets when it has seen the last frame.
         (LADDER[4], [False, False, False], [False, True, True]),
         (replace(LADDER[-1], offload=True), [False, False, False], [False, False, False]),
     ],
