@@ -13,7 +13,6 @@ from ray.exceptions import RayError
 
 from seedvr2_ray.gang.placement import Placement
 from seedvr2_ray.restoration.gang.messages import RankOrder
-from seedvr2_ray.restoration.gang.rank import run_rank
 
 _GONE_SECONDS = 20.0
 
@@ -23,6 +22,8 @@ class RankProcess:
 
     def run(self, order: RankOrder) -> None:
         """Be a rank until the gang is over."""
+        from seedvr2_ray.restoration.gang.rank import run_rank  # Loads torch: here, and not where gangs are described.
+
         run_rank(order)
 
     @ray.method(concurrency_group="health")

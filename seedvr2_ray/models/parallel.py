@@ -11,15 +11,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Literal, Self
+from typing import Self
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from seedvr2_ray.errors import DeploymentError, RetryableError, SettingsError
-
-Backend = Literal["nccl", "gloo"]
+from seedvr2_ray.models.backends import CollectiveBackend
 
 
 class SequenceParallel:
@@ -45,7 +44,9 @@ class SequenceParallel:
         return cls(0, 1)
 
     @classmethod
-    def join(cls, *, rank: int, size: int, init_method: str, backend: Backend, timeout_seconds: float) -> Self:
+    def join(
+        cls, *, rank: int, size: int, init_method: str, backend: CollectiveBackend, timeout_seconds: float
+    ) -> Self:
         """Meet the other ranks; returns when all of them are there.
 
         With NCCL, tensors in host memory still travel by gloo: ranks agree on things without waiting for their devices.
@@ -215,7 +216,7 @@ def _as_bytes(tensor: Tensor) -> Tensor:
     return tensor.view(-1).view(torch.uint8)
 
 
-def _require_backend(backend: Backend) -> None:
+def _require_backend(backend: CollectiveBackend) -> None:
     if backend == "nccl" and not (dist.is_nccl_available() and torch.cuda.is_available()):
         raise DeploymentError(
             "ranks cannot talk by NCCL on this machine: "

@@ -22,7 +22,6 @@ from seedvr2_ray.models.weights.catalogue import find_entry
 from seedvr2_ray.models.weights.download import WeightsSource
 from seedvr2_ray.restoration.gang.messages import RankSource
 from seedvr2_ray.restoration.gang.ranks import Timeouts
-from seedvr2_ray.restoration.gang.rules import require_gang
 from seedvr2_ray.restoration.load import CatalogueRestorers, LoadOptions, RestorerSource
 from seedvr2_ray.serve.config import ModelPool, ServiceConfig, database_url_of
 from seedvr2_ray.serve.deployments import DRAIN_SECONDS, Ingress, RunnerReplica, Wiring
@@ -81,8 +80,7 @@ def build_with(
         )
     )
     if restorers is None:
-        for model, pool in config.models.items():
-            require_gang(find_entry(model), pool.gang_size, pool.sp_strategy)
+        _require_gangs(config)
     layout = StorageLayout(
         data=config.data,
         scratch=config.scratch or default_scratch(),
@@ -165,6 +163,17 @@ def _require_models(config: ServiceConfig) -> None:
             f"default_model is {config.default_model} and the models are {', '.join(sorted(config.models))}; "
             "name one of them"
         )
+
+
+def _require_gangs(config: ServiceConfig) -> None:
+    gangs = {model: pool for model, pool in config.models.items() if pool.gang_size > 1}
+    if not gangs:
+        return
+
+    from seedvr2_ray.restoration.gang.rules import require_gang  # Loads torch, which an ingress can do without.
+
+    for model, pool in gangs.items():
+        require_gang(find_entry(model), pool.gang_size, pool.sp_strategy)
 
 
 def _gangs(pool: ModelPool, source: RestorerSource, stall_seconds: float) -> GangRestorers:

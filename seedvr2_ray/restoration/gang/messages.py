@@ -6,20 +6,24 @@ ranks compute: a device that hangs holds up no message, and what all ranks must 
 next) is decided once, by the leader.
 """
 
+from __future__ import annotations
+
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from multiprocessing.connection import Connection
-from typing import Any, Literal, Protocol, runtime_checkable
-
-import torch
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from seedvr2_ray.frames import Frames
-from seedvr2_ray.models.backends import SpStrategy
-from seedvr2_ray.models.parallel import Backend, SequenceParallel
+from seedvr2_ray.models.backends import CollectiveBackend, SpStrategy
 from seedvr2_ray.restoration.restorer import Restorer, RestorerIdentity, SegmentTask
 from seedvr2_ray.settings import RestoreSettings
+
+if TYPE_CHECKING:
+    import torch
+
+    from seedvr2_ray.models.parallel import SequenceParallel
 
 
 @runtime_checkable
@@ -70,7 +74,7 @@ class Hello:
 class Join:
     """To a rank: meet the others and load."""
 
-    backend: Backend
+    backend: CollectiveBackend
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +152,8 @@ class Wire:
         message, header = pickle.loads(self.connection.recv_bytes())
         if header is None:
             return message, None
+        import torch  # Only where frames travel: whoever describes a gang loads it in vain.
+
         shape, dtype, pts, time_base = header
         data = torch.empty(shape, dtype=dtype)
         self.connection.recv_bytes_into(_bytes_of(data))
@@ -159,7 +165,7 @@ class Wire:
 
 
 def _bytes_of(data: torch.Tensor) -> memoryview:
-    return memoryview(data.view(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]  # it is one
+    return memoryview(data.view(-1).numpy()).cast("B")  # type: ignore[arg-type]  # An array is a buffer.
 
 
 def portable(error: BaseException) -> BaseException:

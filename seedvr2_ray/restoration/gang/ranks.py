@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from seedvr2_ray.errors import DeploymentError, GangError, SeedVR2Error
-from seedvr2_ray.models.backends import SpStrategy
-from seedvr2_ray.models.parallel import Backend
+from seedvr2_ray.models.backends import CollectiveBackend, SpStrategy
 from seedvr2_ray.restoration.gang.messages import (
     Answer,
     Ended,
@@ -265,7 +264,7 @@ class Ranks:
             raise DeploymentError(
                 f"ranks {without} of the gang see no GPU and the others do; give every rank one, or none of them"
             )
-        backend: Backend = "nccl" if with_gpu else "gloo"
+        backend: CollectiveBackend = "nccl" if with_gpu else "gloo"
         for wire in self.wires():
             wire.send(Join(backend))
         self._await_ready(limit)

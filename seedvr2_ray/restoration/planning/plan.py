@@ -29,8 +29,7 @@ PIPELINE_VERSION = 2
 """Raised when a change of code changes restored pictures: older intermediates are then not reused."""
 
 ALIGNMENT = 4
-"""Segments of one shot start whole latents apart (4 frames at most), so that shared frames fall into
-the same latents of both and draw the same noise."""
+"""Segments of one shot start whole latents apart (4 frames at most): frames they share draw the same noise."""
 
 # What a caller chooses that changes the restored frames themselves. Everything else (codec, quality,
 # container, where it is cut) may change without restoring again.
@@ -243,9 +242,8 @@ def publication_key(
         target: what identifies the output: its place, or only the ending that chooses its container.
         limits: of the deployment, where they are part of the question.
     """
-    asked = settings.to_mapping()
-    if not settings.excerpt:
-        del asked["excerpt"]  # Wholes keep the addresses that they had before there were excerpts.
+    # Wholes keep the addresses that they had before there were excerpts.
+    asked = {name: value for name, value in settings.to_mapping().items() if name != "excerpt" or value}
     return digest_of(
         {
             "source": source,

@@ -4,11 +4,9 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from seedvr2_ray.live.byte_queue import ByteQueue
-from seedvr2_ray.live.channel import Policy
 from seedvr2_ray.live.endless import make_endless
 from seedvr2_ray.live.fragments import FragmentCutter, codecs_of
 from seedvr2_ray.live.inputs import open_bytes
@@ -17,22 +15,12 @@ from seedvr2_ray.live.sound import COPIED
 from seedvr2_ray.live.source import LiveSource
 from seedvr2_ray.models.weights.catalogue import find_entry
 from seedvr2_ray.restoration.restorer import Restorer
-from seedvr2_ray.settings import RestoreSettings
+from seedvr2_ray.serve.live.order import STARTED, LiveOrder
 from seedvr2_ray.telemetry.metrics import count, observe
 
 _QUEUE_BYTES = 4 << 20
-STARTED = "started"
 _SIGN_SECONDS = 1.0
 """Between two signs of life."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LiveOrder:
-    """What a caller wants of a stream. Travels to the replica."""
-
-    settings: RestoreSettings
-    policy: Policy
-    least_factor: float
 
 
 class RelayPort(Protocol):

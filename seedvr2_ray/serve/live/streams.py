@@ -14,8 +14,8 @@ from ray.serve.handle import DeploymentHandle
 
 from seedvr2_ray.errors import CapacityError, SeedVR2Error, SettingsError
 from seedvr2_ray.serve.config import ServiceConfig
+from seedvr2_ray.serve.live.order import STARTED, LiveOrder
 from seedvr2_ray.serve.live.relay import RelayLimits, StreamRelay
-from seedvr2_ray.serve.live.replica_call import STARTED, LiveOrder
 from seedvr2_ray.serve.problems import MissingRefusal, RateRefusal, kind_of
 from seedvr2_ray.serve.security.wording import explained
 from seedvr2_ray.serve.workers.ray_handles import translated

@@ -11,7 +11,7 @@ from seedvr2_ray.errors import DeploymentError
 from seedvr2_ray.restoration.gang.restorer import GangRestorer
 from seedvr2_ray.restoration.restorer import Restorer, RestorerIdentity, close_restorer
 from seedvr2_ray.restoration.work.failures import leaves_device_unusable
-from seedvr2_ray.serve.live.replica_call import LiveCall, LiveOrder, RelayActor
+from seedvr2_ray.serve.live.order import LiveOrder
 from seedvr2_ray.serve.observability.instrumentation import Instrumentation
 from seedvr2_ray.serve.workers.identities import remember_identity
 from seedvr2_ray.serve.workers.protocol import SegmentEvent, SegmentOrder
@@ -88,6 +88,8 @@ class RestorerReplica:
 
     async def live(self, order: LiveOrder, relay: Any) -> AsyncGenerator[str, None]:
         """Restore a live stream for as long as it lasts; closing the generator ends it."""
+        from seedvr2_ray.serve.live.replica_call import LiveCall, RelayActor  # Loads torch; a replica has it by now.
+
         async with self._turn:
             await self._end_of_last_call()
             call = LiveCall(await self._loaded(), order, RelayActor(relay), self._threads)

@@ -8,8 +8,9 @@ import pytest
 
 from seedvr2_ray.errors import CapacityError, MediaError
 from seedvr2_ray.restoration.lanczos import LanczosRestorer
+from seedvr2_ray.serve.live.order import STARTED, LiveOrder
 from seedvr2_ray.serve.live.relay import RelayLimits, StreamRelay
-from seedvr2_ray.serve.live.replica_call import STARTED, LiveCall, LiveOrder
+from seedvr2_ray.serve.live.replica_call import LiveCall
 from seedvr2_ray.settings import RestoreSettings
 from tests.live.senders import stream_bytes
 from tests.live.streams import receive
