@@ -23,6 +23,8 @@ from seedvr2_ray.settings import RestoreSettings
 from tests.media import clips
 from tests.media.masters import payloads, video_times
 
+pytestmark = pytest.mark.slow
+
 NUM_FRAMES = 20
 NTSC = Fraction(24000, 1001)
 MILLISECOND = Fraction(1, 1000)

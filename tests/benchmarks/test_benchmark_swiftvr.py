@@ -12,6 +12,8 @@ from seedvr2_ray.models.swiftvr.reae import ReAE
 from seedvr2_ray.models.swiftvr.transformer import SwiftVRTransformer, parameter_dtype
 from tests.benchmarks.test_benchmark_models import ABSENT
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

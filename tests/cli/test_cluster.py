@@ -16,6 +16,8 @@ from seedvr2_ray.cluster.platform_rules import required_secrets
 from tests.cluster.api_server import Store, api_server, write_kubeconfig
 from tests.cluster.rendered import FOLDER, manifests, the
 
+pytestmark = pytest.mark.slow
+
 Run = Callable[..., tuple[int, str, str]]
 
 

@@ -7,6 +7,8 @@ import pytest
 from seedvr2_ray.cli.main import main
 from tests.media import clips
 
+pytestmark = pytest.mark.slow
+
 FAST = ("--model", "lanczos", "--resolution", "x1", "--preset", "ultrafast", "--segment-seconds", "0.5")
 
 

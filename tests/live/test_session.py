@@ -16,6 +16,8 @@ from tests.live.restorers import ChunkedRestorer
 from tests.live.senders import RATE, SIZE, Sent, make_stream, stream_bytes
 from tests.live.streams import bytes_opener, file_opener, make_session, receive, run_session
 
+pytestmark = pytest.mark.slow
+
 FRAME = 1 / RATE
 
 

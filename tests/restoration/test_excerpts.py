@@ -20,6 +20,8 @@ from seedvr2_ray.restoration.work.work_folder import open_work_to_look
 from seedvr2_ray.settings import RestoreSettings
 from tests.media import clips
 
+pytestmark = pytest.mark.slow
+
 LOSSLESS = {"model": "lanczos", "resolution": "x1", "segment_seconds": 0.5, "segment_overlap": 4, "codec": "ffv1"}
 NUM_FRAMES, CUT = 50, 20
 IN_A_BLEND = "frames 29-33"

@@ -271,6 +271,7 @@ def _flip_a_bit(path):
     path.write_bytes(data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spoil", [_delete, _cut, _flip_a_bit])
 @pytest.mark.parametrize("name", ["plain.mp4", "100% sure.mp4", "shot_%04d.png", "frames/"])
 def test_a_master_that_is_gone_or_not_what_was_published_is_made_again(clip, tmp_path, name, spoil):
@@ -290,6 +291,7 @@ def test_a_master_that_is_gone_or_not_what_was_published_is_made_again(clip, tmp
     assert plan(job, clip, target, **settings).state == "skipped"
 
 
+@pytest.mark.slow
 def test_a_master_that_somebody_made_longer_is_not_replaced_unless_that_is_allowed(clip, tmp_path):
     job = job_in(tmp_path)
     target = tmp_path / "out.mp4"
@@ -300,6 +302,7 @@ def test_a_master_that_somebody_made_longer_is_not_replaced_unless_that_is_allow
     assert isinstance(plan(replace(job, overwrite=True), clip, target), Video)
 
 
+@pytest.mark.slow
 def test_a_master_is_read_again_only_when_it_was_touched_or_when_that_is_asked(clip, tmp_path, monkeypatch):
     job = job_in(tmp_path)
     target = tmp_path / "out.mp4"

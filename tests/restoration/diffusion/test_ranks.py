@@ -20,6 +20,8 @@ from seedvr2_ray.restoration.diffusion.ranks import PictureShare
 from tests.models.ranks import run_ranks
 from tests.restoration.diffusion.test_restorer import MODEL, _clip, _restore, _restorer, _task
 
+pytestmark = pytest.mark.slow
+
 GPU_LIKE = replace(FAST, conv_elements=20_000)
 
 

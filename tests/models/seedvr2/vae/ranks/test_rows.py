@@ -16,6 +16,8 @@ from seedvr2_ray.models.seedvr2.vae.video_vae import VideoVAE
 from tests.models.ranks import run_ranks
 from tests.models.seedvr2.vae.test_video_vae import FRAME_CLOSE, FULL, LATENT_CLOSE, tiny
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["tiny"]  # a fixture
 
 SMALL = VAEConfig(block_out_channels=(4, 8, 8), norm_groups=2, num_temporal_stages=1)
