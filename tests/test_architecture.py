@@ -292,6 +292,22 @@ def test_what_the_documentation_says_where_to_find_is_found_there() -> None:
         assert name in defined, f"{file} does not define {name}"
 
 
+def test_a_frames_way_is_six_files_at_most_and_each_leads_to_the_next() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    (way,) = re.findall(r"In bulk: ([^*]+?)\.\n", text)
+    steps = [step.strip(" `\n") for step in way.split("→")]
+    assert len(steps) == 6 and "a restorer" in steps
+    beginnings = re.findall(r"\* (?:Online|On one machine): `([^`]+)` → the same five", text)
+    assert len(beginnings) == 2
+    files = [step for step in steps if step != "a restorer"]
+    for first in (files[0], *beginnings):
+        chain = [first, *files[1:]]
+        for position, file in enumerate(chain[1:], start=1):
+            module = f"{PACKAGE}.{file.removesuffix('.py').replace('/', '.')}"
+            earlier = "".join((ROOT / PACKAGE / each).read_text() for each in chain[:position])
+            assert f"from {module} import" in earlier, f"nothing on the way to {file} imports it"
+
+
 def test_every_room_is_on_the_map() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
     for path in sorted((ROOT / PACKAGE).rglob("__init__.py")):
