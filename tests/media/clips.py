@@ -256,7 +256,8 @@ def _encoder_options(encoder: str, *, gop: int, bframes: int, open_gop: bool, in
             # A single thread: these clips are smaller than what starting a pool costs.
             return {"x265-params": f"{params}:log-level=none:pools=1:frame-threads=1", "preset": "ultrafast"}
         interlacing = ":tff=1" if interlaced else ""
-        return {"x264-params": params + interlacing, "preset": "veryfast", "crf": "18"}
+        # Else x264 chooses differently from run to run with AVX-512, and damage hits other frames each time.
+        return {"x264-params": f"{params}:cpu-independent=1{interlacing}", "preset": "veryfast", "crf": "18"}
     if encoder == "libvpx-vp9":
         return {"deadline": "realtime", "cpu-used": "8", "crf": "20", "b": "0"}
     if encoder == "libsvtav1":
