@@ -116,6 +116,7 @@ def test_what_is_deleted_or_cancelled_can_be_taken_back_and_a_cancelled_job_begu
 
 
 def test_the_comparison_shows_pixels_sides_and_single_frames(tab: PageDriver, clip: Path) -> None:
+    expect(tab.page.locator('input[name="size"][value="x2"]')).to_be_checked()
     tab.drop(clip)
     tab.start()
     tab.wait_for_state(clip.name, "completed")

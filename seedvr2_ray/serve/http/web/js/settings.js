@@ -50,7 +50,10 @@ export class SettingsForm extends EventTarget {
     const chosen = recall("settings")?.model ?? "auto";
     this.#models = models;
     // Where no device is made for it, a large picture takes hours: twice the size is a beginning.
-    if (!recall("settings") && models[0]?.num_gpus === 0) this.#choose("x2");
+    if (!recall("settings") && models[0]?.num_gpus === 0) {
+      this.#choose("x2");
+      this.dispatchEvent(new Event("change")); // Files that were faster than this are looked at again.
+    }
     for (const { name } of models) this.#model.append(element("option", { value: name, text: this.#nameOf(name) }));
     if (models.some(({ name }) => name === chosen)) this.#model.value = chosen;
   }
