@@ -5,12 +5,13 @@ import { Api, resolve } from "./api.js";
 import { Composer } from "./composer.js";
 import { byId } from "./dom.js";
 import { JobCard } from "./job-card.js";
-import { firstLanguage, language, LANGUAGES, number, speak, t } from "./language.js";
+import { firstLanguage, number, speak, t } from "./language.js";
 import { isFinal, JobFeed } from "./live.js";
 import { keptAs } from "./pending.js";
 import { inOneLine } from "./problem.js";
 import { Session } from "./session.js";
-import { forgetAll, pruneFiles } from "./storage.js";
+import { pruneFiles } from "./storage.js";
+import { leave, showTopBar } from "./top-bar.js";
 
 const ORIGINALS = { most: 12, mostBytes: 1e9 };
 /** Before the first list and between tries to get it, in ms. */
@@ -107,34 +108,10 @@ composer.addEventListener("started", ({ detail: { job, file } }) => {
 });
 
 function showLanguage() {
-  const [other] = Object.keys(LANGUAGES).filter((name) => name !== language());
-  const button = byId("language");
-  button.textContent = LANGUAGES[other];
-  button.lang = other;
-  button.onclick = () => speak(other, { keep: true });
+  showTopBar();
   for (const card of cards.values()) card.update();
-  showTheme();
   showSession();
 }
-
-const prefersDark = matchMedia("(prefers-color-scheme: dark)");
-const isDark = () => (document.documentElement.dataset.theme ?? (prefersDark.matches ? "dark" : "light")) === "dark";
-
-function showTheme() {
-  byId("theme").setAttribute("aria-label", t(isDark() ? "theme.light" : "theme.dark"));
-}
-
-byId("theme").addEventListener("click", () => {
-  const theme = isDark() ? "light" : "dark";
-  document.documentElement.dataset.theme = theme;
-  try {
-    localStorage.setItem("seedvr2.theme", theme);
-  } catch {
-    // It lasts as long as the page.
-  }
-  showTheme();
-});
-prefersDark.addEventListener("change", showTheme);
 
 let isAsked = false;
 
@@ -144,10 +121,7 @@ function showSession() {
   sign.querySelector("span").textContent = t(session.isSignedIn ? "sign.out" : "sign.in");
   sign.onclick = async () => {
     if (!session.isSignedIn) return void begin();
-    session.signOut();
-    // Whoever sits here next must not find what the last one worked on.
-    await forgetAll("pending");
-    location.reload();
+    await leave(session);
   };
 }
 session.addEventListener("change", showSession);

@@ -3,10 +3,11 @@
 import { announce } from "./announce.js";
 import { Api } from "./api.js";
 import { byId, element, setText } from "./dom.js";
-import { firstLanguage, language, LANGUAGES, number, speak, t } from "./language.js";
+import { firstLanguage, number, speak, t } from "./language.js";
 import { Session } from "./session.js";
 import { StreamLink } from "./stream-link.js";
 import { StreamPlayer } from "./stream-player.js";
+import { leave, showTopBar } from "./top-bar.js";
 
 const RECORDED = ["video/webm;codecs=vp8,opus", "video/webm;codecs=vp8", "video/webm", "video/mp4"];
 const SLICE_MS = 200;
@@ -180,43 +181,16 @@ async function played(file) {
 }
 
 function showLanguage() {
-  const [other] = Object.keys(LANGUAGES).filter((name) => name !== language());
-  const button = byId("language");
-  button.textContent = LANGUAGES[other];
-  button.lang = other;
-  button.onclick = () => speak(other, { keep: true });
-  showTheme();
+  showTopBar();
   showSession();
   show();
 }
-
-const prefersDark = matchMedia("(prefers-color-scheme: dark)");
-const isDark = () => (document.documentElement.dataset.theme ?? (prefersDark.matches ? "dark" : "light")) === "dark";
-
-function showTheme() {
-  byId("theme").setAttribute("aria-label", t(isDark() ? "theme.light" : "theme.dark"));
-}
-
-byId("theme").addEventListener("click", () => {
-  const theme = isDark() ? "light" : "dark";
-  document.documentElement.dataset.theme = theme;
-  try {
-    localStorage.setItem("seedvr2.theme", theme);
-  } catch {
-    // It lasts as long as the page.
-  }
-  showTheme();
-});
-prefersDark.addEventListener("change", showTheme);
 
 function showSession() {
   const sign = byId("sign");
   sign.hidden = !session.isSignedIn;
   sign.querySelector("span").textContent = t("sign.out");
-  sign.onclick = () => {
-    session.signOut();
-    location.reload();
-  };
+  sign.onclick = () => leave(session);
 }
 session.addEventListener("change", showSession);
 
