@@ -22,7 +22,8 @@ from seedvr2_ray.restoration.load import (
     require_possible,
     require_room,
 )
-from seedvr2_ray.restoration.planning.forecast import MemoryForecast, forecast_memory, look_at_device
+from seedvr2_ray.restoration.planning.device_memory import look_at_device
+from seedvr2_ray.restoration.planning.forecast import MemoryForecast, forecast_memory
 from seedvr2_ray.restoration.planning.plan import Plan, Segment
 from seedvr2_ray.restoration.run import Finished, Progress, excerpt_work, prepare, require_target, restore_video
 from seedvr2_ray.restoration.work.work_folder import open_work_to_look

@@ -15,7 +15,7 @@ from seedvr2_ray.restoration.planning.geometry import DEFAULT_MAX_PIXELS
 if TYPE_CHECKING:
     from seedvr2_ray.media.container.probe import ProbeLimits
     from seedvr2_ray.models.weights.download import WeightsSource
-    from seedvr2_ray.restoration.planning.forecast import DeviceMemory
+    from seedvr2_ray.restoration.planning.device_memory import DeviceMemory
 
 _GPUS_OF_A_MACHINE = 8
 """Of the machines that are rented by such names."""
@@ -90,7 +90,7 @@ def device_to_plan_for(gpu: str | None, num_gpus: int | None) -> "DeviceMemory":
     from dataclasses import replace
 
     from seedvr2_ray.restoration.load import local_device
-    from seedvr2_ray.restoration.planning.forecast import DeviceMemory, look_at_device
+    from seedvr2_ray.restoration.planning.device_memory import DeviceMemory, look_at_device
     from seedvr2_ray.restoration.planning.gpus import find_gpu
 
     if gpu is not None:

@@ -24,6 +24,7 @@ from seedvr2_ray.models.weights.catalogue import ModelEntry, Role
 from seedvr2_ray.models.weights.download import FoundFile
 from seedvr2_ray.restoration.diffusion.load import identify_diffusion, load_diffusion
 from seedvr2_ray.restoration.lanczos import LANCZOS, LanczosRestorer
+from seedvr2_ray.restoration.planning.device_memory import DeviceMemory
 from seedvr2_ray.restoration.planning.gang import choose_gang
 from seedvr2_ray.restoration.planning.memory import MemoryCosts, plan_memory
 from seedvr2_ray.restoration.planning.segment_plan import ModelFacts, describe_model, describe_segment
@@ -48,6 +49,19 @@ class ForeseenMemory:
     """Devices that restore it together."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Loading:
+    """Onto what a model is loaded, and how it is to compute there."""
+
+    device: torch.device
+    dtype: torch.dtype
+    attention: AttentionBackend
+    compile_transformer: bool
+    parallel: SequenceParallel
+    """The rank that loads its part; alone where no others share the work."""
+    sp_strategy: SpStrategy
+
+
 class ModelFamily(Protocol):
     """Models that are loaded and planned alike."""
 
@@ -61,18 +75,7 @@ class ModelFamily(Protocol):
     def identify(self, entry: ModelEntry, hashes: Mapping[Role, str], dtype: torch.dtype) -> RestorerIdentity:
         """Say who a model is, from its files' SHA-256; loads nothing."""
 
-    def load(
-        self,
-        entry: ModelEntry,
-        files: Mapping[Role, FoundFile],
-        *,
-        device: torch.device,
-        dtype: torch.dtype,
-        attention: AttentionBackend,
-        compile_transformer: bool,
-        parallel: SequenceParallel,
-        sp_strategy: SpStrategy,
-    ) -> Restorer:
+    def load(self, entry: ModelEntry, files: Mapping[Role, FoundFile], how: Loading) -> Restorer:
         """Load a model onto a device, or a rank's part of it; only SeedVR2's are ever shared by ranks."""
 
     def foresee_memory(
@@ -80,19 +83,14 @@ class ModelFamily(Protocol):
         entry: ModelEntry,
         task: SegmentTask,
         costs: MemoryCosts,
+        device: DeviceMemory,
         *,
-        kind: str,
-        dtype: torch.dtype,
-        free_bytes: int,
-        node_gpus: int,
         gang_size: int | None,
     ) -> ForeseenMemory | None:
         """Say how many bytes a segment needs at its peak on a device that holds nothing else.
 
         Args:
-            kind: of the device, as torch says it.
-            node_gpus: devices of this kind in one machine.
-            gang_size: how many of them restore a segment together; None chooses the fewest that can.
+            gang_size: such devices that restore a segment together; None chooses the fewest that can.
 
         Returns:
             None where a few frames are all that is ever in memory.
@@ -122,27 +120,16 @@ class _SeedVR2Family:
     def identify(self, entry: ModelEntry, hashes: Mapping[Role, str], dtype: torch.dtype) -> RestorerIdentity:
         return identify_diffusion(entry, hashes, dtype)
 
-    def load(
-        self,
-        entry: ModelEntry,
-        files: Mapping[Role, FoundFile],
-        *,
-        device: torch.device,
-        dtype: torch.dtype,
-        attention: AttentionBackend,
-        compile_transformer: bool,
-        parallel: SequenceParallel,
-        sp_strategy: SpStrategy,
-    ) -> Restorer:
+    def load(self, entry: ModelEntry, files: Mapping[Role, FoundFile], how: Loading) -> Restorer:
         return load_diffusion(
             entry,
             files,
-            device=device,
-            dtype=dtype,
-            attention=attention,
-            compile_transformer=compile_transformer,
-            parallel=parallel,
-            sp_strategy=sp_strategy,
+            device=how.device,
+            dtype=how.dtype,
+            attention=how.attention,
+            compile_transformer=how.compile_transformer,
+            parallel=how.parallel,
+            sp_strategy=how.sp_strategy,
         )
 
     def foresee_memory(
@@ -150,18 +137,15 @@ class _SeedVR2Family:
         entry: ModelEntry,
         task: SegmentTask,
         costs: MemoryCosts,
+        device: DeviceMemory,
         *,
-        kind: str,
-        dtype: torch.dtype,
-        free_bytes: int,
-        node_gpus: int,
         gang_size: int | None,
     ) -> ForeseenMemory:
-        demand = describe_segment(task, facts_of(entry.seedvr2, kind, dtype))
-        if kind == "cpu" and (gang_size or 1) == 1:
+        demand = describe_segment(task, facts_of(entry.seedvr2, device.kind, device.dtype))
+        if device.kind == "cpu" and (gang_size or 1) == 1:
             # A gang of processors would share the memory it lacks.
-            return ForeseenMemory(plan_memory(demand, costs, free_bytes, may_offload=False).stages.peak)
-        choice = choose_gang(demand, costs, free_bytes, node_gpus=node_gpus, asked=gang_size)
+            return ForeseenMemory(plan_memory(demand, costs, device.free_bytes, may_offload=False).stages.peak)
+        choice = choose_gang(demand, costs, device.free_bytes, node_gpus=device.num_devices, asked=gang_size)
         return ForeseenMemory(choice.bytes_per_rank, choice.size)
 
     def memory_source(self, costs: MemoryCosts) -> str:
@@ -175,20 +159,14 @@ class _SwiftVRFamily:
     def identify(self, entry: ModelEntry, hashes: Mapping[Role, str], dtype: torch.dtype) -> RestorerIdentity:
         return identify_swiftvr(entry, hashes, dtype)
 
-    def load(
-        self,
-        entry: ModelEntry,
-        files: Mapping[Role, FoundFile],
-        *,
-        device: torch.device,
-        dtype: torch.dtype,
-        attention: AttentionBackend,
-        compile_transformer: bool,
-        parallel: SequenceParallel,
-        sp_strategy: SpStrategy,
-    ) -> Restorer:
+    def load(self, entry: ModelEntry, files: Mapping[Role, FoundFile], how: Loading) -> Restorer:
         return load_swiftvr(
-            entry, files, device=device, dtype=dtype, attention=attention, compile_transformer=compile_transformer
+            entry,
+            files,
+            device=how.device,
+            dtype=how.dtype,
+            attention=how.attention,
+            compile_transformer=how.compile_transformer,
         )
 
     def foresee_memory(
@@ -196,18 +174,15 @@ class _SwiftVRFamily:
         entry: ModelEntry,
         task: SegmentTask,
         costs: MemoryCosts,
+        device: DeviceMemory,
         *,
-        kind: str,
-        dtype: torch.dtype,
-        free_bytes: int,
-        node_gpus: int,
         gang_size: int | None,
     ) -> ForeseenMemory:
         if (gang_size or 1) > 1:
             raise SettingsError(f"{entry.name} restores on one GPU and was asked for {gang_size}; leave gang_size out")
         height, width = padded_size(task.geometry, entry.swiftvr)
-        facts = _swiftvr_facts(entry.swiftvr, dtype)
-        return ForeseenMemory(plan_swiftvr_memory(facts, costs, height, width, free_bytes).stages.peak)
+        facts = _swiftvr_facts(entry.swiftvr, device.dtype)
+        return ForeseenMemory(plan_swiftvr_memory(facts, costs, height, width, device.free_bytes).stages.peak)
 
     def memory_source(self, costs: MemoryCosts) -> str:
         return SOURCE
@@ -220,18 +195,7 @@ class _FilterFamily:
     def identify(self, entry: ModelEntry, hashes: Mapping[Role, str], dtype: torch.dtype) -> RestorerIdentity:
         return LANCZOS
 
-    def load(
-        self,
-        entry: ModelEntry,
-        files: Mapping[Role, FoundFile],
-        *,
-        device: torch.device,
-        dtype: torch.dtype,
-        attention: AttentionBackend,
-        compile_transformer: bool,
-        parallel: SequenceParallel,
-        sp_strategy: SpStrategy,
-    ) -> Restorer:
+    def load(self, entry: ModelEntry, files: Mapping[Role, FoundFile], how: Loading) -> Restorer:
         return LanczosRestorer()
 
     def foresee_memory(
@@ -239,11 +203,8 @@ class _FilterFamily:
         entry: ModelEntry,
         task: SegmentTask,
         costs: MemoryCosts,
+        device: DeviceMemory,
         *,
-        kind: str,
-        dtype: torch.dtype,
-        free_bytes: int,
-        node_gpus: int,
         gang_size: int | None,
     ) -> None:
         return None

@@ -107,14 +107,12 @@ def load_restorer(settings: RestoreSettings, options: LoadOptions) -> Restorer:
 
 def _load(entry: ModelEntry, options: LoadOptions, parallel: SequenceParallel) -> Restorer:
     from seedvr2_ray.restoration.device import default_dtype
-    from seedvr2_ray.restoration.families import family_of
+    from seedvr2_ray.restoration.families import Loading, family_of
 
     device = local_device(options.device)
     tune_allocator(reuse_buffers=bool(entry.components) and device.type == "cpu")
     files = require_model(entry, options.weights, may_download=options.may_download)
-    return family_of(entry).load(
-        entry,
-        files,
+    how = Loading(
         device=device,
         dtype=default_dtype(device),
         attention=options.attention,
@@ -122,6 +120,7 @@ def _load(entry: ModelEntry, options: LoadOptions, parallel: SequenceParallel) -
         parallel=parallel,
         sp_strategy=options.sp_strategy,
     )
+    return family_of(entry).load(entry, files, how)
 
 
 class RestorerSource(Protocol):

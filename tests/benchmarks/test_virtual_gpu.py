@@ -25,7 +25,7 @@ from benchmarks.virtual_table import (
 from seedvr2_ray.models.seedvr2.vae.bands import MOST_ELEMENTS
 from seedvr2_ray.models.weights.catalogue import CATALOGUE, ModelEntry
 from seedvr2_ray.restoration.families import facts_of
-from seedvr2_ray.restoration.planning.forecast import DeviceMemory
+from seedvr2_ray.restoration.planning.device_memory import DeviceMemory
 from seedvr2_ray.restoration.planning.gpus import known_gpus
 from seedvr2_ray.restoration.planning.memory import LADDER, ExactKnobs, MemoryCosts, predict
 from seedvr2_ray.restoration.planning.segment_plan import describe_segment

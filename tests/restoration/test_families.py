@@ -8,6 +8,7 @@ import torch
 from seedvr2_ray.errors import SettingsError
 from seedvr2_ray.models.weights.catalogue import CATALOGUE
 from seedvr2_ray.restoration.families import family_of
+from seedvr2_ray.restoration.planning.device_memory import DeviceMemory
 from seedvr2_ray.restoration.planning.geometry import Geometry
 from seedvr2_ray.restoration.planning.memory import MemoryCosts
 from seedvr2_ray.restoration.restorer import SegmentTask
@@ -36,8 +37,8 @@ def test_a_model_that_takes_streams_says_so_in_the_catalogue_and_others_refuse_t
     family = family_of(entry)
 
     def foresee(task):
-        device = {"kind": "cpu", "dtype": torch.bfloat16, "free_bytes": 10**12, "node_gpus": 1, "gang_size": None}
-        return family.foresee_memory(entry, task, COSTS, **device)
+        device = DeviceMemory(name="cpu", kind="cpu", dtype=torch.bfloat16, free_bytes=10**12)
+        return family.foresee_memory(entry, task, COSTS, device, gang_size=None)
 
     if entry.takes_streams:
         # What it needs does not grow with the length.

@@ -18,7 +18,8 @@ from seedvr2_ray.batch.report.page import cost_of
 from seedvr2_ray.errors import SettingsError
 from seedvr2_ray.models.weights.catalogue import find_entry
 from seedvr2_ray.restoration.load import local_device
-from seedvr2_ray.restoration.planning.forecast import DeviceMemory, forecast_memory, look_at_device
+from seedvr2_ray.restoration.planning.device_memory import DeviceMemory, look_at_device
+from seedvr2_ray.restoration.planning.forecast import forecast_memory
 from seedvr2_ray.restoration.restorer import RestorerIdentity
 from seedvr2_ray.restoration.work.failures import Failure
 

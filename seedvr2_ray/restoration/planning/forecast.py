@@ -1,15 +1,13 @@
 """What a plan will need of a device's memory, said before any weights are here."""
 
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 
 from seedvr2_ray.errors import CapacityError
 from seedvr2_ray.models.weights.catalogue import ModelEntry, find_entry
-from seedvr2_ray.restoration.device import default_dtype, device_name, free_bytes
 from seedvr2_ray.restoration.families import family_of
-from seedvr2_ray.restoration.planning.gpus import KnownGPU
+from seedvr2_ray.restoration.planning.device_memory import DeviceMemory
 from seedvr2_ray.restoration.planning.memory import MemoryCosts
 from seedvr2_ray.restoration.planning.plan import Plan
 from seedvr2_ray.restoration.restorer import SegmentTask
@@ -42,36 +40,6 @@ class MemoryForecast:
         )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DeviceMemory:
-    """A device that may be another machine's: what has to be known of it to say what fits."""
-
-    name: str
-    """Under which memory costs are stored."""
-    kind: str
-    """As torch says it: ``cuda`` or ``cpu``."""
-    dtype: torch.dtype
-    free_bytes: int
-    num_devices: int = 1
-    """Of this kind in one machine."""
-
-    @classmethod
-    def of_gpu(cls, gpu: KnownGPU, num_devices: int = 1) -> Self:
-        """Describe a machine of some GPUs that nobody uses, wherever it may be."""
-        return cls(name=gpu.name, kind="cuda", dtype=torch.bfloat16, free_bytes=gpu.free_bytes, num_devices=num_devices)
-
-
-def look_at_device(device: torch.device) -> DeviceMemory:
-    """Describe a device of this machine as it is now."""
-    return DeviceMemory(
-        name=device_name(device),
-        kind=device.type,
-        dtype=default_dtype(device),
-        free_bytes=free_bytes(device),
-        num_devices=torch.cuda.device_count() if device.type == "cuda" else 1,
-    )
-
-
 def forecast_memory(
     plan: Plan, entry: ModelEntry, device: DeviceMemory, *, gang_size: int | None = 1
 ) -> MemoryForecast | None:
@@ -97,16 +65,7 @@ def forecast_memory(
     costs, family = MemoryCosts.for_device(device.name), family_of(entry)
     peak, refusal, size = None, "", gang_size or 1
     try:
-        foreseen = family.foresee_memory(
-            entry,
-            task,
-            costs,
-            kind=device.kind,
-            dtype=device.dtype,
-            free_bytes=device.free_bytes,
-            node_gpus=device.num_devices,
-            gang_size=gang_size,
-        )
+        foreseen = family.foresee_memory(entry, task, costs, device, gang_size=gang_size)
         if foreseen is None:
             return None
         peak, size = foreseen.peak_bytes, foreseen.gang_size

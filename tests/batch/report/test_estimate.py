@@ -8,7 +8,7 @@ from seedvr2_ray.batch.manifest.manifest import ManifestSource
 from seedvr2_ray.batch.manifest.normalise import Shard, normalise
 from seedvr2_ray.batch.report.estimate import Estimate, estimates_of
 from seedvr2_ray.restoration.lanczos import LANCZOS
-from seedvr2_ray.restoration.planning.forecast import DeviceMemory
+from seedvr2_ray.restoration.planning.device_memory import DeviceMemory
 from seedvr2_ray.restoration.restorer import RestorerIdentity
 from seedvr2_ray.settings import RestoreSettings
 from tests.media.clips import make_clip

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from seedvr2_ray.models.weights.catalogue import find_entry
-from seedvr2_ray.restoration.planning.forecast import DeviceMemory, forecast_memory, look_at_device
+from seedvr2_ray.restoration.planning.device_memory import DeviceMemory, look_at_device
+from seedvr2_ray.restoration.planning.forecast import forecast_memory
 from seedvr2_ray.restoration.planning.plan import plan_video
 from seedvr2_ray.restoration.restorer import RestorerIdentity
 from seedvr2_ray.settings import RestoreSettings
