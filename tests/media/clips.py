@@ -20,6 +20,7 @@ import numpy as np
 from av.video.reformatter import Interpolation
 
 from seedvr2_ray.frames import ColourTags
+from seedvr2_ray.media.output.scheduling import scheduling_kept
 from seedvr2_ray.media.picture.colour import MATRICES, PRIMARIES, TRANSFERS
 
 # SVT-AV1 prints its settings to the terminal unless its environment says not to.
@@ -178,6 +179,8 @@ def make_clip(
         if sample_aspect != 1:
             stream.codec_context.sample_aspect_ratio = Fraction(sample_aspect)
         _tag(stream.codec_context, colour)
+        with scheduling_kept():
+            stream.codec_context.open()
         if mirrored:
             stream.set_display_rotation(rotation, hflip=True)
         elif rotation:

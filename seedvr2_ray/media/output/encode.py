@@ -15,6 +15,7 @@ from seedvr2_ray.frames import ColourTags, Frames
 from seedvr2_ray.media.container.file_url import file_url
 from seedvr2_ray.media.output.encoders import BITEXACT, configure_encoder, stamp_rate, tag_frame
 from seedvr2_ray.media.output.master import MasterFormat
+from seedvr2_ray.media.output.scheduling import scheduling_kept
 from seedvr2_ray.media.output.write_errors import remove_file, whole_file_or_none
 from seedvr2_ray.media.stills.image_files import ImagePart
 
@@ -192,6 +193,8 @@ def _open_encoder(container: av.container.OutputContainer, master: MasterFormat,
     context.framerate = rate
     if num_threads and "threads" not in dict(master.options):
         context.thread_count = num_threads
+    with scheduling_kept():
+        context.open()
     return stream
 
 
