@@ -34,11 +34,18 @@ serve: $(VENV)/.user ## Start the service of serve_config.yaml on this machine; 
 	@echo "Starting the service; Ctrl-C ends it. Its page: http://127.0.0.1:8000"
 	@SEEDVR2_AUTH=$${SEEDVR2_AUTH:-none} $(BIN)/seedvr2-ray serve serve_config.yaml
 
+# A cluster, a browser and a GPU are one for all, so their tests run one after the other; all others side by side.
+ALONE := ray or browser or gpu
+SIDE_BY_SIDE := -n logical --maxprocesses 4 --dist worksteal
+
 test: lint system-packages ## Check style and types, then run every test
-	$(BIN)/python -m pytest
+	@failed=; \
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not ($(ALONE))" || failed=yes; \
+	$(BIN)/python -m pytest -m "$(ALONE)" || failed=yes; \
+	test -z "$$failed"
 
 test-fast: $(VENV)/.developer ## Run only the tests that take no time: under a minute
-	$(BIN)/python -m pytest -q -n logical --maxprocesses 4 -m "not slow and not ray and not gpu and not browser"
+	$(BIN)/python -m pytest -q $(SIDE_BY_SIDE) -m "not slow and not ($(ALONE))"
 
 lint: $(VENV)/.developer ## Check style and types
 	$(BIN)/ruff check $(CODE)

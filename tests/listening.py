@@ -8,6 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.processes import descendants
+
 _LISTENING = "0A"
 
 
@@ -27,23 +29,10 @@ class Listener:
         return (mapped or found).is_loopback
 
 
-def tree_of(pid: int) -> list[int]:
-    """Return a process and all its descendants."""
-    children: dict[int, list[int]] = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            children.setdefault(parent, []).append(int(folder.name))
-    found = [pid]
-    for each in found:
-        found += children.get(each, [])
-    return found
-
-
 def listeners_of(pid: int) -> set[Listener]:
     """Return what a process and its descendants listen on."""
     owners: dict[str, str] = {}
-    for each in tree_of(pid):
+    for each in descendants(pid):
         with suppress(OSError):
             command = Path(f"/proc/{each}/cmdline").read_bytes().replace(b"\0", b" ").decode()[:80].strip()
             for link in Path(f"/proc/{each}/fd").iterdir():

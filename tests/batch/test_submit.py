@@ -2,10 +2,10 @@
 
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.batch.archives import digests, make_archive, quarantined, restore_one_by_one
+from tests.processes import kill_family
 
 pytestmark = pytest.mark.ray
 
@@ -33,7 +34,8 @@ def cluster(tmp_path: Path) -> Iterator[str]:
     gcs, dashboard = _free_port(), _free_port()
     command = [RAY, "start", "--head", "--block", "--num-cpus=2", "--disable-usage-stats", f"--port={gcs}"]
     command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--node-ip-address=127.0.0.1"]
-    command += [f"--object-store-memory={150 << 20}", f"--temp-dir={_short_folder()}"]
+    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # A path of a socket may have 107 characters.
+    command += [f"--object-store-memory={150 << 20}", f"--temp-dir={folder}"]
     # Another Ray on the same machine has the usual one, and without its agent a cluster takes no jobs.
     command += [f"--dashboard-agent-listen-port={_free_port()}"]
     head = subprocess.Popen(
@@ -49,19 +51,9 @@ def cluster(tmp_path: Path) -> Iterator[str]:
             time.sleep(0.2)
         yield f"http://127.0.0.1:{dashboard}"
     finally:
-        os.killpg(head.pid, signal.SIGTERM)
-        try:
-            head.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            os.killpg(head.pid, signal.SIGKILL)
-            head.wait()
-
-
-def _short_folder() -> str:
-    # Ray keeps sockets there, and a socket's path may have 107 characters.
-    folder = f"/tmp/ray-{os.getpid()}"
-    Path(folder).mkdir(exist_ok=True)
-    return folder
+        # Ray itself waits half a minute for its own parts.
+        kill_family(head)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _environment() -> dict[str, str]:

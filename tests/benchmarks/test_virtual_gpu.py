@@ -83,6 +83,7 @@ def stored():
     return stored_rows()
 
 
+@pytest.mark.slow
 def test_live_bytes_syncs_and_copies_are_counted() -> None:
     device = virtual_device()
     with counting() as tally, tally.watch("one"):

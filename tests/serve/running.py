@@ -29,6 +29,7 @@ from seedvr2_ray.serve.config import ModelPool, ServiceConfig, database_url_of
 from seedvr2_ray.serve.db.database import Database, open_database, utc_now
 from seedvr2_ray.serve.db.key_store import KeyStore
 from seedvr2_ray.serve.security.api_keys import make_key
+from tests.processes import descendants, kill_family
 
 _ROOT = Path(__file__).parents[2]
 _START_SECONDS = 300.0
@@ -139,18 +140,7 @@ class RunningService:
         """End every process of it at once, as a power cut does."""
         if self.process is None:
             return
-        # Stopped first, so that none of them can start another one or notice that its parent is gone.
-        killed: set[int] = set()
-        for _ in range(5):
-            family = [pid for pid in descendants(self.process.pid) if pid not in killed]
-            if not family:
-                break
-            for signal_number in (signal.SIGSTOP, signal.SIGKILL):
-                for pid in family:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(pid, signal_number)
-            killed.update(family)
-        self.process.wait()
+        kill_family(self.process)
         self.process = None
         shutil.rmtree(self._ray_folder, ignore_errors=True)
 
@@ -243,25 +233,6 @@ def start_service(
     finally:
         service.kill()
         service.forget()
-
-
-def descendants(pid: int) -> list[int]:
-    """Return a process and all that descend from it, and are not dead."""
-    children: dict[int, list[int]] = {}
-    for folder in Path("/proc").iterdir():
-        if not folder.name.isdecimal():
-            continue
-        with contextlib.suppress(OSError):
-            # The name may hold anything, so what follows it is read from its end.
-            state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
-            if state != "Z":
-                children.setdefault(int(parent), []).append(int(folder.name))
-    found, waiting = [], [pid]
-    while waiting:
-        one = waiting.pop()
-        found.append(one)
-        waiting += children.get(one, [])
-    return [one for one in found if Path(f"/proc/{one}").exists()]
 
 
 def _command_line(pid: int) -> str:

@@ -314,6 +314,7 @@ def test_running_out_of_memory_is_planned_anew_once_and_gives_the_same_picture(m
     torch.testing.assert_close(to_unit_range(_restore(_restorer(), task)), expected, atol=2e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_running_out_of_memory_in_every_way_is_refused_once_with_what_was_tried(monkeypatch):
     calls = _failing_sample(monkeypatch, 99)
     restorer = _restorer()
@@ -327,6 +328,7 @@ def test_running_out_of_memory_in_every_way_is_refused_once_with_what_was_tried(
     assert calls == []
 
 
+@pytest.mark.slow
 def test_a_finished_stage_is_not_done_again_and_the_next_segment_begins_where_this_one_ended(monkeypatch):
     encoded, real = [], EncodeStage._encode_slice
     monkeypatch.setattr(EncodeStage, "_encode_slice", lambda self, batch: encoded.append(1) or real(self, batch))

@@ -20,6 +20,7 @@ def _in(networks: list[str]) -> st.SearchStrategy[str]:
     return st.sampled_from(networks).flatmap(lambda text: st.ip_addresses(network=ipaddress.ip_network(text)).map(str))
 
 
+@pytest.mark.slow
 @given(_in(INSIDE_V4 + INSIDE_V6))
 def test_no_address_of_a_special_range_is_public(text: str) -> None:
     assert not is_public(ipaddress.ip_address(text))
