@@ -7,6 +7,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
+os.environ["OMP_NUM_THREADS"] = "1"  # Of torch, in every process that a test starts.
 # Read by Ray when it is imported, so they are set before any test module is.
 os.environ["RAY_AUTH_MODE"] = "disabled"  # A token file left by another Ray would change this one.
 os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # A Serve handle would start a second cluster at exit.
@@ -23,8 +24,8 @@ ORDER = ("slow", "browser", "gpu", "ray")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Fix the number of threads: sums of floats depend on how they are split."""
-    torch.set_num_threads(2)
+    """One thread: sums of floats depend on how they are split, and waiting for a second costs more than they do."""
+    torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

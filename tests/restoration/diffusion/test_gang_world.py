@@ -1,6 +1,5 @@
 """Real processes that talk by gloo give what one process gives: networks by part, and whole segments."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,19 +13,13 @@ ONE_CODE = 1.01 / 65535
 
 
 @pytest.fixture(scope="module")
-def alone() -> Iterator[dict[str, Tensor]]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield run_cases()
-    torch.set_num_threads(threads)
+def alone() -> dict[str, Tensor]:
+    return run_cases()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 3, 4, 8])
-def test_processes_that_talk_by_gloo_give_what_one_gives(
-    size: int, alone: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+def test_processes_that_talk_by_gloo_give_what_one_gives(size: int, alone: dict[str, Tensor], tmp_path: Path) -> None:
     torch.multiprocessing.spawn(run_rank, (size, str(tmp_path)), size)
     found = torch.load(tmp_path / "results.pt")
     assert found.keys() == alone.keys()

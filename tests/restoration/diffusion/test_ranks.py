@@ -25,14 +25,6 @@ pytestmark = pytest.mark.slow
 GPU_LIKE = replace(FAST, conv_elements=20_000)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def _codes(batches: list[Frames]) -> Tensor | None:
     return torch.cat([batch.data_TCHW for batch in batches]).int() if batches else None
 

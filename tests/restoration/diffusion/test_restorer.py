@@ -57,15 +57,6 @@ def _model(vae_config=VAE):
 MODEL = _model()
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Waiting for a second thread costs more than these small tensors do."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def _restorer(model=MODEL, **changes):
     return DiffusionRestorer(model, RestorerIdentity("tiny", "0"), device=CPU, **changes)
 

@@ -23,15 +23,6 @@ CPU = torch.device("cpu")
 SETTINGS = RestoreSettings(model="swiftvr", resolution="x2", segment_seconds=0.5, segment_overlap=4, preset="ultrafast")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Waiting for a second thread costs more than these small tensors do."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """The tiny checkpoint where an operator would put the released one."""

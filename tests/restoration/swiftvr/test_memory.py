@@ -30,15 +30,6 @@ GPU = MemoryCosts.for_device("NVIDIA H100")
 GIB = 2**30
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Waiting for a second thread costs more than these small tensors do."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def released():
     return foresee_swiftvr(SWIFTVR, torch.bfloat16)

@@ -24,15 +24,6 @@ TIME_BASE = Fraction(1, 25)
 COSTS = MemoryCosts.for_device("cpu")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Waiting for a second thread costs more than these small tensors do."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def model():
     with torch.no_grad():
