@@ -58,6 +58,8 @@ class SettledPool:
     """Finishing and publishing tasks that are started at a time; what does not run yet waits in Ray."""
     num_planners: int
     """Planning tasks at a time: the rest of the CPUs is for decoding, encoding, finishing and publishing."""
+    gang_size: int = 1
+    """Ranks of each restorer."""
 
 
 @contextmanager
@@ -129,6 +131,7 @@ def settle_pool(pool: Pool) -> SettledPool:
         task_cpus=task_cpus,
         num_tasks=max(2, int(2 * cpus / task_cpus)) if task_cpus else 2,
         num_planners=max(1, int((cpus - min(max_size, max(1, fits)) * num_cpus) / task_cpus / 2)),
+        gang_size=pool.gang_size,
     )
 
 

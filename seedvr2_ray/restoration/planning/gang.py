@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from seedvr2_ray.errors import DeviceMemoryError, SettingsError
+from seedvr2_ray.models.seedvr2.vae.ranks.rows import require_rows
 from seedvr2_ray.restoration.planning.memory import MemoryCosts, MemoryDemand, MemoryPlan, plan_memory
 
 _LARGEST_NAMED = 16
@@ -49,7 +50,7 @@ def choose_gang(
         SettingsError: so many ranks cannot share this picture, or are not in one machine.
     """
     if asked is not None:
-        require_gang_size(demand, asked, node_gpus)
+        _require_size(demand, asked, node_gpus)
     first: DeviceMemoryError | None = None
     for size in [asked] if asked is not None else _sizes(demand, node_gpus):
         try:
@@ -60,13 +61,7 @@ def choose_gang(
     raise DeviceMemoryError(f"{first}{_larger_gang(demand, costs, device_bytes, node_gpus, asked, may_offload)}")
 
 
-def require_gang_size(demand: MemoryDemand, size: int, node_gpus: int) -> None:
-    """Refuse a number of ranks that cannot share a picture, or a machine.
-
-    Raises:
-        SettingsError: says why, and the sizes there are.
-    """
-    most = _most_ranks(demand)
+def _require_size(demand: MemoryDemand, size: int, node_gpus: int) -> None:
     if size < 1:
         raise SettingsError(f"a gang has at least 1 GPU, got gang_size {size}; leave it out to have it chosen")
     if size > node_gpus:
@@ -74,11 +69,7 @@ def require_gang_size(demand: MemoryDemand, size: int, node_gpus: int) -> None:
             f"gang_size {size} needs {size} GPUs in one machine and there {_are(node_gpus)}; "
             f"ask for at most {node_gpus}"
         )
-    if size > most:
-        raise SettingsError(
-            f"{size} GPUs cannot share a picture of {most} rows of latents, for each needs one; "
-            f"ask for a gang_size of at most {most}"
-        )
+    require_rows(_most_ranks(demand), size)
 
 
 def _plan(demand: MemoryDemand, costs: MemoryCosts, device_bytes: int, size: int, *, may_offload: bool) -> MemoryPlan:
