@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from seedvr2_ray.errors import DeviceMemoryError, SettingsError
 from seedvr2_ray.models.seedvr2.vae.ranks.rows import require_rows
-from seedvr2_ray.restoration.planning.memory import MemoryCosts, MemoryDemand, MemoryPlan, plan_memory
+from seedvr2_ray.restoration.planning.memory import MemoryCosts, MemoryDemand, MemoryPlan, fits, plan_memory
 
 _LARGEST_NAMED = 16
 """GPUs of the largest machines: larger gangs are not suggested to anybody."""
@@ -51,14 +51,17 @@ def choose_gang(
     """
     if asked is not None:
         _require_size(demand, asked, node_gpus)
-    first: DeviceMemoryError | None = None
-    for size in [asked] if asked is not None else _sizes(demand, node_gpus):
-        try:
-            return GangChoice(size=size, memory=_plan(demand, costs, device_bytes, size, may_offload=may_offload))
-        except DeviceMemoryError as error:
-            first = first or error
-    assert first is not None
-    raise DeviceMemoryError(f"{first}{_larger_gang(demand, costs, device_bytes, node_gpus, asked, may_offload)}")
+    sizes = [asked] if asked is not None else list(_sizes(demand, node_gpus))
+    for size in sizes:
+        shared = replace(demand, num_ranks=size)
+        if fits(shared, costs, device_bytes, may_offload=may_offload):
+            return GangChoice(size=size, memory=plan_memory(shared, costs, device_bytes, may_offload=may_offload))
+    larger = _larger_gang(demand, costs, device_bytes, node_gpus, asked, may_offload)
+    try:
+        plan_memory(replace(demand, num_ranks=sizes[0]), costs, device_bytes, may_offload=may_offload)
+    except DeviceMemoryError as error:
+        raise DeviceMemoryError(f"{error}{larger}") from None
+    raise AssertionError("what is found to fit is planned")
 
 
 def _require_size(demand: MemoryDemand, size: int, node_gpus: int) -> None:
@@ -70,10 +73,6 @@ def _require_size(demand: MemoryDemand, size: int, node_gpus: int) -> None:
             f"ask for at most {node_gpus}"
         )
     require_rows(_most_ranks(demand), size)
-
-
-def _plan(demand: MemoryDemand, costs: MemoryCosts, device_bytes: int, size: int, *, may_offload: bool) -> MemoryPlan:
-    return plan_memory(replace(demand, num_ranks=size), costs, device_bytes, may_offload=may_offload)
 
 
 def _sizes(demand: MemoryDemand, most: int) -> Iterator[int]:
@@ -97,9 +96,7 @@ def _larger_gang(
     for size in _sizes(demand, _LARGEST_NAMED):
         if size <= tried:
             continue
-        try:
-            _plan(demand, costs, device_bytes, size, may_offload=may_offload)
-        except DeviceMemoryError:
+        if not fits(replace(demand, num_ranks=size), costs, device_bytes, may_offload=may_offload):
             continue
         where = "" if size <= node_gpus else f", in a machine with so many (here {_are(node_gpus)})"
         return f"; a gang of {size} GPUs like this one would do{where}"
