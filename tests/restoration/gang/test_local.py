@@ -46,7 +46,7 @@ def test_the_command_line_restores_with_several_processes(tmp_path, capsys):
     assert main([*words, "--gpus", "2", "--device", "cpu"]) == 0
     assert json.loads(capsys.readouterr().out)["frames_restored_now"] == 5
     provenance = json.loads((tmp_path / "out.mp4.json").read_text())
-    assert [segment["restored"]["gang_size"] for segment in provenance["segments"]] == [2]
+    assert {segment["restored"]["gang_size"] for segment in provenance["segments"]} == {2}
 
 
 @pytest.mark.parametrize(
