@@ -53,7 +53,9 @@ def require_size(model: str, own: ModelPool, asked: int | None) -> None:
     """
     if asked is not None and asked not in own.sizes:
         sizes = " or ".join(map(str, own.sizes))
-        raise SettingsError(f"{model} is deployed here on {sizes} GPUs at a time, not on {asked}; use one of these")
+        raise SettingsError(
+            f"{model} is deployed here in gangs of {sizes}, not of {asked}; ask for one of these, or for none"
+        )
 
 
 def _foreseen(plan: Plan, pool: ModelPool) -> ChosenPool:

@@ -75,7 +75,7 @@ def test_what_fits_none_is_refused_and_a_size_that_is_asked_for_is_taken_or_refu
     assert choose_pool(plan, known, 2).memory.refusal == "too large for 2"
     needs(1)
     assert choose_pool(plan, known, 8).pool.gang_size == 8
-    with pytest.raises(SettingsError, match="seedvr2-3b is deployed here on 1 or 2 or 8 GPUs at a time, not on 4"):
+    with pytest.raises(SettingsError, match="seedvr2-3b is deployed here in gangs of 1 or 2 or 8, not of 4"):
         choose_pool(plan, known, 4)
 
 

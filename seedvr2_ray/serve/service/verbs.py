@@ -30,6 +30,7 @@ from seedvr2_ray.serve.db.upload_store import Upload, UploadStore
 from seedvr2_ray.serve.db.usage_store import UsageOfDay, UsageStore
 from seedvr2_ray.serve.jobs import Job, JobState, ResultInfo, Source
 from seedvr2_ray.serve.observability.gauges import Gauge, gauges_of
+from seedvr2_ray.serve.pools import require_size
 from seedvr2_ray.serve.problems import ConflictRefusal, FetchRefusal, GoneRefusal, MissingRefusal, RateRefusal
 from seedvr2_ray.serve.scheduler.job_watch import JobWatch, Snapshot
 from seedvr2_ray.serve.scheduler.webhooks import require_webhook_url
@@ -339,7 +340,9 @@ class Service:
                 require_webhook_url(submission.webhook_url, self.secrets.webhook_secret)
             except FetchRefusal as refusal:
                 raise FetchRefusal(f"webhook_url: {refusal}") from None
-        return settle_settings(submission.settings, self.config)
+        settings = settle_settings(submission.settings, self.config)
+        require_size(settings.model, self.config.models[settings.model], submission.gang_size)
+        return settings
 
     async def _look_at_source(
         self, caller: Caller, submission: Submission, settings: RestoreSettings

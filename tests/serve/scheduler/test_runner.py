@@ -426,4 +426,4 @@ def test_a_job_goes_to_the_gangs_of_the_size_it_asks_for_and_pays_for_each_of_th
     plain, alone, shared, refused = asyncio.run(work())
     assert [pools[job.id] for job in (plain, alone, shared)] == ["lanczos", "lanczos", "lanczos-gang-2"]
     assert shared.gpu_seconds >= 2 * speeds[shared.id]
-    assert "deployed here on 1 or 2 GPUs at a time, not on 3" in refused.error.detail
+    assert "deployed here in gangs of 1 or 2, not of 3" in refused.error.detail
