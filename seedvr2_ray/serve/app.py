@@ -190,7 +190,7 @@ def _gangs(pool: ModelPool, source: RestorerSource, stall_seconds: float) -> Gan
         start_seconds=0.8 * stall_seconds, silence_seconds=pool.rank_silence_seconds, stall_seconds=0.8 * stall_seconds
     )
     return GangRestorers(
-        source=source, size=pool.gang_size, placement="replica", strategy=pool.sp_strategy, timeouts=timeouts
+        source=source, size=pool.gang_size, placement="group", strategy=pool.sp_strategy, timeouts=timeouts
     )
 
 
