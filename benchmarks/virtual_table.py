@@ -7,6 +7,7 @@ Nothing is run: ``benchmarks/results/virtual_gpu.json`` is read, which ``python 
 
 import json
 from collections.abc import Iterator
+from itertools import product
 from typing import Any
 
 from benchmarks.machine import results_folder
@@ -21,6 +22,9 @@ NUM_FRAMES = 61
 """Long enough for every rung that all stages alternate: slices of 17 and 16 frames, and four chunks."""
 RANK_FRAMES = 29
 SHOWN_RUNGS = (1, 3, 5, 7, 9)
+SHOWN_RANKS = ((0, 2), (1, 4), (1, 8))
+"""Of 2, 4 and 8 one that holds as many rows as any, with neighbours on both sides if one has."""
+RANK_RUNGS = (1, 5, 9)
 
 
 def stored_rows() -> dict[str, Any]:
@@ -51,6 +55,19 @@ def memory_table(rows: dict[str, Any]) -> Iterator[str]:
             above = [peak(row, "planned_bytes") / peak(row, "peak_bytes") for row in found.values() if row]
             excess = f"{100 * (max(above) - 1):.1f} %" if above else "not run"
             yield f"| {model.upper()} | {size[1]}p | {' | '.join(cells)} | {excess} | {len(above)} of {len(RUNGS)} |"
+
+
+def rank_table(rows: dict[str, Any]) -> Iterator[str]:
+    """Yield the lines of: the same of one GPU of a gang."""
+    names = " | ".join(f"rung {rung}" for rung in RANK_RUNGS)
+    yield f"| model | output | GPUs | {names} | plan above, at most |"
+    yield "|---" * (len(RANK_RUNGS) + 4) + "|"
+    for model, size, rank in product(MODELS, SIZES, SHOWN_RANKS):
+        found = [rows.get(row_name(model, size, rung, RANK_FRAMES, rank=rank)) for rung in RANK_RUNGS]
+        above = [peak(row, "planned_bytes") / peak(row, "peak_bytes") for row in found if row]
+        if above:
+            cells = " | ".join(_cell(row) for row in found)
+            yield f"| {model.upper()} | {size[1]}p | {rank[1]} | {cells} | {100 * (max(above) - 1):.1f} % |"
 
 
 def speed_table(rows: dict[str, Any]) -> Iterator[str]:
@@ -84,9 +101,9 @@ def _fastest(rows: dict[str, Any], model: str, size: tuple[int, int], name: str,
 
 
 def main() -> None:
-    """Print both tables."""
+    """Print all tables."""
     rows = stored_rows()
-    for table in (memory_table(rows), speed_table(rows)):
+    for table in (memory_table(rows), rank_table(rows), speed_table(rows)):
         print("\n".join(table), end="\n\n")
 
 

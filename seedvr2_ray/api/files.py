@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,8 @@ from seedvr2_ray.api.progress import ProgressBar
 from seedvr2_ray.html import render_facts, render_grid
 from seedvr2_ray.media.container.info import MediaInfo, Notice
 from seedvr2_ray.media.container.probe import probe as probe_file
-from seedvr2_ray.restoration.load import (
-    LoadOptions,
-    find_model,
-    identify,
-    load_restorer,
-    local_device,
-    require_possible,
-    require_room,
-)
+from seedvr2_ray.restoration.gang.choice import ModelToLoad
+from seedvr2_ray.restoration.load import LoadOptions, find_model, identify, local_device
 from seedvr2_ray.restoration.planning.device_memory import look_at_device
 from seedvr2_ray.restoration.planning.forecast import MemoryForecast, forecast_memory
 from seedvr2_ray.restoration.planning.plan import Plan, Segment
@@ -187,7 +179,8 @@ def plan(
             earlier=earlier,
         )
         num_frames = prepared.frames_to_restore
-    memory = forecast_memory(prepared.plan, find_model(chosen), look_at_device(local_device()))
+    device = look_at_device(local_device(options.device)).shared_by(options.num_gpus)
+    memory = forecast_memory(prepared.plan, find_model(chosen, options.device), device, gang_size=options.gpus)
     return PlannedFile(plan=prepared.plan, frames_to_restore=num_frames, memory=memory)
 
 
@@ -208,7 +201,7 @@ def restore_file(
     """Restore a file; see :func:`seedvr2_ray.restore`, which is this where its source is a file."""
     chosen, options = _settings(settings, excerpt), options or LoadOptions()
     require_source(str(source))
-    require_possible(chosen, options)
+    model = ModelToLoad(chosen, options)
     with ExitStack() as stack:
         shown = stack.enter_context(ProgressBar()) if progress is True else progress or None
         finished = restore_video(
@@ -216,14 +209,14 @@ def restore_file(
             str(target),
             chosen,
             identify(chosen, options),
-            partial(load_restorer, chosen, options),
+            model.load,
             work_folder=_text(work_folder),
             keep_work=keep_work,
             overwrite=overwrite,
             report=report,
             progress=shown,
             check_cancelled=check_cancelled,
-            accept=lambda made: require_room(chosen, options, made.recipe.geometry),
+            accept=model.accept,
         )
     return RestoredFile(finished=finished)
 

@@ -19,7 +19,8 @@ from seedvr2_ray.html import render_grid, render_picture
 from seedvr2_ray.media.container.info import MediaInfo
 from seedvr2_ray.media.container.probe import probe
 from seedvr2_ray.media.reading.decode import decode_span
-from seedvr2_ray.restoration.load import LoadOptions, load_restorer, require_room
+from seedvr2_ray.restoration.gang.choice import settle_gang
+from seedvr2_ray.restoration.load import LoadOptions, load_restorer
 from seedvr2_ray.restoration.planning.geometry import DEFAULT_MAX_PIXELS, parse_resolution, plan_geometry
 from seedvr2_ray.restoration.report.comparison import ComparisonPicture, compare_frames, side_by_side
 from seedvr2_ray.restoration.report.quality import measure_segment
@@ -92,8 +93,7 @@ def restore_frames(
     )
     if progress is not None:
         progress.stage("load")
-    options = options or LoadOptions()
-    require_room(chosen, options, geometry)
+    options = settle_gang(chosen, options or LoadOptions(), task)
     restorer = load_restorer(chosen, options)
     if progress is not None:
         progress.stage("restore")

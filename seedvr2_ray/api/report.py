@@ -28,7 +28,8 @@ class Report:
         """Return a row per segment in plain values, for ``pandas.DataFrame(report.segments)``.
 
         Figures that were not measured are None. ``psnr`` is in decibels between the source and the result scaled down
-        to its size, ``colour_error`` in codes of 8 bits, ``seconds`` what restoring took.
+        to its size, ``colour_error`` in codes of 8 bits, ``seconds`` what restoring took,
+        on so many ``gpus`` together.
         """
         return [_row(record) for record in self.provenance["segments"]]
 
@@ -79,6 +80,7 @@ def _row(record: Mapping[str, Any]) -> dict[str, Any]:
         "first_frame": first,
         "num_frames": stop - first,
         "seconds": restored["seconds"],
+        "gpus": restored.get("gang_size", 1),
         "psnr": quality.get("psnr"),
         "ssim": quality.get("ssim"),
         "colour_error": quality.get("colour_error"),

@@ -23,7 +23,7 @@ from seedvr2_ray.batch.report.fixity import write_fixity
 from seedvr2_ray.batch.report.outcomes import OutcomeLog, Totals
 from seedvr2_ray.batch.report.page import RunFacts, summarise, write_job_report
 from seedvr2_ray.errors import SettingsError
-from seedvr2_ray.gang.restorers import in_gangs
+from seedvr2_ray.gang.restorers import PlacementKind, in_gangs
 from seedvr2_ray.restoration.gang.ranks import Timeouts
 from seedvr2_ray.restoration.load import CatalogueRestorers, RestorerSource
 from seedvr2_ray.restoration.planning.geometry import DEFAULT_MAX_PIXELS
@@ -192,7 +192,8 @@ def estimate_bulk(request: BulkRequest, megapixels_per_second: float) -> Estimat
 def _restorers(request: BulkRequest) -> RestorerSource:
     pool = request.pool
     timeouts = Timeouts(silence_seconds=pool.rank_silence_seconds)
-    return in_gangs(request.restorers, pool.gang_size, pool.sp_strategy, timeouts)
+    placement: PlacementKind = "beside" if pool.placement_group is None else "group"
+    return in_gangs(request.restorers, pool.gang_size, pool.sp_strategy, timeouts, placement)
 
 
 @contextmanager

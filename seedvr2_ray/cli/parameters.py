@@ -37,7 +37,12 @@ Compile = Annotated[
     bool,
     typer.Option("--compile", help="Compile the transformer while loading: a minute or more, for long material."),
 ]
-Gpus = Annotated[int, typer.Option(min=1, help="GPUs of this machine that restore each segment together.")]
+Gpus = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="GPUs of this machine that restore each segment together; by default one, or the fewest that can."
+    ),
+]
 Device = Annotated[
     Literal["auto", "cpu"],
     typer.Option(help="cpu leaves GPUs alone; with --gpus N, so many processes share the cores."),

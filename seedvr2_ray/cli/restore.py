@@ -58,7 +58,7 @@ def restore(
     mirror: Mirror = None,
     attention: Attention = "sdpa",
     compile_transformer: Compile = False,
-    gpus: Gpus = 1,
+    gpus: Gpus = None,
     device: Device = "auto",
     sp_strategy: SpStrategy = "auto",
     max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
@@ -74,7 +74,8 @@ def restore(
     settings = replace(settings, excerpt=excerpt_of(begin, end, frames))
     # torch and everything above it take seconds to import, which other commands would pay for with each start.
     from seedvr2_ray.cli.console import RunDisplay, StopSignals, show_finished
-    from seedvr2_ray.restoration.load import LoadOptions, identify, load_restorer, require_possible, require_room
+    from seedvr2_ray.restoration.gang.choice import ModelToLoad
+    from seedvr2_ray.restoration.load import LoadOptions, identify
     from seedvr2_ray.restoration.run import require_target, restore_video
     from seedvr2_ray.storage.location import require_source
 
@@ -88,14 +89,14 @@ def restore(
         gpus=gpus,
         sp_strategy=sp_strategy,
     )
-    require_possible(settings, options)
+    model = ModelToLoad(settings, options)
     with RunDisplay(quiet=as_json) as display, StopSignals(display) as stop:
         finished = restore_video(
             source,
             target,
             settings,
             identify(settings, options),
-            partial(load_restorer, settings, options),
+            model.load,
             work_folder=work,
             keep_work=keep_work,
             overwrite=overwrite,
@@ -104,9 +105,9 @@ def restore(
             progress=display,
             report=report,
             check_cancelled=stop.check,
-            accept=lambda made: require_room(settings, options, made.recipe.geometry),
+            accept=model.accept,
         )
-    if gpus == 1:
+    if model.num_gpus == 1:
         _remember(finished, device)
     say(as_json, finished.summary(), partial(show_finished, finished))
 

@@ -63,11 +63,12 @@ def _broken_by_service(manifest: Manifest) -> Iterator[str]:
         return
     groups = (ray_cluster_of(manifest) or {}).get("workerGroupSpecs") or []
     largest = max((gpus_of(group) for group in groups), default=0)
-    for name, pool in config.models.items():
+    for name in config.models:
         try:
             find_entry(name)
         except SettingsError as error:
             yield f"serveConfigV2 deploys a model that does not exist: {error}"
+    for name, pool in config.pools.items():
         wanted = pool.gang_size * max(pool.num_gpus, 1.0) if pool.gang_size > 1 else pool.num_gpus
         if wanted > largest:
             yield (

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import ray
-from ray.util.placement_group import PlacementGroup
+from ray.util.placement_group import PlacementGroup, placement_group_table
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from seedvr2_ray.errors import DeploymentError
@@ -72,7 +72,7 @@ class InGroup:
         return {
             "num_cpus": bundle.get("CPU", 0),
             "num_gpus": bundle.get("GPU", 0),
-            "scheduling_strategy": PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=index),
+            "scheduling_strategy": in_bundle(self.group, index),
         }
 
     def environ(self, rank: int) -> Mapping[str, str]:
@@ -92,6 +92,32 @@ def bundles_of(size: int, *, num_gpus: float, num_cpus: float) -> list[dict[str,
     """
     rank = {"GPU": num_gpus} if num_gpus else {"CPU": num_cpus}
     return [{"CPU": num_cpus}, *(dict(rank) for _ in range(size))]
+
+
+def find_group(name: str, size: int) -> PlacementGroup:
+    """Return a placement group that was made beforehand for one gang, by whichever job of the cluster.
+
+    Raises:
+        DeploymentError: there is none of this name, or it is no place for a gang of this size.
+    """
+    table = [each for each in placement_group_table().values() if each["name"] == name and each["state"] != "REMOVED"]
+    if len(table) != 1:
+        raise DeploymentError(
+            f"{len(table) or 'no'} placement groups of this cluster are called {name!r}; make one of that name with "
+            f"{size + 1} bundles and the strategy STRICT_PACK"
+        )
+    (found,) = table
+    if len(found["bundles"]) != size + 1 or found["strategy"] != "STRICT_PACK":
+        raise DeploymentError(
+            f"placement group {name!r} has {len(found['bundles'])} bundles and the strategy {found['strategy']}; a "
+            f"gang of {size} needs {size + 1}, of which the first is its leader's, and STRICT_PACK"
+        )
+    return PlacementGroup(ray.PlacementGroupID(bytes.fromhex(found["placement_group_id"])))
+
+
+def in_bundle(group: PlacementGroup, index: int) -> PlacementGroupSchedulingStrategy:
+    """Return how Ray is told to put something into a bundle."""
+    return PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index)
 
 
 def current_group(size: int) -> InGroup:

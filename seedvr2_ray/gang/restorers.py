@@ -15,10 +15,10 @@ from seedvr2_ray.restoration.load import RestorerSource
 from seedvr2_ray.restoration.restorer import RestorerIdentity
 from seedvr2_ray.settings import RestoreSettings
 
-PlacementKind = Literal["beside", "replica"]
-"""A fat leader that holds all devices; or the placement group that a replica of Serve was put into."""
+PlacementKind = Literal["beside", "group"]
+"""A fat leader that holds all devices; or the placement group that the leader was put into, as Serve's replicas are."""
 
-_PLACEMENTS: dict[PlacementKind, Callable[[int], Placement]] = {"beside": BesideLeader, "replica": current_group}
+_PLACEMENTS: dict[PlacementKind, Callable[[int], Placement]] = {"beside": BesideLeader, "group": current_group}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,9 +45,13 @@ class GangRestorers:
 
 
 def in_gangs(
-    source: RestorerSource, size: int, strategy: SpStrategy = "auto", timeouts: Timeouts | None = None
+    source: RestorerSource,
+    size: int,
+    strategy: SpStrategy = "auto",
+    timeouts: Timeouts | None = None,
+    placement: PlacementKind = "beside",
 ) -> RestorerSource:
-    """Return a source whose restorers are gangs of a size, led by actors that hold so many GPUs; itself at size 1.
+    """Return a source whose restorers are gangs of a size; itself at size 1.
 
     Raises:
         SettingsError: the source has no restorers that could be shared.
@@ -57,5 +61,5 @@ def in_gangs(
     if not isinstance(source, RankSource):
         raise SettingsError(f"{type(source).__name__} has no restorers for gangs; use a gang_size of 1")
     return GangRestorers(
-        source=source, size=size, placement="beside", strategy=strategy, timeouts=timeouts or Timeouts()
+        source=source, size=size, placement=placement, strategy=strategy, timeouts=timeouts or Timeouts()
     )

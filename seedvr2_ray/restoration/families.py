@@ -142,10 +142,18 @@ class _SeedVR2Family:
         gang_size: int | None,
     ) -> ForeseenMemory:
         demand = describe_segment(task, facts_of(entry.seedvr2, device.kind, device.dtype))
-        if device.kind == "cpu" and (gang_size or 1) == 1:
+        may_offload = device.kind != "cpu"
+        if not may_offload and (gang_size or 1) == 1:
             # A gang of processors would share the memory it lacks.
             return ForeseenMemory(plan_memory(demand, costs, device.free_bytes, may_offload=False).stages.peak)
-        choice = choose_gang(demand, costs, device.free_bytes, node_gpus=device.num_devices, asked=gang_size)
+        choice = choose_gang(
+            demand,
+            costs,
+            device.free_bytes,
+            node_gpus=device.num_devices,
+            asked=gang_size,
+            may_offload=may_offload,
+        )
         return ForeseenMemory(choice.bytes_per_rank, choice.size)
 
     def memory_source(self, costs: MemoryCosts) -> str:

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     import torch
 
     from seedvr2_ray.models.parallel import SequenceParallel
-    from seedvr2_ray.restoration.planning.geometry import Geometry
 
 DeviceChoice = Literal["auto", "cpu"]
 
@@ -44,10 +43,16 @@ class LoadOptions:
     """Whether missing weights are fetched."""
     device: DeviceChoice = "auto"
     """``cpu`` leaves GPUs alone."""
-    gpus: int = 1
-    """Devices of this machine that restore each segment together: a gang of so many processes."""
+    gpus: int | None = None
+    """Devices of this machine that restore each segment together: a gang of so many processes. None leaves it to the
+    plan of what is restored; without one it is a single device."""
     sp_strategy: SpStrategy = "auto"
     """How a gang shares the transformer's work."""
+
+    @property
+    def num_gpus(self) -> int:
+        """Devices that restore a segment together, as far as that is settled."""
+        return self.gpus or 1
 
 
 def find_model(settings: RestoreSettings, device: DeviceChoice = "auto") -> ModelEntry:
@@ -93,16 +98,16 @@ def load_restorer(settings: RestoreSettings, options: LoadOptions) -> Restorer:
     from seedvr2_ray.models.parallel import ALONE
 
     entry = find_model(settings, options.device)
-    if options.gpus == 1:
+    if options.num_gpus == 1:
         return _load(entry, options, ALONE)
 
     from seedvr2_ray.restoration.gang.local import start_local_gang
     from seedvr2_ray.restoration.gang.rules import require_gang
 
-    require_gang(entry, options.gpus, options.sp_strategy)
+    require_gang(entry, options.num_gpus, options.sp_strategy)
     source = CatalogueRestorers(replace(options, gpus=1))
     named = replace(settings, model=entry.name)
-    return start_local_gang(source, named, options.gpus, options.device, options.sp_strategy)
+    return start_local_gang(source, named, options.num_gpus, options.device, options.sp_strategy)
 
 
 def _load(entry: ModelEntry, options: LoadOptions, parallel: SequenceParallel) -> Restorer:
@@ -154,36 +159,6 @@ class CatalogueRestorers:
         entry = find_model(settings, self.options.device)
         require_gang(entry, parallel.size, strategy)
         return _load(entry, replace(self.options, sp_strategy=strategy), parallel)
-
-
-def require_possible(settings: RestoreSettings, options: LoadOptions) -> None:
-    """Refuse a gang that this machine or the model cannot be; starts nothing.
-
-    Raises:
-        SettingsError: the model cannot be shared by so many, or there are fewer GPUs.
-        DeploymentError: ranks cannot talk to each other with this installation.
-    """
-    if options.gpus == 1:
-        return
-
-    from seedvr2_ray.restoration.gang.rules import choose_devices, require_gang
-
-    require_gang(find_model(settings, options.device), options.gpus, options.sp_strategy)
-    choose_devices(options.gpus, "cpu" if options.device == "cpu" else "cuda")
-
-
-def require_room(settings: RestoreSettings, options: LoadOptions, geometry: Geometry) -> None:
-    """Refuse a picture that is too small to be shared by the asked number of devices.
-
-    Raises:
-        SettingsError: says how many can.
-    """
-    if options.gpus == 1:
-        return
-
-    from seedvr2_ray.restoration.gang.rules import require_rows
-
-    require_rows(find_model(settings, options.device), settings, geometry, options.gpus)
 
 
 def local_device(device: DeviceChoice = "auto") -> torch.device:

@@ -1,13 +1,16 @@
 """The seam every restorer fits: frames of one segment in, the same frames larger and better out."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from seedvr2_ray.errors import SettingsError
 from seedvr2_ray.frames import Frames
 from seedvr2_ray.restoration.planning.geometry import Geometry
 from seedvr2_ray.settings import RestoreSettings
+
+if TYPE_CHECKING:
+    from seedvr2_ray.restoration.planning.memory import MemoryLesson
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,3 +94,29 @@ def close_restorer(restorer: object) -> None:
     """Give back what a restorer holds besides memory, if it does."""
     if isinstance(restorer, Closable):
         restorer.close()
+
+
+@runtime_checkable
+class LearnsOfMemory(Protocol):
+    """A restorer that plans smaller once memory ran out; what it learned outlives it where others stand in."""
+
+    @property
+    def lessons(self) -> "Sequence[MemoryLesson]":
+        """What it has learned or heeds."""
+
+    def heed(self, lessons: "Sequence[MemoryLesson]") -> None:
+        """Plan as if these had been learned here."""
+
+
+@runtime_checkable
+class SharedByRanks(Protocol):
+    """A restorer that is several processes, with a device each."""
+
+    @property
+    def gang_size(self) -> int:
+        """How many."""
+
+
+def gang_size_of(restorer: object) -> int:
+    """Return how many devices a restorer uses at once: 1 unless it is a gang."""
+    return restorer.gang_size if isinstance(restorer, SharedByRanks) else 1

@@ -23,7 +23,7 @@ from seedvr2_ray.models.weights.download import WeightsSource
 from seedvr2_ray.restoration.gang.messages import RankSource
 from seedvr2_ray.restoration.gang.ranks import Timeouts
 from seedvr2_ray.restoration.load import CatalogueRestorers, LoadOptions, RestorerSource
-from seedvr2_ray.serve.config import ModelPool, ServiceConfig, database_url_of
+from seedvr2_ray.serve.config import ModelPool, ServiceConfig, database_url_of, pool_name
 from seedvr2_ray.serve.deployments import DRAIN_SECONDS, Ingress, RunnerReplica, Wiring
 from seedvr2_ray.serve.observability.instrumentation import Instrumentation, instrumentation_of
 from seedvr2_ray.serve.scheduler.webhooks import signer_of
@@ -98,8 +98,9 @@ def build_with(
     )
     finisher = _finisher(config, layout, instrumentation)
     pools = {
-        model: restorer_application(model, pool, config, layout, instrumentation)
-        for model, pool in config.models.items()
+        pool_name(model, own, size): restorer_application(model, pool, config, layout, instrumentation, own=own)
+        for model, own in config.models.items()
+        for size, pool in own.sizes.items()
     }
     runner = serve.deployment(
         name="runner",
@@ -145,8 +146,13 @@ def _http_host() -> str:
 
 
 def _require_models(config: ServiceConfig) -> None:
-    for name, pool in config.models.items():
+    for name, own in config.models.items():
         find_entry(name)
+        if own.gang_size in own.gangs:
+            raise DeploymentError(
+                f"model {name} has gang_size {own.gang_size} and gangs of {own.gang_size}; say it once"
+            )
+    for name, pool in config.pools.items():
         if pool.gang_size < 1:
             raise DeploymentError(f"model {name} has gang_size {pool.gang_size}; the smallest gang is 1")
         if pool.num_gpus not in (0, 1) and pool.gang_size > 1:
@@ -166,13 +172,13 @@ def _require_models(config: ServiceConfig) -> None:
 
 
 def _require_gangs(config: ServiceConfig) -> None:
-    gangs = {model: pool for model, pool in config.models.items() if pool.gang_size > 1}
+    gangs = [(model, pool) for model, own in config.models.items() for pool in own.sizes.values() if pool.gang_size > 1]
     if not gangs:
         return
 
     from seedvr2_ray.restoration.gang.rules import require_gang  # Loads torch, which an ingress can do without.
 
-    for model, pool in gangs.items():
+    for model, pool in gangs:
         require_gang(find_entry(model), pool.gang_size, pool.sp_strategy)
 
 
@@ -184,7 +190,7 @@ def _gangs(pool: ModelPool, source: RestorerSource, stall_seconds: float) -> Gan
         start_seconds=0.8 * stall_seconds, silence_seconds=pool.rank_silence_seconds, stall_seconds=0.8 * stall_seconds
     )
     return GangRestorers(
-        source=source, size=pool.gang_size, placement="replica", strategy=pool.sp_strategy, timeouts=timeouts
+        source=source, size=pool.gang_size, placement="group", strategy=pool.sp_strategy, timeouts=timeouts
     )
 
 
@@ -212,8 +218,14 @@ def restorer_application(
     config: ServiceConfig,
     layout: StorageLayout,
     instrumentation: Instrumentation | None = None,
+    *,
+    own: ModelPool | None = None,
 ) -> Application:
-    """Build the deployment of one model."""
+    """Build the deployment of one of a model's pools.
+
+    Args:
+        own: the model's own pool, if this may be one of its further gangs.
+    """
     where: dict[str, Any] = {"ray_actor_options": {"num_cpus": pool.num_cpus, "num_gpus": pool.num_gpus}}
     if pool.gang_size > 1:
         # Each replica owns its group and leads the ranks in it from the first bundle; Serve makes and removes both.
@@ -224,7 +236,7 @@ def restorer_application(
         }
         layout = replace(layout, restorers=_gangs(pool, layout.restorers, config.limits.stall_seconds))
     deployment = serve.deployment(
-        name=f"restorer-{model}",
+        name=f"restorer-{pool_name(model, own or pool, pool.gang_size)}",
         **where,
         # A model works on one segment at a time; what waits, waits where the runner can still take it back.
         max_ongoing_requests=1,

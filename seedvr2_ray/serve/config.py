@@ -71,6 +71,17 @@ class Limits(_Section):
     """How long RunPod's ``runsync`` waits before it answers IN_PROGRESS. Plain scripts read only that answer."""
 
 
+class GangPool(_Section):
+    """Gangs of another size of a model: a pool of their own, which is like the model's but for what is said here."""
+
+    num_cpus: float | None = None
+    min_replicas: int = 0
+    max_replicas: int = 1
+    megapixels_per_second: float | None = None
+    """By default the model's, times how many more devices there are."""
+    price_per_gpu_hour: float | None = None
+
+
 class ModelPool(_Section):
     """One restorer deployment: a model, what a replica of it needs, and how many there may be."""
 
@@ -90,7 +101,21 @@ class ModelPool(_Section):
     """Assumed of one replica until it has been measured by jobs that ran."""
     price_per_gpu_hour: float = 0.0
     gpu_memory_bytes: int = 0
-    """Of one device, for clients of the RunPod API that ask; 0 where nobody has said."""
+    """Of one device: what a job needs is held against it, and clients of the RunPod API may ask; 0 where nobody has
+    said."""
+    gangs: dict[int, GangPool] = Field(default_factory=dict)
+    """More gangs of this model, by their size. A job goes to the smallest that can hold it, if ``gpu_memory_bytes`` is
+    known, or to the size that its caller asks for; otherwise to the pool that is described above."""
+
+    @property
+    def sizes(self) -> dict[int, "ModelPool"]:
+        """All pools of this model, by the size of their gangs, from small to large."""
+        found = {self.gang_size: self}
+        for size, gang in self.gangs.items():
+            usual = {"megapixels_per_second": self.megapixels_per_second * size / self.gang_size}
+            said = {name: value for name, value in gang.model_dump().items() if value is not None}
+            found[size] = self.model_copy(update={**usual, **said, "gang_size": size, "gangs": {}})
+        return dict(sorted(found.items()))
 
 
 class FetchRules(_Section):
@@ -206,6 +231,13 @@ class ServiceConfig(_Section):
     weights_dir: str | None = None
     weights_mirror: str | None = None
 
+    @property
+    def pools(self) -> dict[str, ModelPool]:
+        """Every deployment of restorers, by its name: that of its model, and of further gangs their size."""
+        return {
+            pool_name(model, own, size): pool for model, own in self.models.items() for size, pool in own.sizes.items()
+        }
+
     @model_validator(mode="after")
     def _names_deployed_models(self) -> Self:
         """Refuse rules for clients of the compatible APIs that lead to models which are not here."""
@@ -218,6 +250,11 @@ class ServiceConfig(_Section):
             if model is not None and model not in self.models:
                 raise ValueError(f"{place} is {model}, which is not among models: {', '.join(sorted(self.models))}")
         return self
+
+
+def pool_name(model: str, own: ModelPool, size: int) -> str:
+    """Return how a model's pool of gangs of a size is called."""
+    return model if size == own.gang_size else f"{model}-gang-{size}"
 
 
 def database_url_of(config: ServiceConfig, environ: Mapping[str, str]) -> str:

@@ -152,4 +152,6 @@ class Job:
     webhook_url: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     """Kept for the caller and the other APIs; means nothing here. At most 4 KiB as JSON."""
+    gang_size: int | None = None
+    """GPUs that its caller wants to restore a segment together; None leaves it to the plan."""
     deleted_at: datetime | None = None

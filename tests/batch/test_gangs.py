@@ -9,8 +9,11 @@ import threading
 from dataclasses import replace
 
 import pytest
+import ray
 
 from seedvr2_ray.batch.bulk import run_bulk
+from seedvr2_ray.errors import DeploymentError
+from seedvr2_ray.gang.placement import bundles_of
 from seedvr2_ray.restoration.lanczos import LANCZOS, LanczosRestorer
 from seedvr2_ray.restoration.run import restore_video
 from tests.batch.archives import SETTINGS, Quiet, request_for
@@ -93,6 +96,24 @@ def test_two_archives_in_a_row_have_their_gpus_one_after_the_other(fleet, shards
         assert digest(tmp_path / name) == undisturbed
         fleet.wait_until_nothing_is_left(shards)
     assert len(shards.pids()) in (4, 6, 8)
+
+
+def test_a_gang_may_be_put_into_a_placement_group_that_was_made_for_it(fleet, shards, archive, undisturbed, tmp_path):
+    pool = replace(POOL, placement_group="reserved")
+    with pytest.raises(DeploymentError, match="no placement groups of this cluster are called 'reserved'"):
+        run_bulk(request(archive, tmp_path / "out", shards, tmp_path, pool), Quiet())
+    group = ray.util.placement_group(
+        bundles_of(2, num_gpus=1, num_cpus=0.5), strategy="STRICT_PACK", name="reserved", lifetime="detached"
+    )
+    try:
+        ray.get(group.ready())
+        with pytest.raises(DeploymentError, match="has 3 bundles .* a gang of 3 needs 4"):
+            run_bulk(request(archive, tmp_path / "out", shards, tmp_path, replace(pool, gang_size=3)), Quiet())
+        run_bulk(request(archive, tmp_path / "out", shards, tmp_path, pool), Quiet())
+        assert digest(tmp_path / "out") == undisturbed
+        assert len(shards.pids()) == 2
+    finally:
+        ray.util.remove_placement_group(group)
 
 
 def test_ranks_and_a_leader_that_are_lost_in_mid_segment_leave_the_archive_the_same_bytes(

@@ -7,7 +7,7 @@ import yaml
 
 from seedvr2_ray.errors import DeploymentError
 from seedvr2_ray.serve.app import build_with, settle
-from seedvr2_ray.serve.config import ModelPool, ServiceConfig
+from seedvr2_ray.serve.config import GangPool, ModelPool, ServiceConfig
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,6 +39,8 @@ def test_a_relative_folder_means_the_one_where_the_service_is_started(tmp_path, 
         ({"data": "s3://bucket/data"}, "SEEDVR2_DATABASE_URL"),
         ({"models": {"nano": ModelPool(gang_size=2, num_gpus=0.5)}}, "num_gpus is what each rank has"),
         ({"models": {"nano": ModelPool(max_replicas=0)}}, "max_replicas 0"),
+        ({"models": {"nano": ModelPool(gang_size=2, gangs={2: GangPool()})}}, "gangs of 2; say it once"),
+        ({"models": {"nano": ModelPool(gangs={0: GangPool()})}}, "the smallest gang is 1"),
         ({"default_model": "seedvr2_3b"}, "name one of them"),
     ],
 )
@@ -60,3 +62,15 @@ def test_every_model_has_a_deployment_of_its_own_that_takes_one_segment_at_a_tim
         scaling = deployment._deployment_config.autoscaling_config
         assert (scaling.min_replicas, scaling.max_replicas) == (0, pool.max_replicas)
         assert deployment._deployment_config.graceful_shutdown_timeout_s > 600
+
+
+def test_gangs_of_one_model_are_deployments_of_their_own(tmp_path):
+    models = {"nano": ModelPool(num_cpus=0.5, gangs={2: GangPool(max_replicas=3)})}
+    application = build_with(ServiceConfig(data=str(tmp_path), models=models), {})
+    pools = application._bound_deployment.init_args[1]._bound_deployment.init_args[2]
+    own, pair = (pools[name]._bound_deployment for name in ("nano", "nano-gang-2"))
+    assert (own.name, pair.name) == ("restorer-nano", "restorer-nano-gang-2")
+    assert own.init_args[1] == pair.init_args[1] == "nano"
+    assert own._replica_config.placement_group_bundles is None
+    assert pair._replica_config.placement_group_bundles == [{"CPU": 0.5}] * 3
+    assert pair._deployment_config.autoscaling_config.max_replicas == 3

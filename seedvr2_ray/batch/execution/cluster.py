@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import ray
+from ray.util.placement_group import PlacementGroup
 
 from seedvr2_ray.batch.job import Job
-from seedvr2_ray.errors import DeploymentError
+from seedvr2_ray.errors import DeploymentError, SettingsError
+from seedvr2_ray.gang.placement import find_group, in_bundle
 from seedvr2_ray.local_ray import OWN, address_of, confine
 from seedvr2_ray.models.backends import SpStrategy
 from seedvr2_ray.restoration.restorer import RestorerIdentity
@@ -39,6 +41,8 @@ class Pool:
     """How the ranks of a gang share the transformer's work."""
     rank_silence_seconds: float = 30.0
     """A rank whose process gives no sign of life for so long ends its gang, which is started again."""
+    placement_group: str | None = None
+    """Name of a placement group that was made for one gang: a bundle for its leader, then one for each rank."""
     num_cpus: float = 1.0
     """CPUs per restorer: it decodes and encodes in threads of its own."""
     task_cpus: float = 1.0
@@ -58,6 +62,14 @@ class SettledPool:
     """Finishing and publishing tasks that are started at a time; what does not run yet waits in Ray."""
     num_planners: int
     """Planning tasks at a time: the rest of the CPUs is for decoding, encoding, finishing and publishing."""
+    gang_size: int = 1
+    """Ranks of each restorer."""
+    placement_group: str | None = None
+    """Where the only restorer is put; its ranks hold the GPUs there."""
+
+    def group(self) -> PlacementGroup | None:
+        """Return that group."""
+        return None if self.placement_group is None else find_group(self.placement_group, self.gang_size)
 
 
 @contextmanager
@@ -104,6 +116,8 @@ def settle_pool(pool: Pool) -> SettledPool:
     """
     resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
     cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+    if pool.placement_group is not None:
+        return _settle_in_group(pool, pool.placement_group, cpus)
     num_gpus = pool.gang_size * (pool.num_gpus if pool.num_gpus is not None else (1.0 if gpus else 0.0))
     _require_machine(pool, num_gpus)
     # Two cores are enough to try everything, if not to gain from it.
@@ -129,6 +143,27 @@ def settle_pool(pool: Pool) -> SettledPool:
         task_cpus=task_cpus,
         num_tasks=max(2, int(2 * cpus / task_cpus)) if task_cpus else 2,
         num_planners=max(1, int((cpus - min(max_size, max(1, fits)) * num_cpus) / task_cpus / 2)),
+        gang_size=pool.gang_size,
+    )
+
+
+def _settle_in_group(pool: Pool, name: str, cpus: float) -> SettledPool:
+    """Settle a pool of one gang, whose leader holds no GPU: its ranks have those of their bundles."""
+    if pool.gang_size == 1:
+        raise SettingsError("a placement group is for a gang; say of how many GPUs with --gang-size")
+    group = find_group(name, pool.gang_size)
+    rest = cpus - sum(bundle.get("CPU", 0.0) for bundle in group.bundle_specs)
+    task_cpus = min(pool.task_cpus, rest / 2) if rest > 0 else pool.task_cpus
+    return SettledPool(
+        min_size=1,
+        max_size=1,
+        num_gpus=0.0,
+        num_cpus=group.bundle_specs[0].get("CPU", 0.0),
+        task_cpus=task_cpus,
+        num_tasks=max(2, int(2 * rest / task_cpus)) if task_cpus else 2,
+        num_planners=max(1, int(rest / task_cpus / 2)) if task_cpus else 1,
+        gang_size=pool.gang_size,
+        placement_group=name,
     )
 
 
@@ -152,6 +187,8 @@ def fit_pool(pool: Pool, settled: SettledPool) -> SettledPool:
         ``settled`` itself where tasks find a core, or where the cluster has no room for restorers at all: then
         it is not they who are in the way, and machines may yet come.
     """
+    if settled.placement_group is not None:
+        return settled  # Its restorer has cores of its own.
     free = ray.available_resources().get("CPU", 0.0)  # type: ignore[no-untyped-call]
     try:
         now = settle_pool(replace(pool, min_size=1, max_size=None))
@@ -181,7 +218,15 @@ def ask_worker(pool: SettledPool, question: Callable[..., Answer], *arguments: A
     def ask() -> Answer:
         return question(*arguments)
 
-    asked = ray.remote(num_cpus=pool.num_cpus, num_gpus=pool.num_gpus)(ask).options(name="identifying").remote()
+    group = pool.group()
+    if group is None:
+        where: dict[str, Any] = {"num_cpus": pool.num_cpus, "num_gpus": pool.num_gpus}
+    else:
+        # Where a rank will be: the leader has no GPU, and who restores depends on what it computes with.
+        rank = group.bundle_specs[1]
+        where = {"num_cpus": rank.get("CPU", 0), "num_gpus": rank.get("GPU", 0)}
+        where["scheduling_strategy"] = in_bundle(group, 1)
+    asked = ray.remote(**where)(ask).options(name="identifying").remote()
     while not ray.wait([asked], timeout=_REMINDER_SECONDS)[0]:
         _log.warning(
             "still waiting for a process with %g CPUs and %g GPUs to say what it can do: the cluster has no room for "

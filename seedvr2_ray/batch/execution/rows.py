@@ -7,7 +7,6 @@ from itertools import islice
 from typing import Any, Literal
 
 from seedvr2_ray.batch.execution.videos import Video, VideoOutcome
-from seedvr2_ray.restoration.planning.geometry import Geometry
 from seedvr2_ray.restoration.planning.plan import Recipe, Segment
 from seedvr2_ray.restoration.work.encoded_segments import blended_part_of
 from seedvr2_ray.restoration.work.failures import Failure
@@ -65,15 +64,6 @@ class SegmentResult:
     worker_alive_seconds: float = 0.0
 
 
-def choose_gang_size(geometry: Geometry) -> int:
-    """Say how many GPUs must restore a segment together.
-
-    One: a segment of any size the catalogue's models accept fits one device, because memory is bounded by
-    chunks and bands. Sequence parallelism will raise this where one device would take too long.
-    """
-    return 1
-
-
 def rows_of_video(video: Video) -> Iterator[SegmentRow]:
     """Yield a row for every segment that is still to be restored; the video itself goes with the first."""
     segments = video.plan.segments
@@ -123,13 +113,12 @@ def _one_turn(under_way: list[Iterator[SegmentRow]], burst: int) -> Iterator[Seg
 
 def to_columns(row: SegmentRow | VideosRow) -> dict[str, Any]:
     """Turn a row into plain columns: a few to be read in Ray's dashboard, and the row itself."""
-    described: dict[str, Any] = {"video": -1, "segment": -1, "frames": 0, "gang_size": 1}
+    described: dict[str, Any] = {"video": -1, "segment": -1, "frames": 0}
     if isinstance(row, SegmentRow):
         described = {
             "video": row.video_number,
             "segment": row.segment.index,
             "frames": row.segment.num_frames,
-            "gang_size": choose_gang_size(row.recipe.geometry),
         }
     return {**described, "payload": pickle.dumps(row)}
 

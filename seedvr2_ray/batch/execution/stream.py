@@ -18,6 +18,7 @@ from seedvr2_ray.batch.leftovers import require_shared_folder
 from seedvr2_ray.batch.manifest.manifest import ManifestRow
 from seedvr2_ray.batch.manifest.normalise import Shard, read_shard
 from seedvr2_ray.errors import DeploymentError
+from seedvr2_ray.gang.placement import in_bundle
 from seedvr2_ray.restoration.restorer import RestorerIdentity
 from seedvr2_ray.restoration.work.failures import describe_failure
 
@@ -37,6 +38,8 @@ def segments_dataset(
 ) -> Dataset:
     """Describe the stream from shards of the manifest to results of segments; nothing runs yet."""
     configure(DataContext.get_current())
+    group = pool.group()
+    where: dict[str, Any] = {} if group is None else {"scheduling_strategy": in_bundle(group, 0)}
     planned = shards_dataset(shards, _plan_shard, pool, job=job, identity=identity, open_rows=open_rows)
     return planned.map_batches(
         Restoring,
@@ -52,6 +55,7 @@ def segments_dataset(
         ),
         num_cpus=pool.num_cpus,
         num_gpus=pool.num_gpus or None,
+        **where,
     )
 
 

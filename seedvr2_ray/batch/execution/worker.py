@@ -241,5 +241,5 @@ def _poison(deaths: int) -> Failure:
 def _count_work(row: SegmentRow, record: dict[str, Any]) -> None:
     geometry = row.recipe.geometry
     count("seedvr2_megapixels", row.segment.num_frames * geometry.width * geometry.height / 1e6)
-    count("seedvr2_gpu_seconds", float(record["seconds"]))
+    count("seedvr2_gpu_seconds", float(record["seconds"]) * record.get("gang_size", 1))
     count("seedvr2_idle_seconds", float(record["idle_seconds"]))

@@ -21,7 +21,7 @@ from seedvr2_ray.restoration.load import local_device
 from seedvr2_ray.restoration.planning.device_memory import DeviceMemory, look_at_device
 from seedvr2_ray.restoration.planning.forecast import forecast_memory
 from seedvr2_ray.restoration.restorer import RestorerIdentity
-from seedvr2_ray.restoration.work.failures import Failure
+from seedvr2_ray.restoration.work.failures import Failure, describe_failure
 
 _LISTED_REFUSALS = 1000
 _GIB = 2**30
@@ -48,14 +48,14 @@ class Estimate:
     memory_gib: float = 0.0
     """Of the device, at the peak of the file that needs most of those that fit. 0 for filters, which need little."""
     gang_size: int = 1
-    """GPUs that restore a segment together, for the file that needs most."""
+    """GPUs that restore a segment together."""
     refusals: list[dict[str, Any]] = field(default_factory=list)
     """The first thousand, as they would stand in the quarantine."""
 
     @property
     def gpu_hours(self) -> float:
-        """Device time at the assumed rate."""
-        return self.megapixels_to_restore / self.megapixels_per_second / 3600
+        """Device time at the assumed rate, of all devices of a restorer."""
+        return self.megapixels_to_restore / self.megapixels_per_second / 3600 * self.gang_size
 
     def summary(self) -> dict[str, Any]:
         """Return the estimate in plain values."""
@@ -91,14 +91,18 @@ def estimate_archive(
     """Plan every row. Shots are committed on the way, so the job itself plans faster afterwards."""
     if megapixels_per_second <= 0:
         raise SettingsError(f"a restorer makes more than 0 megapixels per second, got {megapixels_per_second:g}")
-    estimate = Estimate(megapixels_per_second=megapixels_per_second, price_per_gpu_hour=price_per_gpu_hour)
+    estimate = Estimate(
+        megapixels_per_second=megapixels_per_second, price_per_gpu_hour=price_per_gpu_hour, gang_size=pool.gang_size
+    )
     configure(ray.data.DataContext.get_current())
     for model in manifest.models():
         shards = [shard for shard in manifest.shards if shard.model == model]
         identity = identify_on_worker(job, next(read_shard(shards[0])).settings, pool)
-        device = ask_worker(pool, _look_here)
+        device = ask_worker(pool, _look_here).shared_by(pool.gang_size)
         estimate.devices[device.name] = min(device.free_bytes / _GIB, estimate.devices.get(device.name, math.inf))
-        planned = shards_dataset(shards, estimates_of, pool, job=job, identity=identity, device=device)
+        planned = shards_dataset(
+            shards, estimates_of, pool, job=job, identity=identity, device=device, gang_size=pool.gang_size
+        )
         for row in planned.iter_rows():
             _add(estimate, row)
     return estimate
@@ -108,18 +112,27 @@ def _look_here() -> DeviceMemory:
     return look_at_device(local_device())
 
 
-def estimates_of(shard: Shard, job: Job, identity: RestorerIdentity, device: DeviceMemory) -> Iterator[dict[str, Any]]:
+def estimates_of(
+    shard: Shard, job: Job, identity: RestorerIdentity, device: DeviceMemory, gang_size: int = 1
+) -> Iterator[dict[str, Any]]:
     """Yield a few numbers for every row of a shard."""
     for row in read_shard(shard):
-        yield _estimate_row(row, job, identity, device)
+        yield _estimate_row(row, job, identity, device, gang_size)
 
 
-def _estimate_row(row: ManifestRow, job: Job, identity: RestorerIdentity, device: DeviceMemory) -> dict[str, Any]:
+def _estimate_row(
+    row: ManifestRow, job: Job, identity: RestorerIdentity, device: DeviceMemory, gang_size: int
+) -> dict[str, Any]:
     numbers = {"segments": 0, "to_restore": 0, "frames": 0, "megapixels": 0.0, "width": 0, "height": 0}
-    empty = {**numbers, "memory_bytes": 0, "gang_size": 1, "state": "planned"}
+    empty = {**numbers, "memory_bytes": 0, "state": "planned"}
     empty |= dict.fromkeys(("stage", "error", "remedy", "path", "row", "target"), "")
     found = plan_row(row, job, identity)
-    memory = forecast_memory(found.plan, find_entry(identity.name), device) if isinstance(found, Video) else None
+    memory = None
+    if isinstance(found, Video):
+        try:
+            memory = forecast_memory(found.plan, find_entry(identity.name), device, gang_size=gang_size)
+        except SettingsError as error:
+            found = outcome_of(row, describe_failure("restore", error))
     if memory is not None and memory.refusal:
         found = _too_large(row, memory.refusal)
     if isinstance(found, Video):
@@ -135,7 +148,6 @@ def _estimate_row(row: ManifestRow, job: Job, identity: RestorerIdentity, device
             "width": geometry.width,
             "height": geometry.height,
             "memory_bytes": memory.peak_bytes or 0 if memory is not None else 0,
-            "gang_size": memory.gang_size if memory is not None else 1,
         }
     if found.failure is None:
         return {**empty, "state": "done"}
@@ -143,7 +155,7 @@ def _estimate_row(row: ManifestRow, job: Job, identity: RestorerIdentity, device
 
 
 def _too_large(row: ManifestRow, refusal: str) -> VideoOutcome:
-    remedy = "change the settings of this row, or run the job on devices with more memory"
+    remedy = "change the settings of this row, or run the job on devices with more memory or in larger gangs"
     return outcome_of(row, Failure(stage="restore", error=refusal, remedy=remedy))
 
 
@@ -156,7 +168,6 @@ def _add(estimate: Estimate, row: Mapping[str, Any]) -> None:
     estimate.megapixels_to_restore += row["megapixels"]
     if row["width"] * row["height"] > estimate.largest_output[0] * estimate.largest_output[1]:
         estimate.largest_output = (row["width"], row["height"])
-    estimate.gang_size = max(estimate.gang_size, row["gang_size"])
     estimate.memory_gib = max(estimate.memory_gib, row["memory_bytes"] / _GIB)
     if row["state"] == "refused":
         estimate.refused += 1

@@ -13,7 +13,7 @@ def figures_of(plan: Plan, provenance: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
         Plain values. A quality that was not measured is None. ``gpu_seconds`` counts what restoring took,
-        whatever the device; ``idle_seconds`` of it were spent waiting for decoded frames.
+        whatever the device and of all devices of a gang; ``idle_seconds`` of it were spent waiting for decoded frames.
     """
     restored = [segment["restored"] for segment in provenance["segments"]]
     lengths = [stop - start for start, stop in (record["frames"] for record in restored)]
@@ -30,8 +30,8 @@ def figures_of(plan: Plan, provenance: Mapping[str, Any]) -> dict[str, Any]:
         "outputs": _outputs(provenance),
         "size": f"{plan.recipe.geometry.width}x{plan.recipe.geometry.height}",
         "model": plan.recipe.restorer.name,
-        "gpu_seconds": round(sum(record["seconds"] for record in restored), 3),
-        "idle_seconds": round(sum(record["idle_seconds"] for record in restored), 3),
+        "gpu_seconds": round(sum(record["seconds"] * record.get("gang_size", 1) for record in restored), 3),
+        "idle_seconds": round(sum(record["idle_seconds"] * record.get("gang_size", 1) for record in restored), 3),
         "missing_frames": sum(len(record["missing_frames"]) for record in restored),
         "psnr": _mean(restored, lengths, lambda quality: quality.get("psnr")),
         "ssim": _mean(restored, lengths, lambda quality: quality.get("ssim")),

@@ -25,6 +25,10 @@ Address = Annotated[
 GangSize = Annotated[
     int, typer.Option(min=1, help="Workers of so many GPUs of one machine, which restore each segment together.")
 ]
+GroupName = Annotated[
+    str | None,
+    typer.Option(help="Placement group of this name for the only gang: a bundle for its leader, then one per GPU."),
+]
 Verify = Annotated[bool, typer.Option("--verify", help="Read finished masters again, also those that nobody touched.")]
 Rate = Annotated[
     float, typer.Option(help="With --dry-run: output megapixels one restorer is assumed to make per second.")
@@ -72,6 +76,7 @@ def batch(
     gpus_per_worker: Annotated[float | None, typer.Option(min=0, help="By default 1 where there are GPUs.")] = None,
     gang_size: GangSize = 1,
     sp_strategy: SpStrategy = "auto",
+    placement_group: GroupName = None,
     cpus_per_worker: Annotated[float, typer.Option(min=0, help="For decoding and encoding beside the GPU.")] = 1.0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace targets that exist.")] = False,
     verify: Verify = False,
@@ -117,6 +122,7 @@ def batch(
             num_cpus=cpus_per_worker,
             gang_size=gang_size,
             sp_strategy=sp_strategy,
+            placement_group=placement_group,
         ),
         address=address,
         restorers=CatalogueRestorers(LoadOptions(weights=weights, attention=attention)),

@@ -26,38 +26,6 @@ class SourceFrame:
     time_base: Fraction
 
 
-class Rewindable:
-    """Source frames that can be read again from the start until they are told to forget it."""
-
-    def __init__(self, frames: Iterator[SourceFrame]) -> None:
-        self._frames = frames
-        self._read: list[SourceFrame] | None = []
-        self._again: deque[SourceFrame] = deque()
-
-    def __iter__(self) -> Iterator[SourceFrame]:
-        while True:
-            frame = self._again.popleft() if self._again else next(self._frames, None)
-            if frame is None:
-                return
-            if self._read is not None:
-                self._read.append(frame)
-            yield frame
-
-    @property
-    def can_rewind(self) -> bool:
-        """Whether nothing has been forgotten."""
-        return self._read is not None
-
-    def rewind(self) -> None:
-        """Begin again; what was read before comes first."""
-        self._again = deque([*(self._read or []), *self._again])
-        self._read = []
-
-    def forget(self) -> None:
-        """Keep nothing that is read from now on, nor what was."""
-        self._read = None
-
-
 def split_frames(frames: Iterable[Frames]) -> Iterator[SourceFrame]:
     """Yield the frames of batches one by one."""
     for batch in frames:

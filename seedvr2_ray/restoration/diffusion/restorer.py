@@ -10,7 +10,7 @@ Shape letters: T frames or latents, H height, W width, C channels.
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -32,7 +32,7 @@ from seedvr2_ray.models.seedvr2.vae.config import PLAIN, VAEOptions
 from seedvr2_ray.restoration.device import device_name, free_bytes, is_out_of_memory, release_memory
 from seedvr2_ray.restoration.diffusion.finish import FinishStage, Stage
 from seedvr2_ray.restoration.diffusion.finite import FiniteChecks
-from seedvr2_ray.restoration.diffusion.frame_stream import Rewindable, SourceFrame, copy_to, split_frames
+from seedvr2_ray.restoration.diffusion.frame_stream import SourceFrame, copy_to, split_frames
 from seedvr2_ray.restoration.diffusion.noise import draw_noise
 from seedvr2_ray.restoration.diffusion.placement import Placement
 from seedvr2_ray.restoration.diffusion.progress import FinishedStage, MemoryLessons
@@ -46,7 +46,7 @@ from seedvr2_ray.restoration.diffusion.stages import (
     Workbench,
     compute_dtype,
 )
-from seedvr2_ray.restoration.planning.memory import MemoryCosts, plan_memory
+from seedvr2_ray.restoration.planning.memory import MemoryCosts, MemoryLesson, plan_memory
 from seedvr2_ray.restoration.planning.segment_plan import (
     SegmentPlan,
     describe_model,
@@ -54,6 +54,7 @@ from seedvr2_ray.restoration.planning.segment_plan import (
     plan_segment,
 )
 from seedvr2_ray.restoration.restorer import RestorerIdentity, SegmentTask
+from seedvr2_ray.restoration.rewind import Rewindable
 
 _log = logging.getLogger(__name__)
 _GIB = 2**30
@@ -122,6 +123,15 @@ class DiffusionRestorer:
         """Who this is."""
         return self._identity
 
+    @property
+    def lessons(self) -> tuple[MemoryLesson, ...]:
+        """Where memory ran out although a plan fitted, here or in whoever stood here before."""
+        return tuple(self._lessons.learned)
+
+    def heed(self, lessons: Sequence[MemoryLesson]) -> None:
+        """Plan nothing that was too large for whoever stood here before; all ranks of a gang are told the same."""
+        self._lessons.learned.extend(lessons)
+
     def compile(self) -> float:
         """Fuse the transformer's small operations with ``torch.compile``; changes speed and rounding only.
 
@@ -185,8 +195,8 @@ class DiffusionRestorer:
 
         When memory runs out before the first frame is done (later steps need no more than the first), the next
         smaller exact settings take over from the last finished stage. Later segments begin with these.
-        With several ranks it is raised instead, and the gang has to be started again; see
-        :class:`~seedvr2_ray.restoration.diffusion.ranks.InStep`.
+        With several ranks it is raised instead: the gang has to be started again (see
+        :class:`~seedvr2_ray.restoration.diffusion.ranks.InStep`), and heeds what was learned.
         """
         in_step = self._bench.in_step
         yield from in_step.through(self._restore(split_frames(in_step.read(frames)), task))
@@ -208,13 +218,13 @@ class DiffusionRestorer:
                     raise
                 lesson = self._lessons.learn(plan.memory)
                 if not source.can_rewind or in_step.parallel.size > 1:
-                    raise _out_of_memory(plan, lesson.planned_bytes) from error
+                    raise _out_of_memory(plan, lesson.planned_bytes, in_step.parallel.size) from error
             # Outside the handler: the exception would keep the tensors of the failed attempt alive.
             release_memory(self._bench.device)
             source.rewind()
             _log.warning("memory ran out with %s; the segment goes on in smaller steps", plan.memory.knobs)
 
-    def _run(self, plan: SegmentPlan, source: Rewindable, done: "_Done") -> Iterator[Frames]:
+    def _run(self, plan: SegmentPlan, source: Rewindable[SourceFrame], done: "_Done") -> Iterator[Frames]:
         bench, knobs, checks = self._bench, plan.memory.knobs, done.checks
         stride = bench.model.vae.config.spatial_stride
         share = bench.in_step.same_everywhere(lambda: PictureShare(bench.in_step.parallel, plan.padding, stride))
@@ -257,10 +267,11 @@ class _Done:
         self.restored.forget()
 
 
-def _out_of_memory(plan: SegmentPlan, failed_bytes: int) -> CapacityError:
+def _out_of_memory(plan: SegmentPlan, failed_bytes: int, gang_size: int) -> CapacityError:
     padding, memory = plan.padding, plan.memory
+    where = "after the first frames" if gang_size == 1 else f"on a GPU of a gang of {gang_size}"
     return CapacityError(
-        f"memory ran out at {padding.padded_width}x{padding.padded_height} after the first frames, although "
+        f"memory ran out at {padding.padded_width}x{padding.padded_height} {where}, although "
         f"{failed_bytes / _GIB:.1f} GiB were planned and {memory.available_bytes / _GIB:.1f} GiB free at the start; "
         "try again, which takes smaller steps, or leave the device to this job alone"
     )

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import torch
 
     from seedvr2_ray.models.parallel import SequenceParallel
+    from seedvr2_ray.restoration.planning.memory import MemoryLesson
 
 
 @runtime_checkable
@@ -58,6 +59,8 @@ class RankOrder:
     strategy: SpStrategy = "auto"
     environ: Mapping[str, str] = field(default_factory=dict)
     """Set before the first device is touched; says which GPU is this rank's."""
+    lessons: tuple[MemoryLesson, ...] = ()
+    """Of ranks that stood here before and ran out of memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +119,8 @@ class Ended:
 
     failure: BaseException | None = None
     was_stopped: bool = False
+    lessons: tuple[MemoryLesson, ...] = ()
+    """All that it knows, if it failed: its process is about to end."""
 
 
 class Answer(Enum):

@@ -31,7 +31,7 @@ from seedvr2_ray.restoration.gang.messages import (
     Wire,
     portable,
 )
-from seedvr2_ray.restoration.restorer import Restorer, SegmentTask
+from seedvr2_ray.restoration.restorer import LearnsOfMemory, Restorer, SegmentTask
 
 HEARTBEAT_SECONDS = 0.5
 
@@ -76,6 +76,8 @@ def _follow(orders: Wire, order: RankOrder) -> None:
             timeout_seconds=order.timeout_seconds,
         )
         restorer = order.source.load_rank(order.settings, parallel, order.strategy)
+        if isinstance(restorer, LearnsOfMemory):
+            restorer.heed(order.lessons)
     except Exception as error:  # noqa: BLE001  # Carried to the leader, whatever it is.
         orders.send(Ended(portable(error)))
         return
@@ -97,7 +99,8 @@ def _restore(restorer: Restorer, task: SegmentTask, leader: "_Leader", rank: int
     except (EOFError, ConnectionError):
         raise
     except Exception as error:  # noqa: BLE001  # Carried to the leader, whatever it is.
-        return Ended(portable(error))
+        lessons = restorer.lessons if isinstance(restorer, LearnsOfMemory) else ()
+        return Ended(portable(error), lessons=tuple(lessons))
     return Ended()
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from seedvr2_ray.errors import DeploymentError, GangError, SeedVR2Error
 from seedvr2_ray.models.backends import CollectiveBackend, SpStrategy
@@ -31,6 +31,9 @@ from seedvr2_ray.restoration.gang.messages import (
 )
 from seedvr2_ray.restoration.restorer import RestorerIdentity
 from seedvr2_ray.settings import RestoreSettings
+
+if TYPE_CHECKING:
+    from seedvr2_ray.restoration.planning.memory import MemoryLesson
 
 _FOLDER = "seedvr2-gang"
 _LONGEST_PLACE = 60
@@ -103,8 +106,11 @@ class Ranks:
         self._identity: RestorerIdentity | None = None
 
     @classmethod
-    def start(cls, spec: GangSpec, host: GangHost) -> Self:
+    def start(cls, spec: GangSpec, host: GangHost, lessons: tuple["MemoryLesson", ...] = ()) -> Self:
         """Start all ranks and wait until they have met and loaded.
+
+        Args:
+            lessons: of ranks before them that ran out of memory.
 
         Raises:
             GangError: one of them died or did not come in time; none is left.
@@ -124,6 +130,7 @@ class Ranks:
                 source=spec.source,
                 settings=spec.settings,
                 strategy=spec.strategy,
+                lessons=lessons,
             )
             for rank in range(spec.size)
         ]

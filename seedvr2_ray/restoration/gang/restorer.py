@@ -6,14 +6,17 @@ leader hands out no batch before the slowest has come near it, and answers every
 segment which is stopped leaves the ranks together and ready for the next one.
 """
 
+import logging
 import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from seedvr2_ray.errors import (
+    CapacityError,
     DeviceMemoryError,
     GangError,
     InputError,
@@ -25,12 +28,25 @@ from seedvr2_ray.frames import Frames
 from seedvr2_ray.restoration.gang.messages import Answer, Begin, Check, Ended, Made, Want, Wire
 from seedvr2_ray.restoration.gang.ranks import GangHost, GangSpec, Ranks
 from seedvr2_ray.restoration.restorer import RestorerIdentity, SegmentTask
+from seedvr2_ray.restoration.rewind import Rewindable
 from seedvr2_ray.restoration.work.failures import leaves_device_unusable
 
+if TYPE_CHECKING:
+    from seedvr2_ray.restoration.planning.memory import MemoryLesson
+
+_log = logging.getLogger(__name__)
 _MOST_BATCHES = 4
 """That the fastest rank may be ahead of the slowest."""
 _ALL = sys.maxsize
 """Batches that a rank has which wants no more."""
+
+
+class _LearnedError(Exception):
+    """Memory ran out, and ranks that are started again will plan otherwise."""
+
+    def __init__(self, failure: CapacityError) -> None:
+        super().__init__(str(failure))
+        self.failure = failure
 
 
 @dataclass(slots=True)
@@ -60,6 +76,7 @@ class GangRestorer:
         self._held = _Held(Ranks.start(spec, new_host()))
         self._identity = self._held.ranks.identity
         self._is_closed = False
+        self._lessons: tuple[MemoryLesson, ...] = ()
         # Whoever forgets to close, or ends, leaves no processes behind all the same.
         weakref.finalize(self, _Held.end, self._held)
 
@@ -67,6 +84,11 @@ class GangRestorer:
     def identity(self) -> RestorerIdentity:
         """Who this is; the same for every size."""
         return self._identity
+
+    @property
+    def gang_size(self) -> int:
+        """Ranks, with a device each."""
+        return self._spec.size
 
     @property
     def pids(self) -> tuple[int, ...]:
@@ -81,17 +103,45 @@ class GangRestorer:
     def restore(self, frames: Iterable[Frames], task: SegmentTask) -> Iterator[Frames]:
         """Restore one segment as a stream; see :class:`~seedvr2_ray.restoration.restorer.Restorer`.
 
+        When memory runs out on a rank before the first frame is done, the ranks are started again and begin the segment
+        in the smaller steps that the lost ones learned of; every try leaves fewer, so that it ends.
+
         Raises:
             GangError: a rank was lost in mid-segment. All of them are gone then; the next call starts them again.
+            CapacityError: memory ran out after the first frame. The next call takes smaller steps.
         """
         with self._turn:
-            self._stand_up()
-            call = _Call(self._held.ranks, frames, task, self._spec.timeouts.stop_seconds)
-            try:
-                yield from call.run()
-            finally:
-                if not call.is_in_step:
-                    self._held.end()
+            source = Rewindable(iter(frames))
+            while True:
+                try:
+                    yield from self._attempt(source, task)
+                    return
+                except _LearnedError as learned:
+                    if not source.can_rewind:
+                        raise learned.failure from None
+                    _log.warning("a gang of %d is started again and takes smaller steps: %s", self.gang_size, learned)
+                source.rewind()
+
+    def _attempt(self, source: Rewindable[Frames], task: SegmentTask) -> Iterator[Frames]:
+        self._stand_up()
+        call = _Call(self._held.ranks, source, task, self._spec.timeouts.stop_seconds)
+        try:
+            for made in call.run():
+                source.forget()
+                yield made
+        except CapacityError as error:
+            if self._learn(call.lessons):
+                raise _LearnedError(error) from error
+            raise
+        finally:
+            if not call.is_in_step:
+                self._held.end()
+
+    def _learn(self, lessons: "Iterable[MemoryLesson]") -> bool:
+        """Keep what ranks have learned beyond what they were told; say whether there is any."""
+        learned = tuple(lesson for lesson in dict.fromkeys(lessons) if lesson not in self._lessons)
+        self._lessons += learned
+        return bool(learned)
 
     def ask_after(self, seconds: float) -> str | None:
         """Return why the gang does not stand, after asking every rank that can be asked; None while it does."""
@@ -117,7 +167,7 @@ class GangRestorer:
             raise GangError("this gang was closed; make another one")
         if self._held.ranks.loss is not None or self._held.ranks.is_over:
             self._held.end()
-            self._held.ranks = Ranks.start(self._spec, self._new_host())
+            self._held.ranks = Ranks.start(self._spec, self._new_host(), self._lessons)
 
 
 class _Call:
@@ -142,6 +192,8 @@ class _Call:
         self._reason: BaseException | None = None
         """Why the caller's side wants it stopped."""
         self._failures: dict[int, BaseException] = {}
+        self.lessons: list[MemoryLesson] = []
+        """Of ranks that failed."""
         self._limit: float | None = None
         """When ranks that are still at work will not be waited for any more."""
         self.is_in_step = False
@@ -191,6 +243,7 @@ class _Call:
             self._taken[rank] = _ALL
             if said.failure is not None:
                 self._failures[rank] = said.failure
+                self.lessons.extend(said.lessons)
                 self._begin_to_stop()
         return None
 

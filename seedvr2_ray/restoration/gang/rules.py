@@ -1,4 +1,7 @@
-"""What a gang cannot be, said in a sentence before any process is started or any frame is decoded."""
+"""What a gang cannot be, said in a sentence before any process is started or any frame is decoded.
+
+Whether a picture can be shared by so many is asked with its memory: :mod:`seedvr2_ray.restoration.planning.gang`.
+"""
 
 import os
 from collections.abc import Callable
@@ -11,11 +14,7 @@ from seedvr2_ray.errors import DeploymentError, SettingsError
 from seedvr2_ray.models.backends import SpStrategy
 from seedvr2_ray.models.seedvr2.config import SeedVR2Config
 from seedvr2_ray.models.seedvr2.transformer.ranks.by_heads import require_divisible_heads
-from seedvr2_ray.models.seedvr2.vae.ranks.rows import split_rows
 from seedvr2_ray.models.weights.catalogue import ModelEntry
-from seedvr2_ray.restoration.diffusion.padding import plan_padding
-from seedvr2_ray.restoration.planning.geometry import Geometry
-from seedvr2_ray.settings import RestoreSettings
 
 MOST_RANKS = 64
 """More devices than any machine has."""
@@ -38,22 +37,6 @@ def require_gang(entry: ModelEntry, size: int, strategy: SpStrategy) -> None:
         )
     if strategy == "ulysses":
         require_divisible_heads(entry.networks.transformer.num_heads, size)
-
-
-def require_rows(entry: ModelEntry, settings: RestoreSettings, geometry: Geometry, size: int) -> None:
-    """Refuse a picture that has fewer rows of latents than there are ranks.
-
-    Raises:
-        SettingsError: says how many ranks it has rows for.
-    """
-    if size == 1 or not isinstance(entry.networks, SeedVR2Config):
-        return
-    networks = entry.networks
-    stride = networks.vae.spatial_stride
-    mode = "black" if settings.reference else settings.padding
-    multiple = stride * networks.transformer.patch
-    padding = plan_padding(geometry.height, geometry.width, multiple, mode, anchor_rows=networks.anchor_rows)
-    split_rows(padding.padded_height // stride, size)
 
 
 def choose_devices(

@@ -1,6 +1,6 @@
 """A device to plan for: this machine's, or one that is only known by name."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -27,13 +27,21 @@ class DeviceMemory:
         """Describe a machine of some GPUs that nobody uses, wherever it may be."""
         return cls(name=gpu.name, kind="cuda", dtype=torch.bfloat16, free_bytes=gpu.free_bytes, num_devices=num_devices)
 
+    def shared_by(self, num_processes: int) -> Self:
+        """Return what each of several processes has that share this machine: a GPU each, or a part of its memory."""
+        if self.kind != "cpu":
+            return self
+        return replace(self, free_bytes=self.free_bytes // num_processes, num_devices=num_processes)
+
 
 def look_at_device(device: torch.device) -> DeviceMemory:
-    """Describe a device of this machine as it is now."""
+    """Describe a device of this machine as it is now; of several GPUs, the one with the least free memory."""
+    num_devices = torch.cuda.device_count() if device.type == "cuda" else 1
+    alike = [torch.device("cuda", number) for number in range(num_devices)] if num_devices > 1 else [device]
     return DeviceMemory(
         name=device_name(device),
         kind=device.type,
         dtype=default_dtype(device),
-        free_bytes=free_bytes(device),
-        num_devices=torch.cuda.device_count() if device.type == "cuda" else 1,
+        free_bytes=min(free_bytes(each) for each in alike),
+        num_devices=num_devices,
     )

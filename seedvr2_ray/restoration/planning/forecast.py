@@ -54,14 +54,7 @@ def forecast_memory(
     Raises:
         SettingsError: so many GPUs cannot share this work, or are not in one machine.
     """
-    longest = max(plan.segments, key=lambda segment: segment.num_frames)
-    task = SegmentTask(
-        first_frame=longest.span.start,
-        num_frames=longest.num_frames,
-        geometry=plan.recipe.geometry,
-        settings=plan.recipe.settings,
-        output_depth=plan.recipe.master.working_depth,
-    )
+    task = longest_task(plan)
     costs, family = MemoryCosts.for_device(device.name), family_of(entry)
     peak, refusal, size = None, "", gang_size or 1
     try:
@@ -78,6 +71,18 @@ def forecast_memory(
         refusal=refusal,
         costs=family.memory_source(costs),
         gang_size=size,
+    )
+
+
+def longest_task(plan: Plan) -> SegmentTask:
+    """Return the segment of a plan that needs most memory, as a restorer is told of it."""
+    longest = max(plan.segments, key=lambda segment: segment.num_frames)
+    return SegmentTask(
+        first_frame=longest.span.start,
+        num_frames=longest.num_frames,
+        geometry=plan.recipe.geometry,
+        settings=plan.recipe.settings,
+        output_depth=plan.recipe.master.working_depth,
     )
 
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from seedvr2_ray.errors import DeviceMemoryError, SettingsError
-from seedvr2_ray.restoration.planning.memory import MemoryCosts, MemoryDemand, MemoryPlan, plan_memory
+from seedvr2_ray.models.seedvr2.vae.ranks.rows import require_rows
+from seedvr2_ray.restoration.planning.memory import MemoryCosts, MemoryDemand, MemoryPlan, fits, plan_memory
 
 _LARGEST_NAMED = 16
 """GPUs of the largest machines: larger gangs are not suggested to anybody."""
@@ -49,24 +50,21 @@ def choose_gang(
         SettingsError: so many ranks cannot share this picture, or are not in one machine.
     """
     if asked is not None:
-        require_gang_size(demand, asked, node_gpus)
-    first: DeviceMemoryError | None = None
-    for size in [asked] if asked is not None else _sizes(demand, node_gpus):
-        try:
-            return GangChoice(size=size, memory=_plan(demand, costs, device_bytes, size, may_offload=may_offload))
-        except DeviceMemoryError as error:
-            first = first or error
-    assert first is not None
-    raise DeviceMemoryError(f"{first}{_larger_gang(demand, costs, device_bytes, node_gpus, asked, may_offload)}")
+        _require_size(demand, asked, node_gpus)
+    sizes = [asked] if asked is not None else list(_sizes(demand, node_gpus))
+    for size in sizes:
+        shared = replace(demand, num_ranks=size)
+        if fits(shared, costs, device_bytes, may_offload=may_offload):
+            return GangChoice(size=size, memory=plan_memory(shared, costs, device_bytes, may_offload=may_offload))
+    larger = _larger_gang(demand, costs, device_bytes, node_gpus, asked, may_offload)
+    try:
+        plan_memory(replace(demand, num_ranks=sizes[0]), costs, device_bytes, may_offload=may_offload)
+    except DeviceMemoryError as error:
+        raise DeviceMemoryError(f"{error}{larger}") from None
+    raise AssertionError("what is found to fit is planned")
 
 
-def require_gang_size(demand: MemoryDemand, size: int, node_gpus: int) -> None:
-    """Refuse a number of ranks that cannot share a picture, or a machine.
-
-    Raises:
-        SettingsError: says why, and the sizes there are.
-    """
-    most = _most_ranks(demand)
+def _require_size(demand: MemoryDemand, size: int, node_gpus: int) -> None:
     if size < 1:
         raise SettingsError(f"a gang has at least 1 GPU, got gang_size {size}; leave it out to have it chosen")
     if size > node_gpus:
@@ -74,15 +72,7 @@ def require_gang_size(demand: MemoryDemand, size: int, node_gpus: int) -> None:
             f"gang_size {size} needs {size} GPUs in one machine and there {_are(node_gpus)}; "
             f"ask for at most {node_gpus}"
         )
-    if size > most:
-        raise SettingsError(
-            f"{size} GPUs cannot share a picture of {most} rows of latents, for each needs one; "
-            f"ask for a gang_size of at most {most}"
-        )
-
-
-def _plan(demand: MemoryDemand, costs: MemoryCosts, device_bytes: int, size: int, *, may_offload: bool) -> MemoryPlan:
-    return plan_memory(replace(demand, num_ranks=size), costs, device_bytes, may_offload=may_offload)
+    require_rows(_most_ranks(demand), size)
 
 
 def _sizes(demand: MemoryDemand, most: int) -> Iterator[int]:
@@ -106,9 +96,7 @@ def _larger_gang(
     for size in _sizes(demand, _LARGEST_NAMED):
         if size <= tried:
             continue
-        try:
-            _plan(demand, costs, device_bytes, size, may_offload=may_offload)
-        except DeviceMemoryError:
+        if not fits(replace(demand, num_ranks=size), costs, device_bytes, may_offload=may_offload):
             continue
         where = "" if size <= node_gpus else f", in a machine with so many (here {_are(node_gpus)})"
         return f"; a gang of {size} GPUs like this one would do{where}"

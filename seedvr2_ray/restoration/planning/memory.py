@@ -8,7 +8,7 @@ Units: bytes, and padded output pixels of one frame.
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -244,17 +244,13 @@ def plan_memory(
     Raises:
         DeviceMemoryError: nothing fits; names what is needed, what there is, and what would fit.
     """
-    usable = int(available_bytes * (1 - costs.reserve_share)) - costs.workspace_bytes
+    usable = _usable_bytes(costs, available_bytes)
     for candidate in _chunk_lengths(demand):
         if candidate.chunk_frames != demand.chunk_frames and not may_change_picture:
             break
-        fitting = [
-            (knobs, stages)
-            for knobs, stages in _fitting(candidate, costs, usable, may_offload=may_offload)
-            if not any(lesson.speaks_against(knobs, stages) for lesson in lessons)
-        ]
-        if fitting:
-            knobs, stages = fitting[0]
+        for knobs, stages in _fitting(candidate, costs, usable, may_offload=may_offload):
+            if any(lesson.speaks_against(knobs, stages) for lesson in lessons):
+                continue
             return MemoryPlan(
                 knobs=knobs,
                 chunk_frames=candidate.chunk_frames,
@@ -263,6 +259,15 @@ def plan_memory(
                 changes=_describe_change(demand, candidate),
             )
     raise DeviceMemoryError(_explain(demand, costs, usable, may_offload=may_offload, lessons=lessons))
+
+
+def fits(demand: MemoryDemand, costs: MemoryCosts, available_bytes: int, *, may_offload: bool) -> bool:
+    """Say whether :func:`plan_memory` finds a way, without looking for what would do instead."""
+    return any(_fitting(demand, costs, _usable_bytes(costs, available_bytes), may_offload=may_offload))
+
+
+def _usable_bytes(costs: MemoryCosts, available_bytes: int) -> int:
+    return int(available_bytes * (1 - costs.reserve_share)) - costs.workspace_bytes
 
 
 def predict(demand: MemoryDemand, costs: MemoryCosts, knobs: ExactKnobs) -> StageBytes:
@@ -382,8 +387,3 @@ def _explain(
     if ways_out:
         return f"{text}{' or '.join(ways_out)} would fit, and so would a smaller resolution"
     return f"{text}choose a smaller resolution or a device with more memory"
-
-
-def costs_as_json(costs: MemoryCosts) -> dict[str, object]:
-    """Return what the table stores, for a measurement that is to be added to it."""
-    return {field.name: getattr(costs, field.name) for field in fields(costs)}

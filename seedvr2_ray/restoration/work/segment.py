@@ -21,7 +21,7 @@ from seedvr2_ray.media.reading.proof import SpanProof, proved_codes
 from seedvr2_ray.restoration.planning.plan import Recipe, Segment
 from seedvr2_ray.restoration.report.quality import QualitySampler
 from seedvr2_ray.restoration.report.source_step import SourceStep
-from seedvr2_ray.restoration.restorer import Restorer, SegmentTask
+from seedvr2_ray.restoration.restorer import Restorer, SegmentTask, gang_size_of
 from seedvr2_ray.restoration.work.pieces import SplitWriter
 from seedvr2_ray.restoration.work.remaining import RESTORED
 from seedvr2_ray.restoration.work.threads import ReadAhead, WriteBehind
@@ -204,6 +204,8 @@ def _restore_and_encode(
         "segment": segment.index,
         "frames": [segment.span.start, segment.span.stop],
         "restorer": recipe.restorer.name,
+        # Of whoever restored this segment; another run may have made others with another number of GPUs.
+        "gang_size": gang_size_of(restorer),
         "seconds": round(seconds, 3),
         "idle_seconds": round(source_frames.waiting_seconds, 3),
         "missing_frames": sorted(set(missing)),

@@ -32,6 +32,7 @@ class NewJob:
     estimated_gpu_seconds: float = 0.0
     webhook_url: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    gang_size: int | None = None
     idempotency_key: str | None = None
     """Of the owner; a second job with it is the first one."""
     request_digest: str | None = None
@@ -137,6 +138,7 @@ def to_job(row: sa.RowMapping) -> Job:
         result_address=row["result_address"],
         webhook_url=row["webhook_url"],
         metadata=row["metadata"],
+        gang_size=row["gang_size"],
         deleted_at=row["deleted_at"],
     )
 
@@ -162,6 +164,7 @@ def new_row(new: NewJob, job_id: str, now: datetime) -> dict[str, Any]:
         "num_tries": 0,
         "webhook_url": new.webhook_url,
         "metadata": new.metadata,
+        "gang_size": new.gang_size,
         "idempotency_key": new.idempotency_key,
         "request_digest": new.request_digest,
     }

@@ -84,6 +84,7 @@ jobs = sa.Table(
     _optional("inputs_deleted_at", UtcTime),
     _optional("intermediates_deleted_at", UtcTime),
     _optional("deleted_at", UtcTime),
+    _optional("gang_size", sa.Integer),
     sa.UniqueConstraint("owner", "idempotency_key"),
     sa.Index(None, "owner", "created_at", "id"),
     sa.Index(None, "created_at", "id"),

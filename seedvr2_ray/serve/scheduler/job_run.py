@@ -149,11 +149,15 @@ class JobRun:
             limits=limits,
             fetch=shared.config.fetch,
             identity=identity,
+            pool=shared.config.models[self._meter.model],
+            gang_size=job.gang_size,
         )
         async with shared.preparations.place(job.owner):
             began = time.monotonic()
             async with deadline(limits.fetch_seconds + _STALLS_OF_A_VIDEO * limits.stall_seconds, "preparing the job"):
                 prepared = await shared.workers.prepare(order)
+        if prepared.gang_size is not None:
+            self._meter.pool = order.pool.sizes[prepared.gang_size]
         observe("seedvr2_stage_seconds", time.monotonic() - began, stage="prepare")
         # The address is named before the result is used, so that nobody deletes it meanwhile.
         await shared.in_thread(

@@ -61,7 +61,7 @@ class JobRunner:
         self._limits = config.limits
         self._jobs = jobs
         self._threads = ThreadPoolExecutor(8, thread_name_prefix="runner-store")
-        self._dispatcher = Dispatcher(workers, config.models, lambda: self._limits, retries)
+        self._dispatcher = Dispatcher(workers, config.pools, lambda: self._limits, retries)
         self._shared = Shared(
             config=config,
             jobs=jobs,

@@ -50,8 +50,8 @@ class VideoProgress:
         """Of the result's pictures."""
         return self.plan.recipe.geometry.width * self.plan.recipe.geometry.height / 1e6
 
-    def segment_orders(self, max_tries: int) -> list[SegmentOrder]:
-        """Describe every segment that is still to be restored."""
+    def segment_orders(self, max_tries: int, pool: str | None = None) -> list[SegmentOrder]:
+        """Describe every segment that is still to be restored, for the replicas of a pool."""
         segments = self.plan.segments
         return [
             SegmentOrder(
@@ -61,6 +61,7 @@ class VideoProgress:
                 segment=segments[index],
                 blended_part=blended_part_of(segments, index),
                 max_tries=max_tries,
+                pool=pool,
             )
             for index in self.work.to_restore
         ]

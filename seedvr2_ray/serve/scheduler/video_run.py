@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from seedvr2_ray.errors import RetryableError, StorageError
 from seedvr2_ray.restoration.work.failures import RetryPolicy
-from seedvr2_ray.serve.config import Limits, ModelPool, ServiceConfig
+from seedvr2_ray.serve.config import Limits, ModelPool, ServiceConfig, pool_name
 from seedvr2_ray.serve.db.job_rows import Changes
 from seedvr2_ray.serve.db.job_store import JobStore
 from seedvr2_ray.serve.db.usage_store import UsageStore
@@ -82,6 +82,7 @@ class Meter:
 
     model: str
     pool: ModelPool | None
+    """Whose replicas restore the job: the model's own, until it is planned for one of its gangs."""
     gpu_seconds: float
     megapixels: float = 0.0
     """Under this claim."""
@@ -154,13 +155,15 @@ class VideoRun:
             outcome.cancel()
 
     def _open_queue(self) -> SegmentQueue:
-        job, video = self._job, self._video
+        job, video, own = self._job, self._video, self._shared.config.models[self._meter.model]
+        assert self._meter.pool is not None, "a planned job has a pool"
+        pool = pool_name(self._meter.model, own, self._meter.pool.gang_size)
         return self._shared.dispatcher.open_queue(
             Candidate(
                 job_id=job.id, owner=job.owner, priority=job.priority, order=int(job.created_at.timestamp() * 1e3)
             ),
-            self._meter.model,
-            video.segment_orders(self._shared.limits().max_segment_tries),
+            pool,
+            video.segment_orders(self._shared.limits().max_segment_tries, pool),
             megapixels_per_frame=video.megapixels_per_frame,
             on_frames=self._take_frames,
             on_seconds=self._meter.add_seconds,

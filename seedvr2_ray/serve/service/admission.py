@@ -91,7 +91,7 @@ def require_free(data_url: str, min_free_bytes: int) -> None:
 
 def queue_seconds(load: Load, config: ServiceConfig) -> float:
     """Estimate how long everything that is unfinished will take with all replicas there may be."""
-    num_replicas = max(1, sum(pool.max_replicas for pool in config.models.values()))
+    num_replicas = max(1, sum(pool.max_replicas for pool in config.pools.values()))
     return load.remaining_gpu_seconds / num_replicas
 
 

@@ -1,19 +1,16 @@
 """What a job would take and cost, said before anything is spent: from the probed source and the settings alone."""
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from seedvr2_ray.errors import InputError
 from seedvr2_ray.media.container.info import MediaInfo, Notice
-from seedvr2_ray.restoration.planning.plan import Plan, plan_video
+from seedvr2_ray.restoration.planning.plan import plan_video
 from seedvr2_ray.restoration.restorer import RestorerIdentity
 from seedvr2_ray.serve.config import ModelPool
+from seedvr2_ray.serve.pools import choose_pool
 from seedvr2_ray.serve.security.wording import explained
 from seedvr2_ray.serve.workers.prepare import target_name
 from seedvr2_ray.settings import RestoreSettings
-
-if TYPE_CHECKING:
-    from seedvr2_ray.restoration.planning.forecast import MemoryForecast
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +42,13 @@ class JobEstimate:
 
 
 def estimate_job(
-    media: MediaInfo, settings: RestoreSettings, pool: ModelPool, *, name: str, max_pixels: int
+    media: MediaInfo,
+    settings: RestoreSettings,
+    pool: ModelPool,
+    *,
+    name: str,
+    max_pixels: int,
+    gang_size: int | None = None,
 ) -> JobEstimate:
     """Estimate a job whose source has been probed.
 
@@ -53,6 +56,7 @@ def estimate_job(
         pool: that of the settings' model.
         name: of the source's file; its ending may choose the container.
         max_pixels: of an output picture here.
+        gang_size: GPUs that the caller wants to work together; None leaves it to the plan.
     """
     try:
         plan = plan_video(
@@ -66,7 +70,8 @@ def estimate_job(
             target=target_name(media, settings, name),
             max_pixels=max_pixels,
         )
-        memory = _foresee_memory(plan, pool)
+        chosen = choose_pool(plan, pool, gang_size)
+        pool, memory = chosen.pool, chosen.memory
     except InputError as error:
         return replace(refused(explained(error)), frames=media.video.num_frames, notices=media.preflight)
     seconds = plan.restored_megapixels / pool.megapixels_per_second
@@ -86,16 +91,6 @@ def estimate_job(
         gang_size=pool.gang_size,
         bytes_per_gpu=None if memory is None else memory.peak_bytes,
     )
-
-
-def _foresee_memory(plan: Plan, pool: ModelPool) -> "MemoryForecast | None":
-    """Predict what each GPU of a pool will hold, where its configuration says what there is."""
-    if not pool.gpu_memory_bytes or not pool.num_gpus:
-        return None
-    # Torch, which knows the sizes of networks, is loaded only for deployments that ask for this.
-    from seedvr2_ray.restoration.planning.forecast import foresee_on_gpus
-
-    return foresee_on_gpus(plan, pool.gpu_memory_bytes, pool.gang_size)
 
 
 def refused(reason: str) -> JobEstimate:

@@ -36,6 +36,8 @@ class Submission:
     priority: int = 0
     webhook_url: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    gang_size: int | None = None
+    """GPUs that are to restore a segment together; None leaves it to the plan. It changes no picture."""
     idempotency_key: str | None = None
     request_digest: str | None = None
     """Of the request, where its upload is made anew by every try; by default of everything above."""
@@ -51,6 +53,7 @@ class Submission:
                 "priority": self.priority,
                 "webhook_url": self.webhook_url,
                 "metadata": dict(self.metadata),
+                **({} if self.gang_size is None else {"gang_size": self.gang_size}),
             }
         )
 

@@ -30,6 +30,7 @@ from seedvr2_ray.serve.db.upload_store import Upload, UploadStore
 from seedvr2_ray.serve.db.usage_store import UsageOfDay, UsageStore
 from seedvr2_ray.serve.jobs import Job, JobState, ResultInfo, Source
 from seedvr2_ray.serve.observability.gauges import Gauge, gauges_of
+from seedvr2_ray.serve.pools import require_size
 from seedvr2_ray.serve.problems import ConflictRefusal, FetchRefusal, GoneRefusal, MissingRefusal, RateRefusal
 from seedvr2_ray.serve.scheduler.job_watch import JobWatch, Snapshot
 from seedvr2_ray.serve.scheduler.webhooks import require_webhook_url
@@ -45,7 +46,7 @@ from seedvr2_ray.serve.service.gate import Gate
 from seedvr2_ray.serve.service.queue_places import QueuePlaces
 from seedvr2_ray.serve.service.rates import Rates
 from seedvr2_ray.serve.service.remote_sources import borrowed
-from seedvr2_ray.serve.service.results import Results, StoredFile
+from seedvr2_ray.serve.service.results import Results, StoredFile, why_no_result
 from seedvr2_ray.serve.service.shares import SharedPlaces
 from seedvr2_ray.serve.service.submission import Submission, require_sane, settle_settings, source_of_url
 from seedvr2_ray.serve.service.upload_files import UploadFiles
@@ -169,6 +170,7 @@ class Service:
             estimated_gpu_seconds=gpu_seconds,
             webhook_url=submission.webhook_url,
             metadata=dict(submission.metadata),
+            gang_size=submission.gang_size,
             idempotency_key=submission.idempotency_key,
             request_digest=submission.digest() if submission.idempotency_key else None,
         )
@@ -199,7 +201,7 @@ class Service:
         try:
             source, estimate = await self._look_at_source(caller, submission, settings)
             if estimate is None:
-                estimate = await self._estimate_remote(caller, source, settings)
+                estimate = await self._estimate_remote(caller, source, settings, submission.gang_size)
         except (MediaError, FetchRefusal) as error:
             estimate = refused(explained(error))
         load = await _in_thread(self.jobs.load, caller.owner)
@@ -275,7 +277,7 @@ class Service:
         """
         job = await self.get(caller, job_id)
         if job.result is None:
-            raise ConflictRefusal(_why_no_result(job))
+            raise ConflictRefusal(why_no_result(job))
         found = await _in_thread(self.results.file, "master", job.result.address)
         if found is None:
             raise GoneRefusal(f"the result of job {job_id} has been deleted; submit the job again")
@@ -338,7 +340,9 @@ class Service:
                 require_webhook_url(submission.webhook_url, self.secrets.webhook_secret)
             except FetchRefusal as refusal:
                 raise FetchRefusal(f"webhook_url: {refusal}") from None
-        return settle_settings(submission.settings, self.config)
+        settings = settle_settings(submission.settings, self.config)
+        require_size(settings.model, self.config.models[settings.model], submission.gang_size)
+        return settings
 
     async def _look_at_source(
         self, caller: Caller, submission: Submission, settings: RestoreSettings
@@ -350,13 +354,16 @@ class Service:
         upload = await self.uploads.require_complete(caller, submission.upload_id)
         source = Source(kind="upload", location=upload.id, name=upload.name, num_bytes=upload.num_bytes)
         async with self._looks.place(caller.owner):
-            return source, await _in_thread(self._estimate_upload, upload, settings, limiter=self._threads)
+            size = submission.gang_size
+            return source, await _in_thread(self._estimate_upload, upload, settings, size, limiter=self._threads)
 
-    def _estimate_upload(self, upload: Upload, settings: RestoreSettings) -> JobEstimate:
+    def _estimate_upload(self, upload: Upload, settings: RestoreSettings, size: int | None) -> JobEstimate:
         with self.uploads.opened(upload) as path:
-            return self._estimate_job(path, upload.name, settings)
+            return self._estimate_job(path, upload.name, settings, size)
 
-    async def _estimate_remote(self, caller: Caller, source: Source, settings: RestoreSettings) -> JobEstimate:
+    async def _estimate_remote(
+        self, caller: Caller, source: Source, settings: RestoreSettings, size: int | None
+    ) -> JobEstimate:
         limits = self.limits
         brief = limits.model_copy(update={"fetch_seconds": min(limits.fetch_seconds, limits.estimate_fetch_seconds)})
         borrowing = borrowed(source, self.config.fetch, brief, self._scratch / "estimates")
@@ -364,15 +371,17 @@ class Service:
             path = await _in_thread(borrowing.__enter__, limiter=self._threads)
             try:
                 async with self._looks.place(caller.owner):
-                    return await _in_thread(self._estimate_job, path, source.name, settings, limiter=self._threads)
+                    return await _in_thread(
+                        self._estimate_job, path, source.name, settings, size, limiter=self._threads
+                    )
             finally:
                 with anyio.CancelScope(shield=True):
                     await _in_thread(borrowing.__exit__, None, None, None)
 
-    def _estimate_job(self, path: Path, name: str, settings: RestoreSettings) -> JobEstimate:
+    def _estimate_job(self, path: Path, name: str, settings: RestoreSettings, size: int | None) -> JobEstimate:
         media = self._inspector.inspect(path, self.limits, salvage=settings.salvage)
         pool = self._rates.pool(settings.model)
-        return estimate_job(media, settings, pool, name=name, max_pixels=self.limits.max_pixels)
+        return estimate_job(media, settings, pool, name=name, max_pixels=self.limits.max_pixels, gang_size=size)
 
     def _admit(self, load: Load, *, gpu_seconds: float) -> None:
         require_quota(load, self.limits, gpu_seconds)
@@ -381,15 +390,6 @@ class Service:
     async def _wake_runner(self) -> None:
         with suppress(Exception):  # A hint: runners that poll find everything without it.
             await self._wake()
-
-
-def _why_no_result(job: Job) -> str:
-    if job.state is JobState.FAILED:
-        reason = f": {job.error.detail}" if job.error else ""
-        return f"job {job.id} failed and has no result{reason}"
-    if job.state is JobState.CANCELLED:
-        return f"job {job.id} was cancelled and has no result; submit it again"
-    return f"job {job.id} is {job.state} and has no result yet; wait until it is completed"
 
 
 async def _in_thread(

@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from seedvr2_ray.errors import DeploymentError, MediaError, RetryableError
+from seedvr2_ray.errors import DeploymentError, MediaError, RetryableError, SettingsError
 from seedvr2_ray.media.container.info import MediaInfo, merge_notices
 from seedvr2_ray.media.output.codecs import CODECS, IMAGE_CONTAINERS, SUFFIXES, codecs_for
 from seedvr2_ray.media.output.rehearsal import rehearse
@@ -15,6 +15,7 @@ from seedvr2_ray.restoration.work.first_pass import look_through
 from seedvr2_ray.restoration.work.remaining import PARTS, RESTORED
 from seedvr2_ray.serve.jobs import Source
 from seedvr2_ray.serve.observability.tracing import traced
+from seedvr2_ray.serve.pools import choose_pool
 from seedvr2_ray.serve.security.fetch import fetch_url
 from seedvr2_ray.serve.security.inspection import inspect
 from seedvr2_ray.serve.workers.protocol import (
@@ -73,7 +74,7 @@ def _prepare(layout: StorageLayout, order: PrepareOrder) -> PreparedJob:
                 has_preview=True,
             )
         store = layout.store_of(source.content)
-        plan = _plan(order, settings, source, path, store)
+        plan, gang_size = _plan(order, settings, source, path, store)
     return PreparedJob(
         source=source,
         result_address=address,
@@ -81,10 +82,13 @@ def _prepare(layout: StorageLayout, order: PrepareOrder) -> PreparedJob:
         restored=store.addresses(RESTORED),
         parts=store.addresses(PARTS),
         has_preview=layout.results.has("after", address),
+        gang_size=gang_size,
     )
 
 
-def _plan(order: PrepareOrder, settings: RestoreSettings, source: Pinned, path: Path, store: CommitStore) -> Plan:
+def _plan(
+    order: PrepareOrder, settings: RestoreSettings, source: Pinned, path: Path, store: CommitStore
+) -> tuple[Plan, int]:
     media = inspect(path, order.limits, salvage=settings.salvage)
 
     def plan_with(shots: Sequence[int], proof: Proof | None = None) -> Plan:
@@ -103,10 +107,13 @@ def _plan(order: PrepareOrder, settings: RestoreSettings, source: Pinned, path: 
 
     # Whatever can be refused is refused before minutes are spent on looking through the source.
     plan = plan_with((0,))
+    chosen = choose_pool(plan, order.pool, order.gang_size)
+    if chosen.memory is not None and chosen.memory.refusal:
+        raise SettingsError(chosen.memory.refusal)
     outlook = rehearse(str(path), media, plan.recipe.master)
     seen = look_through(str(path), media, source.content, store, salvage=settings.salvage)
     plan = plan_with(seen.shots if settings.detect_shots else (0,), seen.proof)
-    return replace(plan, notices=merge_notices(plan.notices, outlook))
+    return replace(plan, notices=merge_notices(plan.notices, outlook)), chosen.pool.gang_size
 
 
 def result_address(content: str, name: str, settings: RestoreSettings, order: PrepareOrder) -> str:

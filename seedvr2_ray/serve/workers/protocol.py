@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from seedvr2_ray.restoration.planning.plan import Plan, Recipe, Segment
 from seedvr2_ray.restoration.restorer import RestorerIdentity
 from seedvr2_ray.restoration.work.encoded_segments import Neighbourhood
-from seedvr2_ray.serve.config import FetchRules, Limits
+from seedvr2_ray.serve.config import FetchRules, Limits, ModelPool
 from seedvr2_ray.serve.jobs import ResultInfo, Source
 from seedvr2_ray.storage.sources import Pinned
 
@@ -23,6 +23,10 @@ class PrepareOrder:
     fetch: FetchRules
     identity: RestorerIdentity
     """Who will restore: as the replicas of the model say."""
+    pool: ModelPool
+    """Of the model; one of its gangs is chosen."""
+    gang_size: int | None = None
+    """GPUs that the caller wants to work together; None leaves it to the plan."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +44,8 @@ class PreparedJob:
     published: ResultInfo | None = None
     """The result, if an earlier job made it."""
     has_preview: bool = False
+    gang_size: int | None = None
+    """Of those who are to restore it; None where there is nothing to do."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +60,8 @@ class SegmentOrder:
     """Address of the next part, if it takes frames of this segment too."""
     max_tries: int
     """Processes that the segment may take with it before the job fails."""
+    pool: str | None = None
+    """Whose replicas restore it; None is the model's own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

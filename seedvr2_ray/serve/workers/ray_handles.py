@@ -38,7 +38,7 @@ class RayWorkers:
 
         Args:
             data: folder or URL of the deployment's data.
-            restorers: by the name of the model.
+            restorers: by the name of their pool.
         """
         self._data = data
         self._finisher = finisher
@@ -56,7 +56,7 @@ class RayWorkers:
 
     async def restore(self, order: SegmentOrder) -> AsyncGenerator[SegmentEvent, None]:
         """Have a replica restore a segment; closing the generator cancels its request."""
-        handle = self._restorers[order.recipe.restorer.name]
+        handle = self._restorers[order.pool or order.recipe.restorer.name]
         response: Any = handle.options(stream=True).restore.remote(order)
         try:
             with translated():

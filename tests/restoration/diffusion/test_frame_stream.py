@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from seedvr2_ray.frames import Frames
-from seedvr2_ray.restoration.diffusion.frame_stream import Rewindable, batched, copy_to, regroup, split_frames
+from seedvr2_ray.restoration.diffusion.frame_stream import batched, copy_to, regroup, split_frames
 
 
 def _frames(pts):
@@ -38,18 +38,3 @@ def test_what_passes_is_left_in_the_queue():
     passing = copy_to(queue, "abc")
     assert next(passing) == "a"
     assert list(queue) == ["a"]
-
-
-def test_a_stream_can_be_read_again_until_it_is_told_to_forget():
-    stream = Rewindable(split_frames([_frames(range(6))]))
-    reader = iter(stream)
-    assert [next(reader).pts for _ in range(3)] == [0, 1, 2]
-    stream.rewind()
-    reader = iter(stream)
-    assert [next(reader).pts for _ in range(2)] == [0, 1]
-    stream.rewind()
-    reader = iter(stream)
-    assert [next(reader).pts for _ in range(4)] == [0, 1, 2, 3]
-    stream.forget()
-    assert not stream.can_rewind
-    assert [frame.pts for frame in reader] == [4, 5]

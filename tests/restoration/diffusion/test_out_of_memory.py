@@ -17,7 +17,7 @@ from seedvr2_ray.models.seedvr2.vae.video_vae import VideoVAE
 from seedvr2_ray.restoration.diffusion.restorer import DiffusionRestorer
 from seedvr2_ray.restoration.diffusion.stages import DiffusionModel
 from seedvr2_ray.restoration.planning.geometry import Geometry
-from seedvr2_ray.restoration.planning.memory import LADDER
+from seedvr2_ray.restoration.planning.memory import LADDER, MemoryLesson
 from seedvr2_ray.restoration.restorer import RestorerIdentity, SegmentTask
 from seedvr2_ray.settings import RestoreSettings
 
@@ -133,3 +133,12 @@ def test_memory_that_runs_out_from_some_point_on_is_refused_in_one_sentence(rest
     with pytest.raises(DeviceMemoryError, match="memory ran out") as caught:
         _restore(restorer(), lambda number: number > num // 2)
     assert "\n" not in str(caught.value)
+
+
+def test_what_another_process_learned_is_heeded_as_if_it_had_been_learned_here(restorer):
+    first, second = restorer(), restorer()
+    lesson = MemoryLesson(knobs=first.plan(TASK).memory.knobs, stage=None, planned_bytes=0)
+    second.heed((lesson,))
+    assert second.lessons == (lesson,)
+    # The test's ladder begins at the fifth rung.
+    assert (first.plan(TASK).memory.knobs, second.plan(TASK).memory.knobs) == (LADDER[4], LADDER[5])

@@ -7,16 +7,17 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from seedvr2_ray.errors import InputError, NotFiniteError
+from seedvr2_ray.errors import CapacityError, InputError, NotFiniteError
 from seedvr2_ray.frames import Frames
 from seedvr2_ray.models.backends import SpStrategy
 from seedvr2_ray.models.parallel import SequenceParallel
 from seedvr2_ray.restoration.gang.ranks import remove_dead_folders
 from seedvr2_ray.restoration.lanczos import LANCZOS, LanczosRestorer
+from seedvr2_ray.restoration.planning.memory import LADDER, MemoryLesson
 from seedvr2_ray.restoration.restorer import Restorer, RestorerIdentity, SegmentTask
 from seedvr2_ray.settings import RestoreSettings
 
@@ -26,7 +27,8 @@ class RowShards:
     """Ranks that leave a trace of themselves, and to which something may happen."""
 
     folder: str
-    """Where traces lie, and faults to come: ``kill-RANK``, ``stop-RANK``, ``hang-RANK``, ``fail-RANK``, once each."""
+    """Where traces lie, and faults to come: ``kill-RANK``, ``stop-RANK``, ``hang-RANK``, ``fail-RANK``,
+    ``memory-RANK``, once each."""
     pause_seconds: float = 0.0
     """Per frame."""
     fault_at: int = 2
@@ -102,6 +104,11 @@ class _RowShards:
         self._options = options
         self._parallel = parallel
         self._whole = LanczosRestorer()
+        self.lessons: tuple[MemoryLesson, ...] = ()
+
+    def heed(self, lessons: Sequence[MemoryLesson]) -> None:
+        self.lessons = tuple(lessons)
+        (Path(self._options.folder) / f"heeded-{self._parallel.rank}-{len(lessons)}").touch()
 
     @property
     def identity(self) -> RestorerIdentity:
@@ -134,6 +141,10 @@ class _RowShards:
             os.kill(os.getpid(), signal.SIGSTOP)
         if self._options.is_due(f"fail-{rank}"):
             raise NotFiniteError("numbers that are no colours")
+        if self._options.is_due(f"memory-{rank}"):
+            self.lessons += (MemoryLesson(knobs=LADDER[len(self.lessons)], stage="decode", planned_bytes=1),)
+            self._parallel.leave()
+            raise CapacityError("memory ran out")
         if (Path(self._options.folder) / "fail-all").exists():
             raise NotFiniteError("numbers that are no colours")
         if self._options.is_due(f"hang-{rank}"):

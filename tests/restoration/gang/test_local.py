@@ -45,7 +45,8 @@ def test_the_command_line_restores_with_several_processes(tmp_path, capsys):
     words = ["restore", source, target, "--model", "nano", "--resolution", "x2", "--json", "--no-report"]
     assert main([*words, "--gpus", "2", "--device", "cpu"]) == 0
     assert json.loads(capsys.readouterr().out)["frames_restored_now"] == 5
-    assert (tmp_path / "out.mp4").exists()
+    provenance = json.loads((tmp_path / "out.mp4.json").read_text())
+    assert {segment["restored"]["gang_size"] for segment in provenance["segments"]} == {2}
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,12 @@ import sys
 import threading
 import time
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 import torch
 
-from seedvr2_ray.errors import GangError, InputError, MediaError, NotFiniteError
+from seedvr2_ray.errors import CapacityError, GangError, InputError, MediaError, NotFiniteError
 from seedvr2_ray.frames import Frames
 from seedvr2_ray.restoration.gang.processes import LocalProcesses
 from seedvr2_ray.restoration.gang.ranks import GangSpec, Timeouts
@@ -144,6 +145,28 @@ def test_what_one_rank_alone_refuses_is_refused_and_the_gang_is_started_again(ga
         list(gang.restore(batches(), task_of()))
     assert processes_left(first) == []
     assert restored_as_alone(gang, alone)
+
+
+def test_memory_that_runs_out_before_the_first_frame_starts_the_gang_again_with_what_was_learned(alone, tmp_path):
+    shards = RowShards(str(tmp_path), fault_at=0)
+    spec = GangSpec(source=shards, settings=RestoreSettings(model="lanczos"), size=2, timeouts=TIMEOUTS)
+    gang = GangRestorer(spec, lambda: LocalProcesses(None))
+    try:
+        first = gang.pids
+        shards.order("memory-1")
+        assert restored_as_alone(gang, alone)
+        assert processes_left(first) == []
+        assert {path.name for path in tmp_path.glob("heeded-*-1")} == {"heeded-0-1", "heeded-1-1"}
+    finally:
+        gang.close()
+
+
+def test_memory_that_runs_out_later_is_told_and_the_next_call_heeds_it(gang, alone, shards):
+    shards.order("memory-0")
+    with pytest.raises(CapacityError, match="memory ran out"):
+        list(gang.restore(batches(), task_of()))
+    assert restored_as_alone(gang, alone)
+    assert (Path(shards.folder) / "heeded-1-1").exists()
 
 
 class Cancelled(Exception):

@@ -4,9 +4,7 @@ import pytest
 
 from seedvr2_ray.errors import DeploymentError, SettingsError
 from seedvr2_ray.models.weights.catalogue import find_entry
-from seedvr2_ray.restoration.gang.rules import choose_devices, require_gang, require_rows
-from seedvr2_ray.restoration.planning.geometry import Geometry
-from seedvr2_ray.settings import RestoreSettings
+from seedvr2_ray.restoration.gang.rules import choose_devices, require_gang
 
 
 @pytest.mark.parametrize(
@@ -30,14 +28,6 @@ def test_a_gang_that_a_model_cannot_be_shared_by_is_refused(model, size, strateg
 )
 def test_a_gang_that_a_model_can_be_shared_by_is_taken(model, size, strategy):
     require_gang(find_entry(model), size, strategy)
-
-
-def test_more_ranks_than_rows_are_refused_with_how_many_there_may_be():
-    entry, settings = find_entry("seedvr2-3b"), RestoreSettings(padding="black")
-    geometry = Geometry(source_width=64, source_height=10, width=128, height=20)
-    require_rows(entry, settings, geometry, 4)
-    with pytest.raises(SettingsError, match="4 rows .* 5 ranks.* at most 4"):
-        require_rows(entry, settings, geometry, 5)
 
 
 def test_a_machine_with_fewer_gpus_is_told_of_in_one_sentence_and_the_cpu_is_taken_only_when_asked_for():

@@ -78,7 +78,7 @@ def test_what_no_gang_can_do_is_refused_without_naming_one():
         (4, 2, "gang_size 4 needs 4 GPUs in one machine and there are 2; ask for at most 2"),
         (2, 1, "gang_size 2 needs 2 GPUs in one machine and there is 1; ask for at most 1"),
         (0, 8, "at least 1 GPU"),
-        (5, 8, "5 GPUs cannot share a picture of 4 rows of latents"),
+        (5, 8, "4 rows of latents cannot be spread over 5 ranks.*use at most 4 GPUs"),
     ],
 )
 def test_ranks_that_a_machine_or_a_picture_does_not_have_are_refused(asked, node_gpus, words):

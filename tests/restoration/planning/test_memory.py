@@ -11,7 +11,6 @@ from seedvr2_ray.restoration.planning.memory import (
     MemoryCosts,
     MemoryDemand,
     MemoryLesson,
-    costs_as_json,
     plan_memory,
     predict,
 )
@@ -181,4 +180,3 @@ def test_the_stated_target_is_met_on_paper():
 def test_devices_without_a_measurement_get_the_estimate_and_say_so():
     assert MemoryCosts.for_device("Some GPU").source.startswith("estimate")
     assert MemoryCosts.for_device("cpu") != MemoryCosts.for_device("Some GPU")
-    assert MemoryCosts(**costs_as_json(COSTS)) == COSTS

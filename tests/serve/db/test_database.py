@@ -65,13 +65,14 @@ def test_opening_again_keeps_everything(empty_url: str) -> None:
 def test_a_database_of_a_newer_version_is_left_alone(database_url: str) -> None:
     database = Database(database_url)
     with database.writing() as connection:
+        now = connection.scalars(sa.text("SELECT version_num FROM alembic_version")).one()
         connection.execute(sa.text("UPDATE alembic_version SET version_num = 'from the future'"))
     try:
         with pytest.raises(DeploymentError, match="a newer seedvr2-ray may have used it"):
             open_database(database_url)
     finally:
         with database.writing() as connection:
-            connection.execute(sa.text("UPDATE alembic_version SET version_num = '0001'"))
+            connection.execute(sa.text("UPDATE alembic_version SET version_num = :now"), {"now": now})
         database.close()
 
 

@@ -13,9 +13,10 @@ from seedvr2_ray.errors import DeploymentError, StorageError
 from seedvr2_ray.restoration.lanczos import LANCZOS, LanczosRestorer
 from seedvr2_ray.restoration.load import CatalogueRestorers
 from seedvr2_ray.restoration.run import restore_video
-from seedvr2_ray.serve.config import Limits, ModelPool
+from seedvr2_ray.serve.config import GangPool, Limits, ModelPool
 from seedvr2_ray.serve.jobs import JobState
 from seedvr2_ray.serve.problems import ConflictRefusal
+from seedvr2_ray.serve.workers.local import LocalWorkers
 from tests.media import clips
 from tests.serve.deployment import SETTINGS, WatchedRestorers, deploy
 
@@ -396,3 +397,33 @@ def test_a_segment_that_is_not_wanted_any_more_frees_its_replica_only_when_its_t
 
     asyncio.run(work())
     assert max(most) == 1
+
+
+def test_a_job_goes_to_the_gangs_of_the_size_it_asks_for_and_pays_for_each_of_their_devices(short_clip, tmp_path):
+    service, pools, speeds = deploy(tmp_path), {}, {}
+    models = {"lanczos": ModelPool(gangs={2: GangPool()})}
+    service.config = service.config.model_copy(update={"models": models})
+
+    class Workers(LocalWorkers):
+        async def restore(self, order):
+            pools[order.job_id] = order.pool
+            async for event in super().restore(order):
+                if event.record is not None:
+                    speeds[order.job_id] = event.record["seconds"]
+                yield event
+
+    async def work():
+        workers = Workers(service.layout)
+        task = asyncio.create_task(service.runner(workers).run())
+        jobs = [service.submit(short_clip, replace(SETTINGS, seed=n or 9), gang_size=n) for n in (None, 1, 2, 3)]
+        try:
+            return [await service.until(job) for job in jobs]
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+            workers.close()
+
+    plain, alone, shared, refused = asyncio.run(work())
+    assert [pools[job.id] for job in (plain, alone, shared)] == ["lanczos", "lanczos", "lanczos-gang-2"]
+    assert shared.gpu_seconds >= 2 * speeds[shared.id]
+    assert "deployed here in gangs of 1 or 2, not of 3" in refused.error.detail

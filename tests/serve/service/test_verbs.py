@@ -79,6 +79,14 @@ def test_a_submission_becomes_a_queued_job_with_its_model_settled_and_its_time_e
     assert job.estimated_gpu_seconds == pytest.approx(pixels / 0.5)
 
 
+def test_a_size_of_gangs_is_kept_with_the_job_and_one_that_is_not_there_makes_none(service):
+    upload = _upload(service, ANNA)
+    job, _ = asyncio.run(service.submit(ANNA, Submission(upload_id=upload, gang_size=1)))
+    assert asyncio.run(service.get(ANNA, job.id)).gang_size == 1
+    with pytest.raises(InputError, match="lanczos is deployed here in gangs of 1, not of 2"):
+        asyncio.run(service.submit(ANNA, Submission(upload_id=upload, gang_size=2)))
+
+
 def test_a_runner_is_woken_by_a_new_job_only_and_may_fail_to_wake(service):
     woken = []
 

@@ -14,7 +14,7 @@ from seedvr2_ray.restoration.lanczos import LANCZOS, LanczosRestorer
 from seedvr2_ray.restoration.restorer import RestorerIdentity
 from seedvr2_ray.restoration.work.encoded_segments import neighbourhood_of
 from seedvr2_ray.restoration.work.remaining import RESTORED
-from seedvr2_ray.serve.config import FetchRules, Limits
+from seedvr2_ray.serve.config import FetchRules, Limits, ModelPool
 from seedvr2_ray.serve.jobs import Source
 from seedvr2_ray.serve.scheduler.video_progress import VideoProgress
 from seedvr2_ray.serve.workers import prepare, publish, restore
@@ -55,6 +55,7 @@ def order_of(layout, clip, settings=SETTINGS, *, name="film.mp4", job="job_1", *
         "limits": Limits(),
         "fetch": FetchRules(),
         "identity": LANCZOS,
+        "pool": ModelPool(),
     }
     return PrepareOrder(**{**values, **changes})
 

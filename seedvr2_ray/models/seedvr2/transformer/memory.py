@@ -3,6 +3,8 @@
 Units: tokens, and bytes beyond the weights. L tokens of the chunk, b of a band.
 """
 
+from functools import lru_cache
+
 from seedvr2_ray.models.seedvr2.config import DiTConfig
 from seedvr2_ray.models.seedvr2.transformer.ranks.assignment import assign_windows
 from seedvr2_ray.models.seedvr2.transformer.ranks.choice import cheaper_strategy
@@ -13,6 +15,7 @@ _INDEX = 8
 _TEXT_TOKENS = 64
 
 
+@lru_cache(maxsize=1024)
 def transform_bytes(
     config: DiTConfig, size_THW: tuple[int, int, int], *, band_tokens: int, item_bytes: int, num_ranks: int = 1
 ) -> int:

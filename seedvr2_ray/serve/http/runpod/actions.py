@@ -51,6 +51,11 @@ class ModelChoice:
     model: str
     """Name in the catalogue."""
 
+    @property
+    def gang_size(self) -> int | None:
+        """The size of gangs that was asked for: 1, which every client says, leaves it to the deployment."""
+        return self.sp_size if self.sp_size > 1 else None
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RestoreAction:
@@ -110,11 +115,12 @@ def choose_model(given: Mapping[str, Any], config: ServiceConfig) -> ModelChoice
         # Only the 7B has a variant, so that a variant alone means it.
         model_type = model_type or "seedvr2_7b"
         model = _deployed(model_type, variant, config)
-    gang_size = config.models[model].gang_size
-    if sp_size not in (1, gang_size):
+    sizes = config.models[model].sizes
+    if sp_size not in (1, *sizes):
+        there = " or ".join(map(str, sizes))
         raise ActionError(
             f"sp_size {sp_size} needs {sp_size} devices that act as one, and this deployment has {model} on "
-            f"{gang_size}; use sp_size {gang_size}"
+            f"{there}; use sp_size {there}"
         )
     return ModelChoice(model_type=model_type, model_variant=variant, sp_size=sp_size, model=model)
 
@@ -122,9 +128,9 @@ def choose_model(given: Mapping[str, Any], config: ServiceConfig) -> ModelChoice
 def _of_size(sp_size: int, config: ServiceConfig) -> str:
     """Return the model whose gangs have this size, where no model is named: the default one if it is any of them."""
     pools = config.models
-    if sp_size in (1, pools[config.default_model].gang_size):
+    if sp_size in (1, *pools[config.default_model].sizes):
         return config.default_model
-    return next((model for model, pool in pools.items() if pool.gang_size == sp_size), config.default_model)
+    return next((model for model, pool in pools.items() if sp_size in pool.sizes), config.default_model)
 
 
 def _deployed(model_type: object, variant: str, config: ServiceConfig) -> str:

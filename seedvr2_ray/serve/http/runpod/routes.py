@@ -176,8 +176,8 @@ async def read_health(service: TheService, caller: TheCaller, endpoint_id: Endpo
     caller.require("jobs:read")
     num = await anyio.to_thread.run_sync(service.jobs.count, caller.sees)
     num_running = sum(num.get(state, 0) for state in JobState if state.is_active)
-    most = sum(pool.max_replicas for pool in service.config.models.values())
-    least = sum(pool.min_replicas for pool in service.config.models.values())
+    most = sum(pool.max_replicas for pool in service.config.pools.values())
+    least = sum(pool.min_replicas for pool in service.config.pools.values())
     busy = min(num_running, most)
     return JSONResponse(
         {
@@ -223,7 +223,9 @@ async def _act(service: Service, caller: Caller, body: JsonBody, endpoint_id: st
     path = body.media(restore.media)
     name, wrapping = wrapping_of(path)
     settings = {**restore.settings, **wrapping}
-    submission = Submission(settings=settings, metadata=restore.metadata(endpoint_id))
+    submission = Submission(
+        settings=settings, metadata=restore.metadata(endpoint_id), gang_size=restore.choice.gang_size
+    )
     return await submit_file(service, caller, path, name, submission)
 
 

@@ -30,7 +30,7 @@ from seedvr2_ray.storage.address import digest_of
 
 _FORM_OVERHEAD = 1 << 20
 """Room for the boundaries and the fields beside the file."""
-_JSON_FIELDS = frozenset({"settings", "priority", "metadata"})
+_JSON_FIELDS = frozenset({"settings", "priority", "metadata", "gang_size"})
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
 
@@ -47,6 +47,7 @@ _FORM_BODY = {
                 "priority": {"type": "integer", "minimum": -10, "maximum": 10},
                 "webhook_url": {"type": "string"},
                 "metadata": {"type": "object"},
+                "gang_size": {"type": "integer", "minimum": 1, "maximum": 64},
             },
         }
     }
@@ -204,6 +205,7 @@ def _submission_of(upload: Upload, form: JobForm, fields: Mapping[str, Any], key
         priority=form.priority,
         webhook_url=form.webhook_url,
         metadata=form.metadata,
+        gang_size=form.gang_size,
         idempotency_key=key,
         # Every try uploads anew; its bytes tell whether it is the same request.
         request_digest=digest_of([upload.name, upload.sha256, dict(fields)]),

@@ -15,6 +15,7 @@ from seedvr2_ray.serve.service.submission import LONGEST_URL, PRIORITIES, Submis
 from seedvr2_ray.storage.faults import printable
 
 Priority = Annotated[int, Field(ge=PRIORITIES[0], le=PRIORITIES[-1], strict=True)]
+GangSize = Annotated[int, Field(ge=1, le=64, strict=True)] | None
 
 
 class _Request(BaseModel):
@@ -45,6 +46,10 @@ class JobRequest(_Request):
     priority: Priority = 0
     webhook_url: str | None = Field(default=None, max_length=LONGEST_URL)
     metadata: dict[str, Any] = Field(default_factory=dict, description="Kept for you; at most 4 KiB as JSON.")
+    gang_size: GangSize = Field(
+        default=None,
+        description="GPUs that restore a segment together; by default the fewest that can. Changes no picture.",
+    )
 
     def to_submission(self, *, idempotency_key: str | None = None) -> Submission:
         """Translate for the service."""
@@ -55,6 +60,7 @@ class JobRequest(_Request):
             priority=self.priority,
             webhook_url=self.webhook_url,
             metadata=self.metadata,
+            gang_size=self.gang_size,
             idempotency_key=idempotency_key,
         )
 
@@ -66,6 +72,7 @@ class JobForm(_Request):
     priority: Priority = 0
     webhook_url: str | None = Field(default=None, max_length=LONGEST_URL)
     metadata: dict[str, Any] = Field(default_factory=dict)
+    gang_size: GangSize = None
 
 
 class UploadRequest(_Request):

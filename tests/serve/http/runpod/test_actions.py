@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from seedvr2_ray.restoration.planning.geometry import Area, area_size, parse_resolution
-from seedvr2_ray.serve.config import ModelPool, ServiceConfig
+from seedvr2_ray.serve.config import GangPool, ModelPool, ServiceConfig
 from seedvr2_ray.serve.http.runpod.actions import (
     ActionError,
     ModelMissing,
@@ -86,6 +86,18 @@ def test_a_size_alone_picks_the_deployment_whose_gangs_have_it():
     assert choose_model({"sp_size": 1}, ALL).model == ALL.default_model
     with pytest.raises(ActionError, match="sp_size 8 needs 8 devices"):
         choose_model({"sp_size": 8}, ALL)
+
+
+def test_one_model_may_be_there_in_several_sizes():
+    both = ServiceConfig(
+        models={"seedvr2-3b": ModelPool(num_gpus=1, gangs={4: GangPool()})}, default_model="seedvr2-3b"
+    )
+    for sp_size, gang_size in ((1, None), (4, 4)):
+        choice = choose_model({"model_type": "seedvr2_3b", "sp_size": sp_size}, both)
+        assert (choice.model, choice.gang_size) == ("seedvr2-3b", gang_size)
+    assert choose_model({"sp_size": 4}, both).gang_size == 4
+    with pytest.raises(ActionError, match="has seedvr2-3b on 1 or 4; use sp_size 1 or 4"):
+        choose_model({"sp_size": 2}, both)
 
 
 def test_the_defaults_are_the_documented_ones():

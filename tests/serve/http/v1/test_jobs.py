@@ -76,6 +76,7 @@ def test_auto_means_the_deployments_default_and_other_models_are_refused(idle, c
         ({"settings": {"crf": "23"}}, "crf"),
         ({"priority": 11}, "priority"),
         ({"priority": "3"}, "priority"),
+        ({"gang_size": 0}, "gang_size"),
         ({"metadata": {"x": "y" * 5000}}, "metadata"),
         ({"metadata": {"x": "a\u0000b"}}, "NUL"),
         ({"webhook_url": "ftp://example.org"}, "webhook_url"),

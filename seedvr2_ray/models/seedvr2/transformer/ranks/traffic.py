@@ -1,16 +1,15 @@
-"""How many bytes a rank sends in one forward pass, by arithmetic; the exchanges count what they really send.
-
-Nothing here looks at tokens: what moves between layers follows from how a rank's windows overlap.
-"""
+"""How many bytes a rank sends in one forward pass, by arithmetic; the exchanges count what they really send."""
 
 from collections import Counter
+from functools import lru_cache
 
-from seedvr2_ray.models.seedvr2.config import DiTConfig
+import torch
+
+from seedvr2_ray.models.seedvr2.config import DiTConfig, WindowGrid
 from seedvr2_ray.models.seedvr2.transformer.packing import Size
 from seedvr2_ray.models.seedvr2.transformer.ranks.assignment import assign_windows
 from seedvr2_ray.models.seedvr2.transformer.ranks.by_heads import HEADS, token_counts
 from seedvr2_ray.models.seedvr2.transformer.ranks.by_windows import JOINED, MOVED, TEXT
-from seedvr2_ray.models.seedvr2.transformer.windows import Span
 
 _SUM_BYTES = 4
 """Of a number in the text's sums, which are float32."""
@@ -19,8 +18,15 @@ _SUM_BYTES = 4
 def moved_tokens(config: DiTConfig, grid: Size, num_ranks: int, rank: int) -> tuple[int, int]:
     """Return how many tokens leave a rank on the way into a layer of shifted windows, and into one of regular ones."""
     regular, shifted = assign_windows(grid, config.windows, num_ranks)
-    kept = sum(_shared_tokens(a, b) for a in regular.of(rank) for b in shifted.of(rank))
+    kept = _kept_tokens(grid, config.windows, num_ranks)[rank]
     return regular.loads[rank] - kept, shifted.loads[rank] - kept
+
+
+@lru_cache(maxsize=64)
+def _kept_tokens(grid: Size, windows: WindowGrid, num_ranks: int) -> tuple[int, ...]:
+    """Return how many tokens each rank holds in layers of both kinds."""
+    before, after = (kind.owner_map(grid) for kind in assign_windows(grid, windows, num_ranks))
+    return tuple(torch.bincount(before[before == after], minlength=num_ranks).tolist())
 
 
 def window_bytes(
@@ -64,10 +70,3 @@ def head_bytes(
 
 def _square(config: DiTConfig) -> int:
     return config.patch**2 * config.latent_channels
-
-
-def _shared_tokens(a: Span, b: Span) -> int:
-    shared = 1
-    for one, other in zip(a, b, strict=True):
-        shared *= max(0, min(one.stop, other.stop) - max(one.start, other.start))
-    return shared

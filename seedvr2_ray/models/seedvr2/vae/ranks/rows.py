@@ -89,13 +89,22 @@ def split_rows(latent_rows: int, num_ranks: int) -> tuple[int, ...]:
     Raises:
         SettingsError: there are fewer rows than ranks.
     """
+    require_rows(latent_rows, num_ranks)
+    edges = [latent_rows * rank // num_ranks for rank in range(num_ranks + 1)]
+    return tuple(stop - start for start, stop in pairwise(edges))
+
+
+def require_rows(latent_rows: int, num_ranks: int) -> None:
+    """Refuse a picture that has fewer rows of latents than there are ranks.
+
+    Raises:
+        SettingsError: says how many can share it.
+    """
     if latent_rows < num_ranks:
         raise SettingsError(
             f"a picture of {latent_rows} rows of latents cannot be spread over {num_ranks} ranks, each of which needs "
             f"one; use at most {latent_rows} GPUs for it, or a larger size"
         )
-    edges = [latent_rows * rank // num_ranks for rank in range(num_ranks + 1)]
-    return tuple(stop - start for start, stop in pairwise(edges))
 
 
 def _sum(parts: Sequence[Tensor]) -> Tensor:
