@@ -40,6 +40,9 @@ def live(
     output_format: Annotated[
         Literal["auto", "mpegts", "mp4", "hls"], typer.Option("--format", help="Form of the output.")
     ] = "auto",
+    listen: Annotated[
+        bool, typer.Option(help="Wait at INPUT (rtmp:// rtsp:// tcp:// http://) for a sender that connects to it.")
+    ] = False,
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for a sender's first packet.")] = 30.0,
     reconnect: Annotated[float, typer.Option(min=0, help="Seconds to wait for a sender that broke off.")] = 10.0,
     warm_up: Annotated[bool, typer.Option(help="Measure first how fast this machine restores the stream.")] = True,
@@ -70,7 +73,7 @@ def live(
     from seedvr2_ray.live.source import LiveSource
     from seedvr2_ray.restoration.load import LoadOptions, find_model, load_restorer
 
-    received_from, goes_to = parse_input(source), parse_output(target, output_format)
+    received_from, goes_to = parse_input(source, listens=listen), parse_output(target, output_format)
     if policy == "slow" and received_from.is_endless:
         raise SettingsError(
             f"{source} does not wait for anybody, so it cannot be slowed down; leave out --policy slow, or read a "

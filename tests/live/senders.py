@@ -16,8 +16,8 @@ from tests.media.clips import draw_frame
 SIZE = (96, 64)
 RATE = 25
 SOUND_RATE = 48000
-MUXERS = {"mpegts": "mpegts", "fmp4": "mp4", "webm": "webm"}
-CODECS = {"mpegts": ("libx264", "aac"), "fmp4": ("libx264", "aac"), "webm": ("libvpx", "libopus")}
+MUXERS = {"mpegts": "mpegts", "fmp4": "mp4", "webm": "webm", "flv": "flv", "rtsp": "rtsp"}
+CODECS = dict.fromkeys(MUXERS, ("libx264", "aac")) | {"webm": ("libvpx", "libopus")}
 
 
 @dataclass

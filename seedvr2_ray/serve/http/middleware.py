@@ -80,7 +80,7 @@ class Envelope:
             if scope["type"] == "http":
                 await self._serve(scope, receive, send, held)
             else:
-                await self._app(scope, receive, send)
+                await self._app(scope, *paced(scope, receive, send))
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, held: ExitStack) -> None:
         sent = Headers(scope=scope).get(REQUEST_ID, "")
