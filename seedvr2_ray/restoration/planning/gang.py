@@ -66,18 +66,27 @@ def require_gang_size(demand: MemoryDemand, size: int, node_gpus: int) -> None:
     Raises:
         SettingsError: says why, and the sizes there are.
     """
+    require_one_machine(size, node_gpus)
     most = _most_ranks(demand)
+    if size > most:
+        raise SettingsError(
+            f"{size} GPUs cannot share a picture of {most} rows of latents, for each needs one; "
+            f"ask for a gang_size of at most {most}"
+        )
+
+
+def require_one_machine(size: int, node_gpus: int) -> None:
+    """Refuse a gang that no machine has the GPUs for.
+
+    Raises:
+        SettingsError: names the sizes there are.
+    """
     if size < 1:
         raise SettingsError(f"a gang has at least 1 GPU, got gang_size {size}; leave it out to have it chosen")
     if size > node_gpus:
         raise SettingsError(
             f"gang_size {size} needs {size} GPUs in one machine and there {_are(node_gpus)}; "
             f"ask for at most {node_gpus}"
-        )
-    if size > most:
-        raise SettingsError(
-            f"{size} GPUs cannot share a picture of {most} rows of latents, for each needs one; "
-            f"ask for a gang_size of at most {most}"
         )
 
 

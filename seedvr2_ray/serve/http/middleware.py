@@ -79,8 +79,10 @@ class Envelope:
             scope[HELD] = held
             if scope["type"] == "http":
                 await self._serve(scope, receive, send, held)
-            else:
+            elif scope["type"] == "websocket":
                 await self._app(scope, *paced(scope, receive, send))
+            else:
+                await self._app(scope, receive, send)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, held: ExitStack) -> None:
         sent = Headers(scope=scope).get(REQUEST_ID, "")
