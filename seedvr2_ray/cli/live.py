@@ -85,7 +85,12 @@ def live(
     endless = make_endless(load_restorer(settings, options), find_model(settings), settings)
     opener = AddressOpener(received_from, wait_seconds=wait, reconnect_seconds=reconnect, tell=tell)
     session = LiveSession(
-        LiveSource(opener, copies_sound=COPIED[goes_to.kind].__contains__, tell=tell),
+        LiveSource(
+            opener,
+            copies_sound=COPIED[goes_to.kind].__contains__,
+            merges_fields=settings.deinterlace == "bwdif",
+            tell=tell,
+        ),
         endless,
         lambda: open_bytes_out(goes_to),
         goes_to.kind,

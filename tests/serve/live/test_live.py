@@ -134,7 +134,7 @@ class Neighbour:
 
     def start(self) -> None:
         self._thread.start()
-        assert self._is_let_in.wait(60), self.heard.events
+        assert self._is_let_in.wait(150), self.heard.events
 
     def end(self) -> None:
         self._is_done.set()
@@ -231,15 +231,16 @@ def test_who_finds_no_free_replica_is_told_so(service: RunningService) -> None:
     require_free(service)
 
 
+@pytest.fixture(scope="class")
+def neighbour(service: RunningService) -> Iterator[Neighbour]:
+    started = Neighbour(service)
+    started.start()
+    yield started
+    started.end()
+
+
 class TestHarmsNobodyElse:
     """What one caller does to a stream, while somebody else's goes on."""
-
-    @pytest.fixture(scope="class")
-    def neighbour(self, service: RunningService) -> Iterator[Neighbour]:
-        started = Neighbour(service)
-        started.start()
-        yield started
-        started.end()
 
     @pytest.fixture(autouse=True)
     def _beside(self, neighbour: Neighbour) -> None:
