@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from typing import Annotated, Literal
 
 import typer
@@ -26,6 +27,9 @@ Output = Annotated[
         help="NAME.ts, NAME.mp4 (fragmented), FOLDER/ (low-latency HLS), udp:// srt:// tcp://, or - for a pipe.",
     ),
 ]
+
+_TOLD_SECONDS = 2.0
+"""Between two lines about how a stream goes."""
 
 
 @with_settings
@@ -111,8 +115,15 @@ def _teller(*, as_json: bool, to_stderr: bool) -> Tell:
 
         return tell_program
     console = Console(stderr=True, highlight=False, soft_wrap=True)
+    told_at = 0.0
 
     def tell_person(event: LiveEvent) -> None:
+        nonlocal told_at
+        if event["event"] == "chunk":
+            # Several times a second, and each says what the one before said.
+            if time.monotonic() - told_at < _TOLD_SECONDS:
+                return
+            told_at = time.monotonic()
         console.print(describe(event), markup=False)
 
     return tell_person
