@@ -13,7 +13,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from tests.live.senders import RATE, Sent, make_stream, stream_bytes
+from tests.live.senders import RATE, Sent, make_stream, noisy_bytes, stream_bytes
 from tests.live.streams import receive
 from tests.serve.running import RunningService
 
@@ -251,10 +251,10 @@ class TestHarmsNobodyElse:
     ) -> None:
         heard = Heard()
         # Lossless: 40 MB would come of it if nobody held it back.
-        settings = {**SETTINGS, "resolution": "1152x768", "crf": 0}
+        settings = {**SETTINGS, "resolution": "384x256", "crf": 0}
         with live_socket(service, settings=settings, policy="slow") as socket:
             heard.listen(socket, lambda heard: heard.named("ready"))
-            socket.send(stream_bytes(300) * 4)
+            socket.send(noisy_bytes(300))
             heard.listen(socket, lambda heard: heard.data)
             require_free(service, within=60)
             heard.listen(socket)
