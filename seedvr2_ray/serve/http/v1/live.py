@@ -137,13 +137,13 @@ async def _send(socket: WebSocket, opened: OpenStream) -> None:
     while True:
         pieces, is_over = await opened.relay.fetch.remote(opened.socket, _FETCH_SECONDS)
         for piece in pieces:
-            with anyio.move_on_after(_SEND_SECONDS) as patience:
+            with anyio.move_on_after(_SEND_SECONDS) as deadline:
                 if isinstance(piece, bytes):
                     await socket.send_bytes(piece)
                 else:
                     status = piece["status"] if piece["event"] == "error" else status
                     await socket.send_text(json.dumps(piece))
-            if patience.cancelled_caught:
+            if deadline.cancelled_caught:
                 await socket.close(_CLOSE_CODES + 408, "nothing was read")
                 return
         if is_over:
