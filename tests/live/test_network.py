@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from seedvr2_ray.errors import DeploymentError, MediaError, SettingsError
 from seedvr2_ray.live.inputs import AddressOpener, parse_input
 from seedvr2_ray.live.session import LiveOutcome, LiveRules
-from tests.live.senders import RATE, Sent
+from tests.live.senders import RATE, Sent, stream_bytes
 from tests.live.streams import make_session, receive
 
 ROOT = Path(__file__).parents[2]
@@ -111,6 +112,29 @@ def test_a_sender_that_connects_to_us_is_restored_to_its_last_frame(scheme: str,
     assert found.numbers == list(range(40))
     shown = found.times[25]
     assert any(abs(click - shown) <= 1 / RATE for click in found.clicks), (shown, found.clicks)
+
+
+@pytest.mark.slow
+def test_a_stream_is_fetched_over_http_to_its_last_frame() -> None:
+    data = stream_bytes(30)
+
+    class Camera(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            # Without a length: it ends with its connection, as a camera's does.
+            self.wfile.write(data)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Camera) as server:
+        threading.Thread(target=server.serve_forever).start()
+        sent = Sent()
+        opener = AddressOpener(parse_input(f"http://127.0.0.1:{server.server_port}/camera.ts"))
+        outcome = make_session(opener, sent, rules=LiveRules(policy="slow", measures=False)).run()
+        server.shutdown()
+    assert outcome.frames_out == 30 and receive(sent.data).numbers == list(range(30))
 
 
 def test_an_address_that_nobody_can_connect_to_is_refused() -> None:
