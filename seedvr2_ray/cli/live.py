@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from typing import Annotated, Literal
 
 import typer
@@ -27,6 +28,9 @@ Output = Annotated[
     ),
 ]
 
+_TOLD_SECONDS = 2.0
+"""Between two lines about how a stream goes."""
+
 
 @with_settings
 def live(
@@ -40,6 +44,9 @@ def live(
     output_format: Annotated[
         Literal["auto", "mpegts", "mp4", "hls"], typer.Option("--format", help="Form of the output.")
     ] = "auto",
+    listen: Annotated[
+        bool, typer.Option(help="Wait at INPUT (rtmp:// rtsp:// tcp:// http://) for a sender that connects to it.")
+    ] = False,
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for a sender's first packet.")] = 30.0,
     reconnect: Annotated[float, typer.Option(min=0, help="Seconds to wait for a sender that broke off.")] = 10.0,
     warm_up: Annotated[bool, typer.Option(help="Measure first how fast this machine restores the stream.")] = True,
@@ -70,7 +77,7 @@ def live(
     from seedvr2_ray.live.source import LiveSource
     from seedvr2_ray.restoration.load import LoadOptions, find_model, load_restorer
 
-    received_from, goes_to = parse_input(source), parse_output(target, output_format)
+    received_from, goes_to = parse_input(source, listens=listen), parse_output(target, output_format)
     if policy == "slow" and received_from.is_endless:
         raise SettingsError(
             f"{source} does not wait for anybody, so it cannot be slowed down; leave out --policy slow, or read a "
@@ -82,7 +89,12 @@ def live(
     endless = make_endless(load_restorer(settings, options), find_model(settings), settings)
     opener = AddressOpener(received_from, wait_seconds=wait, reconnect_seconds=reconnect, tell=tell)
     session = LiveSession(
-        LiveSource(opener, copies_sound=COPIED[goes_to.kind].__contains__, tell=tell),
+        LiveSource(
+            opener,
+            copies_sound=COPIED[goes_to.kind].__contains__,
+            merges_fields=settings.deinterlace == "bwdif",
+            tell=tell,
+        ),
         endless,
         lambda: open_bytes_out(goes_to),
         goes_to.kind,
@@ -103,8 +115,15 @@ def _teller(*, as_json: bool, to_stderr: bool) -> Tell:
 
         return tell_program
     console = Console(stderr=True, highlight=False, soft_wrap=True)
+    told_at = 0.0
 
     def tell_person(event: LiveEvent) -> None:
+        nonlocal told_at
+        if event["event"] == "chunk":
+            # Several times a second, and each says what the one before said.
+            if time.monotonic() - told_at < _TOLD_SECONDS:
+                return
+            told_at = time.monotonic()
         console.print(describe(event), markup=False)
 
     return tell_person

@@ -78,13 +78,16 @@ def make_endless(restorer: Restorer, entry: ModelEntry, settings: RestoreSetting
     return EndlessRestorer(restorer, entry.takes_streams, at_once, settings)
 
 
-def measure_rate(endless: EndlessRestorer, sample: Frames, geometry: Geometry) -> float:
+def measure_rate(endless: EndlessRestorer, sample: Frames, geometry: Geometry) -> tuple[float, Frames]:
     """Measure how many frames per second come out, on a picture of the stream itself shown again and again.
 
     What a model does once - compile, fill its caches - is not counted: of three chunks the last two are.
 
     Args:
         sample: one frame, at least; the first is used.
+
+    Returns:
+        Frames per second, and the first that came out.
     """
     num_frames = 3 * endless.frames_at_once
     began = time.perf_counter()
@@ -96,11 +99,14 @@ def measure_rate(endless: EndlessRestorer, sample: Frames, geometry: Geometry) -
             yield Frames(sample.data_TCHW[:1], (number,), Fraction(1, 1000))
 
     done, first_out, at_first = 0, began, 0
+    first: Frames | None = None
     for batch in endless.restore(picture(), geometry):
+        first = first or batch
         done += len(batch)
         if done >= endless.frames_at_once and at_first == 0:
             first_out, at_first = time.perf_counter(), done
     ended = time.perf_counter()
+    assert first is not None, "a frame went in"
     if done > at_first > 0 and ended > first_out:
-        return (done - at_first) / (ended - first_out)
-    return done / max(ended - began, 1e-9)
+        return (done - at_first) / (ended - first_out), first
+    return done / max(ended - began, 1e-9), first

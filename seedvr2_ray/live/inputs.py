@@ -1,5 +1,6 @@
 """What ``INPUT`` may be: a file, a pipe, an address on the network, a camera; opened again where that can help."""
 
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 import av
 from av.container import InputContainer
 
-from seedvr2_ray.errors import DeploymentError, MediaError
+from seedvr2_ray.errors import DeploymentError, MediaError, SettingsError
 from seedvr2_ray.live.byte_queue import ByteQueue
 from seedvr2_ray.live.events import Tell
 from seedvr2_ray.storage.location import printable
@@ -20,6 +21,13 @@ _READ_SECONDS = 2.0
 _ATTEMPT_SECONDS = 5.0
 _PROBING = {"analyzeduration": "1000000", "probesize": "1000000"}
 _DATAGRAMS = {"overrun_nonfatal": "1", "fifo_size": "100000", "reuse": "1"}
+_LISTENING: Mapping[str, Mapping[str, str]] = {
+    "rtmp": {"listen": "1"},
+    "rtsp": {"rtsp_flags": "listen"},
+    "tcp": {"listen": "1"},
+    "http": {"listen": "1"},
+}
+"""How a protocol is told that the sender comes to us."""
 _HEADS: Mapping[str, Callable[[bytes], bool]] = {
     "matroska": lambda head: head[:4] == b"\x1a\x45\xdf\xa3",
     "mov": lambda head: head[4:8] in (b"ftyp", b"styp", b"moov"),
@@ -38,15 +46,23 @@ class InputAddress:
     options: Mapping[str, str]
     is_endless: bool
     """Whether its sender goes on whatever happens here, so that it cannot be slowed down, and may come back."""
+    listens: bool = False
+    """Whether the sender connects to us, and not we to him."""
 
 
-def parse_input(text: str) -> InputAddress:
+def parse_input(text: str, *, listens: bool = False) -> InputAddress:
     """Understand where a stream comes from.
+
+    Args:
+        listens: wait at the address for a sender to connect, as encoders that push do.
 
     Raises:
         DeploymentError: this installation lacks the protocol or the device.
         MediaError: nobody knows such an address.
+        SettingsError: nobody can connect to it.
     """
+    if listens:
+        return _parse_listening(text)
     if text == "-":
         return InputAddress(text, text, None, _PROBING, is_endless=False)
     device, colon, rest = text.partition(":")
@@ -66,6 +82,16 @@ def parse_input(text: str) -> InputAddress:
     if scheme == "rtsp":
         options["rtsp_transport"] = "tcp"
     return InputAddress(text, text, None, options, is_endless=scheme not in ("http", "https"))
+
+
+def _parse_listening(text: str) -> InputAddress:
+    scheme, _, _ = text.partition("://")
+    if scheme not in _LISTENING:
+        raise SettingsError(
+            f"{printable(text)} is no address where a sender could be waited for; listen at "
+            f"{', '.join(f'{name}://' for name in _LISTENING)}, or leave out --listen (udp:// needs none)"
+        )
+    return InputAddress(text, text, None, {**_PROBING, **_LISTENING[scheme]}, is_endless=True, listens=True)
 
 
 class AddressOpener:
@@ -139,13 +165,12 @@ class AddressOpener:
             return av.open(stdin, "r", options=options)
         if not address.is_endless:
             return av.open(address.url, "r", format=address.format, options=options)
-        return av.open(
-            address.url,
-            "r",
-            format=address.format,
-            options=options,
-            timeout=(min(_ATTEMPT_SECONDS, max(1.0, self._wait_seconds)), _READ_SECONDS),
-        )
+        seconds = max(1.0, self._wait_seconds)
+        if not address.listens:
+            seconds = min(_ATTEMPT_SECONDS, seconds)
+        elif "rtsp_flags" in options:
+            options["listen_timeout"] = str(math.ceil(seconds))
+        return av.open(address.url, "r", format=address.format, options=options, timeout=(seconds, _READ_SECONDS))
 
 
 def open_bytes(queue: ByteQueue) -> InputContainer | None:

@@ -35,7 +35,7 @@ def describe_live(
     Args:
         rate: frames per second, as well as it is known by now.
         aspect: width over height of a pixel as stored.
-        allows_fields: take interlaced frames as they are.
+        allows_fields: take interlaced frames as they are; those whose fields are merged are none any more.
 
     Raises:
         MediaError: they are of a kind that cannot be restored live.
@@ -58,7 +58,8 @@ def describe_live(
         raise MediaError(f"the stream's colours are coded by {colour.matrix}, which cannot be decoded; send BT.709")
     if frame.interlaced_frame and not allows_fields:
         raise MediaError(
-            "the stream is interlaced; deinterlace it before, or take its frames as they are (deinterlace: off)"
+            "the stream is interlaced: every frame holds two moments; set deinterlace to bwdif to merge them, or to "
+            "off to take the frames as they are"
         )
     rotation = _rotation(frame)
     turned = rotation % 180 != 0

@@ -17,10 +17,11 @@ from seedvr2_ray.frames import Frames
 from seedvr2_ray.live.channel import Channel, Policy
 from seedvr2_ray.live.endless import EndlessRestorer, measure_rate
 from seedvr2_ray.live.events import Tell, chunk_event, notice_event, plan_event
-from seedvr2_ray.live.output import Bytes, Kind, LiveOutput
+from seedvr2_ray.live.output import Bytes, Kind, LiveOutput, measure_encoding
 from seedvr2_ray.live.pictures import BatchReader, describe_live, plan_live_master
 from seedvr2_ray.live.source import Connected, LiveSource, Picture, Sound
 from seedvr2_ray.media.container.info import VideoInfo
+from seedvr2_ray.media.output.master import MasterFormat
 from seedvr2_ray.restoration.planning.geometry import Geometry, parse_resolution, plan_geometry
 
 _MOST_RESTORED = 16
@@ -195,8 +196,8 @@ class LiveSession:
         video, geometry = self._look_at(first[0])
         reader = BatchReader(video)
         head = reader.batch(first)
-        self._plan(video, geometry, head)
         master = plan_live_master(video, geometry, self._endless.settings)
+        self._plan(video, geometry, head, master)
         early = self._sounds.take(_MOST_SOUNDS, timeout=0.0)
         output = LiveOutput(self._open_target(), self._kind, master, self._connected[0].sound, early)
         writer = threading.Thread(target=self._write, args=(output,), name="live-writer")
@@ -216,10 +217,12 @@ class LiveSession:
         resolution = parse_resolution(settings.resolution)
         return video, plan_geometry(video.width, video.height, video.sample_aspect, resolution, even=True)
 
-    def _plan(self, video: VideoInfo, geometry: Geometry, sample: Frames) -> None:
+    def _plan(self, video: VideoInfo, geometry: Geometry, sample: Frames, master: MasterFormat) -> None:
         if not self._rules.measures:
             return
-        factor = measure_rate(self._endless, sample, geometry) / float(video.frame_rate)
+        rate, restored = measure_rate(self._endless, sample, geometry)
+        # Both go on at the same time; the slower one is what a stream waits for.
+        factor = min(rate, measure_encoding(master, restored)) / float(video.frame_rate)
         size, source_size = (geometry.width, geometry.height), (video.width, video.height)
         model = self._endless.restorer.identity.name
         self._tell(plan_event(model, source_size, size, float(video.frame_rate), factor))

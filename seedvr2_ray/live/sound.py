@@ -22,8 +22,8 @@ _FREQUENCIES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 1
 """By AAC's index of sampling frequencies (ISO 14496-3, table 1.18)."""
 _AAC_RATE = 48000
 _AAC_SAMPLES = 1024
-_STEP = Fraction(1, 20)
-"""Seconds that samples may be off before silence is put in or samples are left out."""
+_STEP = Fraction(1, 30)
+"""Seconds that samples may be off before silence is put in or samples are left out: a frame of a quick stream."""
 _LONGEST_SILENCE = Fraction(10)
 
 

@@ -15,6 +15,7 @@ from av.container import InputContainer
 from seedvr2_ray.errors import MediaError
 from seedvr2_ray.live.clock import StreamClock
 from seedvr2_ray.live.events import Tell, notice_event
+from seedvr2_ray.live.fields import FieldMerger
 
 _MOST_HELD = 2000
 """Packets of sound that wait for the first picture."""
@@ -95,6 +96,7 @@ class LiveSource:
         opener: Opener,
         *,
         copies_sound: Callable[[str], bool],
+        merges_fields: bool = False,
         tell: Tell = lambda event: None,
         clock: StreamClock | None = None,
     ) -> None:
@@ -102,11 +104,13 @@ class LiveSource:
 
         Args:
             copies_sound: whether packets of a codec can go into the output as they are.
+            merges_fields: make interlaced pictures progressive.
             tell: about interruptions and damage.
             clock: another one than of its own, to look at.
         """
         self._opener = opener
         self._copies_sound = copies_sound
+        self._merges_fields = merges_fields
         self._tell = tell
         self.clock = clock or StreamClock()
         self._stopped = threading.Event()
@@ -140,13 +144,15 @@ class LiveSource:
         described = None if sound is None else _describe_sound(sound)
         yield Connected(_rate_of(video), Fraction(video.sample_aspect_ratio or 1), described)
         held: list[Any] | None = []
+        merger = FieldMerger() if self._merges_fields else None
         streams = [video] if sound is None else [video, sound]
         for packet in self._packets(container, streams):
             if self._stopped.is_set():
                 return
             if packet.stream is video:
                 for frame in self._decoded(packet):
-                    yield self._picture(frame, video)
+                    picture = self._picture(frame, video)
+                    yield from [picture] if merger is None else merger.take(picture)
                     # Sound before the first picture has nothing to be in step with.
                     if held is not None:
                         waiting, held = held, None
@@ -157,6 +163,8 @@ class LiveSource:
                 del held[:-_MOST_HELD]
             else:
                 yield from self._sounds(packet, described)
+        if merger is not None:
+            yield from merger.flush()
 
     def _packets(self, container: InputContainer, streams: list[Any]) -> Iterator[Any]:
         packets = container.demux(streams)

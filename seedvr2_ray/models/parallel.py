@@ -172,6 +172,26 @@ class SequenceParallel:
         below = received[after] if after < self.size and up is not None else None
         return above, below
 
+    def hand(self, mine: Tensor, to: int, *, tag: int, kind: str = "hand") -> "Handed":
+        """Hand one rank a tensor that it will take, without waiting until it does.
+
+        By host memory: a message that nobody takes yet must not hold up a device.
+
+        Args:
+            tag: tells apart what is handed over for different things.
+        """
+        held = mine.detach().cpu().contiguous()
+        self.sent[kind] += held.nbytes
+        with self._lost_contact_is_told():
+            return Handed(self, dist.isend(_as_bytes(held), to, tag=tag), held)
+
+    def take(self, shape: Sequence[int], dtype: torch.dtype, source: int, *, tag: int) -> Tensor:
+        """Return what one rank hands over, in host memory; waits for it."""
+        taken = torch.empty(tuple(shape), dtype=dtype)
+        with self._lost_contact_is_told():
+            dist.recv(_as_bytes(taken), source, tag=tag)
+        return taken
+
     def agree(self, number: int) -> list[int]:
         """Return a number that each rank gives, without waiting for a device."""
         return [int(part) for part in self.all_gather(torch.tensor([number]), kind="agree")]
@@ -210,6 +230,21 @@ class SequenceParallel:
                 f"rank {self.rank} lost contact with the other {self.size - 1} of its gang; "
                 "the gang has to be started again"
             ) from error
+
+
+class Handed:
+    """A tensor on its way to another rank."""
+
+    def __init__(self, parallel: SequenceParallel, work: "dist.Work | None", held: Tensor) -> None:
+        self._parallel = parallel
+        self._work = work
+        self._held = held
+
+    def wait(self) -> None:
+        """Return when the other rank has it."""
+        with self._parallel._lost_contact_is_told():
+            if self._work is not None:
+                self._work.wait()
 
 
 def _as_bytes(tensor: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ from typing import Protocol
 
 import torch
 
-from seedvr2_ray.errors import SettingsError
 from seedvr2_ray.models.backends import AttentionBackend, SpStrategy
 from seedvr2_ray.models.parallel import SequenceParallel
 from seedvr2_ray.models.seedvr2.config import SeedVR2Config
@@ -25,7 +24,7 @@ from seedvr2_ray.models.weights.download import FoundFile
 from seedvr2_ray.restoration.diffusion.load import identify_diffusion, load_diffusion
 from seedvr2_ray.restoration.lanczos import LANCZOS, LanczosRestorer
 from seedvr2_ray.restoration.planning.device_memory import DeviceMemory
-from seedvr2_ray.restoration.planning.gang import choose_gang
+from seedvr2_ray.restoration.planning.gang import choose_gang, require_one_machine
 from seedvr2_ray.restoration.planning.memory import MemoryCosts, plan_memory
 from seedvr2_ray.restoration.planning.segment_plan import ModelFacts, describe_model, describe_segment
 from seedvr2_ray.restoration.restorer import Restorer, RestorerIdentity, SegmentTask
@@ -76,7 +75,7 @@ class ModelFamily(Protocol):
         """Say who a model is, from its files' SHA-256; loads nothing."""
 
     def load(self, entry: ModelEntry, files: Mapping[Role, FoundFile], how: Loading) -> Restorer:
-        """Load a model onto a device, or a rank's part of it; only SeedVR2's are ever shared by ranks."""
+        """Load a model onto a device, or a rank's part of it; filters are never shared by ranks."""
 
     def foresee_memory(
         self,
@@ -175,6 +174,7 @@ class _SwiftVRFamily:
             dtype=how.dtype,
             attention=how.attention,
             compile_transformer=how.compile_transformer,
+            parallel=how.parallel,
         )
 
     def foresee_memory(
@@ -186,11 +186,12 @@ class _SwiftVRFamily:
         *,
         gang_size: int | None,
     ) -> ForeseenMemory:
-        if (gang_size or 1) > 1:
-            raise SettingsError(f"{entry.name} restores on one GPU and was asked for {gang_size}; leave gang_size out")
+        size = gang_size or 1
+        require_one_machine(size, device.num_devices)
         height, width = padded_size(task.geometry, entry.swiftvr)
         facts = _swiftvr_facts(entry.swiftvr, device.dtype)
-        return ForeseenMemory(plan_swiftvr_memory(facts, costs, height, width, device.free_bytes).stages.peak)
+        # A rank has whole chunks, and so it needs what one device needs.
+        return ForeseenMemory(plan_swiftvr_memory(facts, costs, height, width, device.free_bytes).stages.peak, size)
 
     def memory_source(self, costs: MemoryCosts) -> str:
         return SOURCE

@@ -192,6 +192,8 @@ class LiveLimits(_Section):
     """How long a caller whose connection broke may come back."""
     stall_seconds: float = 30.0
     """How long a caller may read nothing while what waits for it has no room."""
+    most_waiting_bytes: int = 32 << 20
+    """Of a restored stream that wait to be read; some more are on their way in the connection."""
 
 
 class ServiceConfig(_Section):

@@ -16,8 +16,8 @@ from tests.media.clips import draw_frame
 SIZE = (96, 64)
 RATE = 25
 SOUND_RATE = 48000
-MUXERS = {"mpegts": "mpegts", "fmp4": "mp4", "webm": "webm"}
-CODECS = {"mpegts": ("libx264", "aac"), "fmp4": ("libx264", "aac"), "webm": ("libvpx", "libopus")}
+MUXERS = {"mpegts": "mpegts", "fmp4": "mp4", "webm": "webm", "flv": "flv", "rtsp": "rtsp"}
+CODECS = dict.fromkeys(MUXERS, ("libx264", "aac")) | {"webm": ("libvpx", "libopus")}
 
 
 @dataclass
@@ -101,4 +101,22 @@ def stream_bytes(num_frames: int, **options: Any) -> bytes:
     """A stream as bytes."""
     sent = Sent()
     make_stream(sent, num_frames, **options)
+    return bytes(sent.data)
+
+
+def noisy_bytes(num_frames: int) -> bytes:
+    """A stream of noise, of which much has to be sent however it is coded."""
+    sent, noise = Sent(), np.random.default_rng(1)
+    width, height = SIZE
+    with av.open(sent, "w", format="mpegts") as container:
+        video = container.add_stream(
+            "libx264", rate=RATE, options={"tune": "zerolatency", "preset": "ultrafast", "crf": "30"}
+        )
+        video.width, video.height, video.pix_fmt = width, height, "yuv420p"
+        for number in range(num_frames):
+            codes = noise.integers(0, 256, (height * 3 // 2, width), np.uint8)
+            frame = av.VideoFrame.from_ndarray(codes, format="yuv420p")
+            frame.pts, frame.time_base = number, Fraction(1, RATE)
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
     return bytes(sent.data)

@@ -93,7 +93,12 @@ def make_session(
     told: list[Any] = [] if events is None else events
     chosen = RestoreSettings(model=model, **{"resolution": "x2", "preset": "ultrafast", **settings})
     return LiveSession(
-        LiveSource(opener, copies_sound=COPIED[kind].__contains__, tell=told.append),
+        LiveSource(
+            opener,
+            copies_sound=COPIED[kind].__contains__,
+            merges_fields=chosen.deinterlace == "bwdif",
+            tell=told.append,
+        ),
         make_endless(restorer or LanczosRestorer(), find_entry(model), chosen),
         lambda: target,
         kind,

@@ -1,24 +1,28 @@
 """Laws of a stream from end to end, over memory."""
 
+import io
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import av
 import pytest
 
 from seedvr2_ray.errors import CapacityError, MediaError
-from seedvr2_ray.frames import Frames
+from seedvr2_ray.frames import ColourTags, Frames
 from seedvr2_ray.live.session import LiveRules
 from seedvr2_ray.restoration.lanczos import LANCZOS, LanczosRestorer
 from seedvr2_ray.restoration.restorer import RestorerIdentity, SegmentTask
 from tests.live.restorers import ChunkedRestorer
 from tests.live.senders import RATE, SIZE, Sent, make_stream, stream_bytes
 from tests.live.streams import bytes_opener, file_opener, make_session, receive, run_session
+from tests.media.clips import make_clip
 
 pytestmark = pytest.mark.slow
 
 FRAME = 1 / RATE
+HLG = ColourTags(primaries="bt2020", transfer="arib-std-b67", matrix="bt2020nc")
 
 
 class GatedRestorer:
@@ -116,6 +120,30 @@ def test_a_slow_restorer_drops_the_oldest_frames_and_says_how_many() -> None:
     assert len(numbers) == end.frames_out
     assert numbers[-1] == 59, "the newest is kept"
     assert any(event["event"] == "dropped" for event in events)
+
+
+def test_interlaced_streams_are_refused_merged_or_taken_as_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "in.ts"
+    make_clip(path, num_frames=10, interlaced=True)
+    with pytest.raises(MediaError, match=r"is interlaced.*set deinterlace to bwdif .*or to off"):
+        run_session(file_opener(path), Sent())
+    combs = {}
+    for way in ("bwdif", "off"):
+        sent = Sent()
+        assert run_session(file_opener(path), sent, deinterlace=way).frames_out == 10
+        assert receive(sent.data).numbers == list(range(10)), way
+        with av.open(io.BytesIO(bytes(sent.data))) as container:
+            rows = [frame.to_ndarray(format="gray").astype(int) for frame in container.decode(video=0)][5]
+        # Of every row, how much it differs from what lies between its neighbours.
+        combs[way] = abs(2 * rows[1:-1] - rows[:-2] - rows[2:]).mean()
+    assert combs["bwdif"] < 0.7 * combs["off"], combs
+
+
+def test_hdr_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "in.ts"
+    make_clip(path, codec="hevc", pixel_format="yuv420p10le", num_frames=3, colour=HLG)
+    with pytest.raises(MediaError, match=r"is HDR \(arib-std-b67\) and live output has 8 bits; send it in SDR, or"):
+        run_session(file_opener(path), Sent())
 
 
 def test_a_change_of_size_ends_the_stream_with_one_sentence_after_what_came_before() -> None:

@@ -53,3 +53,17 @@ def test_an_entry_is_of_one_family_only():
         _ = CATALOGUE["nano"].swiftvr
     with pytest.raises(ValueError, match="no model of SeedVR2's family"):
         _ = CATALOGUE["swiftvr"].seedvr2
+
+
+def test_a_rank_of_swiftvr_needs_what_one_gpu_needs_and_a_gang_beyond_the_machine_is_refused():
+    entry = CATALOGUE["swiftvr"]
+
+    def foresee(gang_size):
+        device = DeviceMemory(name="cpu", kind="cuda", dtype=torch.bfloat16, free_bytes=10**12, num_devices=4)
+        return family_of(entry).foresee_memory(entry, STREAM, COSTS, device, gang_size=gang_size)
+
+    alone = foresee(None)
+    assert alone.gang_size == 1
+    assert foresee(4) == replace(alone, gang_size=4)
+    with pytest.raises(SettingsError, match="gang_size 8 needs 8 GPUs in one machine and there are 4"):
+        foresee(8)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from seedvr2_ray.frames import Frames
+from seedvr2_ray.restoration.lanczos import LANCZOS, LanczosRestorer
 from seedvr2_ray.restoration.load import CatalogueRestorers
 from seedvr2_ray.restoration.restorer import Restorer, RestorerIdentity, SegmentTask
 from seedvr2_ray.settings import RestoreSettings
@@ -81,15 +82,17 @@ class Brake:
 
 @dataclass(frozen=True)
 class BrakedRestorers:
-    """The models of the catalogue, on a brake."""
+    """The models of the catalogue, on a brake; the filter stands in for SwiftVR, which takes streams as well."""
 
     brake: Brake
     catalogue: CatalogueRestorers = field(default_factory=CatalogueRestorers)
 
     def identify(self, settings: RestoreSettings) -> RestorerIdentity:
-        return self.catalogue.identify(settings)
+        return LANCZOS if settings.model == "swiftvr" else self.catalogue.identify(settings)
 
     def load(self, settings: RestoreSettings) -> Restorer:
+        if settings.model == "swiftvr":
+            return LanczosRestorer()
         return _Braked(self.catalogue.load(settings), self.brake)
 
 

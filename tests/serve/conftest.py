@@ -234,11 +234,12 @@ def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         models={
             "lanczos": ModelPool(num_cpus=0.2, min_replicas=1, megapixels_per_second=20.0),
             "nano": ModelPool(num_cpus=0.2, max_replicas=2, downscale_to_zero_seconds=2.0),
+            "swiftvr": ModelPool(num_cpus=0.1, downscale_to_zero_seconds=2.0),
         },
         restorers=BrakedRestorers(Brake(folder)),
         model_aliases={"seedvr2_3b": "lanczos"},
         fetch=FetchRules(allow_private=("127.0.0.0/8",)),
-        live=LiveLimits(wait_seconds=3.0, grace_seconds=3.0, stall_seconds=4.0),
+        live=LiveLimits(wait_seconds=3.0, grace_seconds=3.0, stall_seconds=4.0, most_waiting_bytes=1 << 20),
         num_finishers=1,
         # Not so short that a busy machine loses claims, nor so long that a killed runner's are waited for.
         lease_seconds=8.0,

@@ -144,6 +144,19 @@ class ReAE(nn.Module):
         return F.pixel_shuffle(squares_TCHW, self.config.patch), after
 
 
+def memory_shapes(
+    config: ReAEConfig, height: int, width: int
+) -> tuple[list[tuple[int, int, int, int]], list[tuple[int, int, int, int]]]:
+    """Return the shapes of what encoder and decoder remember of a stream of padded frames."""
+    sixteenth, eighth, quarter, _ = config.decoder_widths
+    encoder = [(4, config.encoder_width), (8, config.encoder_width), (16, config.encoder_width)]
+    decoder = [(16, sixteenth), (8, eighth), (4, quarter)]
+    return (
+        [(1, channels, height // stride, width // stride) for stride, channels in encoder for _ in range(3)],
+        [(1, channels, height // stride, width // stride) for stride, channels in decoder for _ in range(3)],
+    )
+
+
 def run_layers(layers: Iterable[nn.Module], x_TCHW: Tensor, before: Memories | None) -> tuple[Tensor, Memories]:
     """Run a stack, handing every memory block its last frame of the previous call.
 

@@ -42,6 +42,15 @@ class RankSource(Protocol):
         """
 
 
+@runtime_checkable
+class ReadsAhead(Protocol):
+    """A rank's restorer that does not read frames when the others do."""
+
+    @property
+    def frames_ahead(self) -> int:
+        """Frames that it may have read and others not."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RankOrder:
     """What a process must know to become a rank."""
@@ -85,6 +94,8 @@ class Ready:
     """From a rank: it is loaded and has met the others."""
 
     identity: RestorerIdentity
+    frames_ahead: int = 0
+    """Frames that it may have read and others not, where that is more than what all gangs allow."""
 
 
 @dataclass(frozen=True, slots=True)

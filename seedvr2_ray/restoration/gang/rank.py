@@ -26,6 +26,7 @@ from seedvr2_ray.restoration.gang.messages import (
     Join,
     Made,
     RankOrder,
+    ReadsAhead,
     Ready,
     Want,
     Wire,
@@ -82,7 +83,7 @@ def _follow(orders: Wire, order: RankOrder) -> None:
         orders.send(Ended(portable(error)))
         return
     try:
-        orders.send(Ready(restorer.identity))
+        orders.send(Ready(restorer.identity, restorer.frames_ahead if isinstance(restorer, ReadsAhead) else 0))
         while isinstance(begin := orders.receive()[0], Begin):
             orders.send(_restore(restorer, begin.task, _Leader(orders), order.rank))
     finally:

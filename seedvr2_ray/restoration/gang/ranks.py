@@ -104,6 +104,8 @@ class Ranks:
         self._loss: str | None = None
         self.size = size
         self._identity: RestorerIdentity | None = None
+        self.frames_ahead = 0
+        """Frames that one rank may have read and another not."""
 
     @classmethod
     def start(cls, spec: GangSpec, host: GangHost, lessons: tuple["MemoryLesson", ...] = ()) -> Self:
@@ -301,6 +303,7 @@ class Ranks:
                     if self._identity not in (None, said.identity):
                         failures.append(DeploymentError(f"rank {rank} of the gang holds another model than the others"))
                     self._identity = said.identity
+                    self.frames_ahead = said.frames_ahead
                 elif isinstance(said, Ended) and said.failure is not None:
                     failures.append(_of_rank(rank, said.failure))
         if failures:

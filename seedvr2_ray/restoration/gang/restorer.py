@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _MOST_BATCHES = 4
-"""That the fastest rank may be ahead of the slowest."""
+"""That the fastest rank may be ahead of the slowest, unless ranks take turns and say that they read further ahead."""
 _ALL = sys.maxsize
 """Batches that a rank has which wants no more."""
 
@@ -186,6 +186,8 @@ class _Call:
         self._batches: dict[int, Frames | None] = {}
         """Those that not all ranks have; None is the end."""
         self._num_read = 0
+        self._frames_before = [0]
+        """Frames in front of each batch that was read, and of the next one."""
         self._num_checks = 0
         self._stops_at: int | None = None
         """Number of the check from which on all ranks are stopped."""
@@ -251,8 +253,7 @@ class _Call:
         """Give batches to those that wait for one, unless they are too far ahead of the others."""
         wires = self._ranks.wires()
         for rank, number in sorted(self._wanted.items(), key=lambda item: item[1]):
-            is_far_ahead = number >= max(self._num_read, min(self._taken) + _MOST_BATCHES)
-            if is_far_ahead and self._stops_at is None:
+            if self._is_far_ahead(number) and self._stops_at is None:
                 continue
             batch = self._batch(number)
             del self._wanted[rank]
@@ -264,11 +265,18 @@ class _Call:
         for number in [number for number in self._batches if number < min(self._taken)]:
             del self._batches[number]
 
+    def _is_far_ahead(self, number: int) -> bool:
+        slowest = min(self._taken)
+        if number < max(self._num_read, slowest + _MOST_BATCHES):
+            return False
+        return self._frames_before[self._num_read] - self._frames_before[slowest] >= self._ranks.frames_ahead
+
     def _batch(self, number: int) -> Frames | Answer:
         if number >= self._num_read and self._stops_at is None:
             try:
-                self._batches[number] = next(self._source, None)
+                batch = self._batches[number] = next(self._source, None)
                 self._num_read = number + 1
+                self._frames_before.append(self._frames_before[number] + (0 if batch is None else len(batch)))
             except BaseException as error:  # noqa: BLE001  # Raised again once the ranks have stopped.
                 self._stop(error)
         if number >= self._num_read:

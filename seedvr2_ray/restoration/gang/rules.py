@@ -14,6 +14,7 @@ from seedvr2_ray.errors import DeploymentError, SettingsError
 from seedvr2_ray.models.backends import SpStrategy
 from seedvr2_ray.models.seedvr2.config import SeedVR2Config
 from seedvr2_ray.models.seedvr2.transformer.ranks.by_heads import require_divisible_heads
+from seedvr2_ray.models.swiftvr.config import SwiftVRConfig
 from seedvr2_ray.models.weights.catalogue import ModelEntry
 
 MOST_RANKS = 64
@@ -30,10 +31,16 @@ def require_gang(entry: ModelEntry, size: int, strategy: SpStrategy) -> None:
         raise SettingsError(f"a gang has 1 to {MOST_RANKS} ranks, got {size}")
     if size == 1:
         return
+    if isinstance(entry.networks, SwiftVRConfig):
+        if strategy != "auto":
+            raise SettingsError(
+                f"the ranks of {entry.name} have whole chunks, so it has no use for {strategy!r}; leave sp_strategy out"
+            )
+        return
     if not isinstance(entry.networks, SeedVR2Config):
         raise SettingsError(
             f"{entry.name} runs on one device at a time and cannot be shared by {size}; "
-            "choose a model of SeedVR2, or a gang of 1"
+            "choose a model of SeedVR2 or SwiftVR, or a gang of 1"
         )
     if strategy == "ulysses":
         require_divisible_heads(entry.networks.transformer.num_heads, size)

@@ -65,6 +65,16 @@ def choose_gang(
 
 
 def _require_size(demand: MemoryDemand, size: int, node_gpus: int) -> None:
+    require_one_machine(size, node_gpus)
+    require_rows(_most_ranks(demand), size)
+
+
+def require_one_machine(size: int, node_gpus: int) -> None:
+    """Refuse a gang that no machine has the GPUs for.
+
+    Raises:
+        SettingsError: names the sizes there are.
+    """
     if size < 1:
         raise SettingsError(f"a gang has at least 1 GPU, got gang_size {size}; leave it out to have it chosen")
     if size > node_gpus:
@@ -72,7 +82,6 @@ def _require_size(demand: MemoryDemand, size: int, node_gpus: int) -> None:
             f"gang_size {size} needs {size} GPUs in one machine and there {_are(node_gpus)}; "
             f"ask for at most {node_gpus}"
         )
-    require_rows(_most_ranks(demand), size)
 
 
 def _sizes(demand: MemoryDemand, most: int) -> Iterator[int]:

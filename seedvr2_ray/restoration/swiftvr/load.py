@@ -10,6 +10,7 @@ import torch
 from seedvr2_ray.errors import CapacityError, DeploymentError, SettingsError
 from seedvr2_ray.models.attention import require_backend
 from seedvr2_ray.models.backends import AttentionBackend
+from seedvr2_ray.models.parallel import ALONE, SequenceParallel
 from seedvr2_ray.models.swiftvr.reae import ReAE
 from seedvr2_ray.models.swiftvr.stream import SwiftVR
 from seedvr2_ray.models.swiftvr.transformer import SwiftVRTransformer, parameter_dtype
@@ -18,6 +19,7 @@ from seedvr2_ray.models.weights.checkpoint import build_from_checkpoint, read_em
 from seedvr2_ray.models.weights.download import FoundFile
 from seedvr2_ray.restoration.device import is_out_of_memory, release_memory
 from seedvr2_ray.restoration.restorer import RestorerIdentity
+from seedvr2_ray.restoration.swiftvr.ranks import SwiftVRRank
 from seedvr2_ray.restoration.swiftvr.restorer import SwiftVRRestorer
 from seedvr2_ray.settings import RestoreSettings
 from seedvr2_ray.storage.address import digest_of
@@ -84,6 +86,7 @@ def load_swiftvr(
     dtype: torch.dtype,
     attention: AttentionBackend = "sdpa",
     compile_transformer: bool = False,
+    parallel: SequenceParallel = ALONE,
 ) -> SwiftVRRestorer:
     """Load SwiftVR.
 
@@ -91,6 +94,7 @@ def load_swiftvr(
         files: from :func:`~seedvr2_ray.models.weights.download.require_model`.
         attention: kernel of the transformer.
         compile_transformer: see :meth:`SwiftVRRestorer.compile`; what it took is logged.
+        parallel: the rank that takes its turns with the chunks; alone where there are no others.
 
     Raises:
         DeploymentError: the device lacks the type or the kernel, or a file is not what it should be.
@@ -99,7 +103,11 @@ def load_swiftvr(
     require_backend(attention, device, dtype)
     model = load_swiftvr_networks(entry, files, device=device, dtype=dtype)
     identity = identify_swiftvr(entry, {role: found.sha256 for role, found in files.items()}, dtype)
-    restorer = SwiftVRRestorer(model, identity, device=device, attention=attention)
+    restorer = (
+        SwiftVRRestorer(model, identity, device=device, attention=attention)
+        if parallel.size == 1
+        else SwiftVRRank(model, identity, device=device, attention=attention, parallel=parallel)
+    )
     if compile_transformer:
         _log.info("compiled the transformer of %s in %.1f s", entry.name, restorer.compile())
     return restorer

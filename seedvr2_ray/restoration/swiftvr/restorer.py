@@ -124,8 +124,7 @@ class SwiftVRRestorer:
             CapacityError: no way fits into this machine's memory.
         """
         height, width = padded_size(task.geometry, self._model.config)
-        available = free_bytes(self.device) + self._facts.weight_bytes
-        memory = plan_swiftvr_memory(self._facts, self._costs, height, width, available)
+        memory = plan_swiftvr_memory(self._facts, self._costs, height, width, self._available_bytes())
         return SwiftVRPlan(task=task, padded_height=height, padded_width=width, memory=memory)
 
     def restore(self, frames: Iterable[Frames], task: SegmentTask) -> Iterator[Frames]:
@@ -137,6 +136,10 @@ class SwiftVRRestorer:
             if is_out_of_memory(error):
                 raise _out_of_memory(plan) from error
             raise
+
+    def _available_bytes(self) -> int:
+        """Return what is free, and what the weights take already."""
+        return free_bytes(self.device) + self._facts.weight_bytes
 
     def _run(self, plan: SwiftVRPlan, source: Iterable[SourceFrame]) -> Iterator[Frames]:
         checks = FiniteChecks(plan.task.first_frame, plan.task.num_frames, plain_path=plan.task.plain_path)

@@ -1,10 +1,10 @@
-"""Bodies go through Ray Serve at the pace of whoever takes them, in both directions.
+"""Bodies, and messages of sockets, go through Ray Serve at the pace of whoever takes them, in both directions.
 
 Between Serve's proxy, which holds the connection, and the replica that answers, Ray (2.60) moves what there is as fast
-as it comes: a file that arrives faster than storage takes it would lie in memory whole, and so would a result whose
-reader has stopped reading. So both ends say how far they are, in messages of their own among those of ASGI, which
-Serve hands on without looking at them: the proxy says how much of the answer the caller has taken (``TAKEN``), the
-replica how much of the request it has read (``READ``). Neither sends more than a window beyond that.
+as it comes: a file that arrives faster than storage takes it would lie in memory whole, and so would a result, or a
+live stream, whose reader has stopped reading. So both ends say how far they are, in messages of their own among those
+of ASGI, which Serve hands on without looking at them: the proxy says how much of the answer the caller has taken
+(``TAKEN``), the replica how much of the request it has read (``READ``). Neither sends more than a window beyond that.
 
 The proxy's half is a middleware (:mod:`seedvr2_ray.serve.http.proxy` installs it), the replica's half belongs to
 :class:`seedvr2_ray.serve.http.middleware.Envelope`. A header between the two says that the proxy takes part; where it
@@ -44,8 +44,8 @@ class PacedBodies:
         self._stall_seconds = stall_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pace one request; sockets have messages instead of bodies."""
-        if scope["type"] != "http":
+        """Pace one request or socket."""
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
         headers = [(name, value) for name, value in scope["headers"] if name != PACED]
@@ -87,7 +87,7 @@ class _Pace:
                 event.cancel()
             if self._arriving is not None and self._arriving.done():
                 message, self._arriving = self._arriving.result(), None
-                self._num_handed += len(message.get("body", b""))
+                self._num_handed += _num_bytes(message)
                 return message
 
     async def send(self, message: Message) -> None:
@@ -98,8 +98,8 @@ class _Pace:
             return
         async with asyncio.timeout(self._stall_seconds):
             await self._send(message)
-        if message["type"] == "http.response.body":
-            self._num_taken += len(message.get("body", b""))
+        if num_bytes := _num_bytes(message):
+            self._num_taken += num_bytes
             self._has_event.set()
 
     def close(self) -> None:
@@ -127,8 +127,9 @@ class Window:
         """Give the application the next message that is meant for it."""
         await self._until(lambda: bool(self._waiting))
         message = self._waiting.popleft()
-        self._num_read += len(message.get("body", b""))
-        if self._num_read - self._num_told >= REQUEST_WINDOW // 4 and message.get("more_body", False):
+        self._num_read += _num_bytes(message)
+        may_come_more = message.get("more_body", message["type"] == "websocket.receive")
+        if may_come_more and self._num_read - self._num_told >= REQUEST_WINDOW // 4:
             self._num_told = self._num_read
             await self._send({"type": READ, "num_bytes": self._num_read})
         return message
@@ -139,9 +140,11 @@ class Window:
         Raises:
             Stalled: he has taken nothing for long, or has gone.
         """
-        if self._num_sent - self._num_taken >= ANSWER_WINDOW:
+        num_bytes = _num_bytes(message)
+        # What has no bytes, such as the end of a socket, must not wait for somebody who takes nothing.
+        if num_bytes and self._num_sent - self._num_taken >= ANSWER_WINDOW:
             await self._wait_for_room()
-        self._num_sent += len(message.get("body", b""))
+        self._num_sent += num_bytes
         await self._send(message)
 
     async def _wait_for_room(self) -> None:
@@ -169,7 +172,7 @@ class Window:
         if message["type"] == TAKEN:
             self._num_taken = message["num_bytes"]
             return
-        self._is_gone = self._is_gone or message["type"] == "http.disconnect"
+        self._is_gone = self._is_gone or message["type"] in ("http.disconnect", "websocket.disconnect")
         self._waiting.append(message)
 
 
@@ -179,3 +182,8 @@ def paced(scope: Scope, receive: Receive, send: Send) -> tuple[Receive, Send]:
         return receive, send
     window = Window(receive, send)
     return window.receive, window.send
+
+
+def _num_bytes(message: Message) -> int:
+    """Count what a part of a body, or a message of a socket, carries."""
+    return sum(len(message.get(part) or b"") for part in ("body", "bytes", "text"))

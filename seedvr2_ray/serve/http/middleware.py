@@ -79,6 +79,8 @@ class Envelope:
             scope[HELD] = held
             if scope["type"] == "http":
                 await self._serve(scope, receive, send, held)
+            elif scope["type"] == "websocket":
+                await self._app(scope, *paced(scope, receive, send))
             else:
                 await self._app(scope, receive, send)
 

@@ -168,6 +168,10 @@ class StreamRelay:
         self._is_over = self._input_is_over = True
         await self._notify()
 
+    async def await_fetched(self, timeout: float) -> None:
+        """Return when everything has been fetched, or nobody has come for the rest for so long."""
+        await self._until(lambda: not self._unfetched(), timeout)
+
     def why(self) -> str | None:
         """Why the stream was ended from here, if it was."""
         return self._why

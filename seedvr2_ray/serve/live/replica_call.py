@@ -64,7 +64,12 @@ class LiveCall:
         target = _RelayTarget(self._give)
         entry = find_entry(order.settings.model)
         self._session = LiveSession(
-            LiveSource(self._open, copies_sound=COPIED["browser"].__contains__, tell=self._tell),
+            LiveSource(
+                self._open,
+                copies_sound=COPIED["browser"].__contains__,
+                merges_fields=order.settings.deinterlace == "bwdif",
+                tell=self._tell,
+            ),
             make_endless(restorer, entry, order.settings),
             lambda: target,
             "browser",

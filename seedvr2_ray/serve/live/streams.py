@@ -23,6 +23,8 @@ from seedvr2_ray.settings import RestoreSettings
 
 _log = logging.getLogger(__name__)
 _NAMESPACE = "seedvr2-live"
+_READ_SECONDS = 60.0
+"""How long the end of a stream is kept for somebody who is still reading what came before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,7 @@ class LiveStreams:
         self._config = config
         self._restorers = dict(restorers)
         self._drives: dict[str, asyncio.Task[None]] = {}
+        self._forgetting: set[asyncio.Task[None]] = set()
 
     async def open(self, owner: str, settings: RestoreSettings, policy: Literal["drop", "slow"]) -> OpenStream:
         """Find a replica for a stream and attach to it.
@@ -60,9 +63,12 @@ class LiveStreams:
         if len(self._drives) >= live.max_streams:
             raise RateRefusal(f"{live.max_streams} live streams are open and no more are taken; try again later", 10)
         name = uuid4().hex
-        relay = _start_relay(
-            name, owner, RelayLimits(grace_seconds=live.grace_seconds, stall_seconds=live.stall_seconds)
+        limits = RelayLimits(
+            grace_seconds=live.grace_seconds,
+            stall_seconds=live.stall_seconds,
+            most_output_bytes=live.most_waiting_bytes,
         )
+        relay = _start_relay(name, owner, limits)
         order = LiveOrder(
             settings=RestoreSettings.from_mapping({**settings.to_mapping(), "model": model}),
             policy=policy,
@@ -122,8 +128,20 @@ class LiveStreams:
             self._drives.pop(name, None)
             with contextlib.suppress(RayError):
                 await _end(relay, why)
-            # Whoever was away may still fetch the end; then nothing of it is needed.
-            asyncio.get_running_loop().call_later(self._config.live.grace_seconds, _forget, relay)
+            self._forget_later(relay)
+
+    def _forget_later(self, relay: Any) -> None:
+        """End a relay once nobody needs it: whoever reads slowly, or is away, may still fetch the end."""
+
+        async def forget() -> None:
+            with contextlib.suppress(RayError):
+                await relay.await_fetched.remote(_READ_SECONDS)
+            await asyncio.sleep(self._config.live.grace_seconds)
+            ray.kill(relay)
+
+        task = asyncio.create_task(forget())
+        self._forgetting.add(task)
+        task.add_done_callback(self._forgetting.discard)
 
 
 def _start_relay(name: str, owner: str, limits: RelayLimits) -> Any:
@@ -139,10 +157,6 @@ async def _end(relay: Any, why: dict[str, Any] | None) -> None:
     if stopped is not None:
         why = {"event": "error", "status": 408, "detail": stopped}
     await relay.finish_with.remote(why)
-
-
-def _forget(relay: Any) -> None:
-    ray.kill(relay)
 
 
 def _told(error: SeedVR2Error) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from seedvr2_ray.restoration.gang.rules import choose_devices, require_gang
     [
         ("seedvr2-3b", 8, "ulysses", "20 heads .* 8 ranks, only to 2, 4, 5, 10, 20; .windows"),
         ("lanczos", 2, "auto", "lanczos runs on one device"),
-        ("swiftvr", 2, "auto", "swiftvr runs on one device"),
+        ("swiftvr", 2, "ulysses", "swiftvr have whole chunks.* no use for .ulysses"),
         ("nano", 0, "auto", "1 to 64"),
         ("nano", 65, "auto", "1 to 64"),
     ],

@@ -67,7 +67,7 @@ class Relay:
             taking.cancel()
 
     def _count(self, where: str, message: Message, sign: int) -> None:
-        self.num_waiting[where] += sign * len(message.get("body", b""))
+        self.num_waiting[where] += sign * len(message.get("body", message.get("bytes", b"")))
         self.most_waiting[where] = max(self.most_waiting[where], self.num_waiting[where])
 
 
@@ -193,6 +193,50 @@ def test_an_application_that_listens_for_the_end_of_the_connection_hears_of_it_a
         caller.may_take.set()
         await serving
         assert [message["type"] for message in heard] == ["http.request", "http.disconnect"]
+
+    run(scenario())
+
+
+def test_a_socket_is_held_to_the_pace_of_its_ends_in_both_directions_and_loses_nothing() -> None:
+    scope: Scope = {**SCOPE, "type": "websocket"}
+    may_read = asyncio.Event()
+    read: list[Message] = []
+
+    async def app(receive: Receive, send: Send) -> None:
+        for number in range(100):
+            await send({"type": "websocket.send", "bytes": bytes([number]) * PIECE})
+        await may_read.wait()
+        while not read or read[-1]["type"] != "websocket.disconnect":
+            read.append(await receive())
+        await send({"type": "websocket.close", "code": 1000})
+
+    async def scenario() -> None:
+        relay, taken, num_sent, may_take = Relay(app), [], 0, asyncio.Event()
+
+        async def receive() -> Message:
+            nonlocal num_sent
+            await asyncio.sleep(0)
+            num_sent += 1
+            if num_sent > 100:
+                return {"type": "websocket.disconnect", "code": 1005}
+            return {"type": "websocket.receive", "bytes": bytes([num_sent]) * PIECE}
+
+        async def send(message: Message) -> None:
+            await may_take.wait()
+            taken.append(message)
+
+        serving = asyncio.create_task(PacedBodies(relay)(scope, receive, send))
+        await settled(lambda: relay.most_waiting["answer"] + num_sent)
+        assert relay.most_waiting["answer"] <= ANSWER_WINDOW + PIECE
+        assert num_sent * PIECE <= REQUEST_WINDOW + PIECE
+        may_take.set()
+        await settled(lambda: len(taken))
+        may_read.set()
+        await serving
+        assert [message["bytes"][0] for message in taken[:-1]] == list(range(100))
+        assert taken[-1]["type"] == "websocket.close"
+        assert [message["bytes"][0] for message in read[:-1]] == list(range(1, 101))
+        assert relay.most_waiting["request"] <= REQUEST_WINDOW + PIECE
 
     run(scenario())
 

@@ -25,7 +25,7 @@ from seedvr2_ray.settings import RestoreSettings
 _CLOSE_CODES = 4000
 _HELLO_SECONDS = 10.0
 _SEND_SECONDS = 30.0
-"""A receiver that takes nothing for so long has gone."""
+"""A receiver that takes nothing for so long has gone; the stream has ended before that, by its own limits."""
 _FETCH_SECONDS = 5.0
 _LONGEST_TEXT = 20_000
 
@@ -137,12 +137,15 @@ async def _send(socket: WebSocket, opened: OpenStream) -> None:
     while True:
         pieces, is_over = await opened.relay.fetch.remote(opened.socket, _FETCH_SECONDS)
         for piece in pieces:
-            with anyio.fail_after(_SEND_SECONDS):
+            with anyio.move_on_after(_SEND_SECONDS) as deadline:
                 if isinstance(piece, bytes):
                     await socket.send_bytes(piece)
                 else:
                     status = piece["status"] if piece["event"] == "error" else status
                     await socket.send_text(json.dumps(piece))
+            if deadline.cancelled_caught:
+                await socket.close(_CLOSE_CODES + 408, "nothing was read")
+                return
         if is_over:
             await socket.close(_CLOSE_CODES + status if status else 1000)
             return

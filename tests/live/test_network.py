@@ -1,19 +1,20 @@
-"""MPEG-TS over UDP on loopback into fragmented MP4: senders that are killed and come back."""
+"""Streams from the network on loopback: MPEG-TS over UDP whose senders are killed, RTMP, RTSP and TCP."""
 
 import socket
 import subprocess
 import sys
 import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from seedvr2_ray.errors import DeploymentError, MediaError
+from seedvr2_ray.errors import DeploymentError, MediaError, SettingsError
 from seedvr2_ray.live.inputs import AddressOpener, parse_input
 from seedvr2_ray.live.session import LiveOutcome, LiveRules
-from tests.live.senders import RATE, Sent
+from tests.live.senders import RATE, Sent, stream_bytes
 from tests.live.streams import make_session, receive
 
 ROOT = Path(__file__).parents[2]
@@ -85,6 +86,60 @@ def test_senders_that_are_killed_and_restarted_over_udp_become_one_stream_in_ste
         "interrupted",
         "resumed",
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("scheme", "kind"), [("rtmp", "flv"), ("rtsp", "rtsp"), ("tcp", "mpegts")])
+def test_a_sender_that_connects_to_us_is_restored_to_its_last_frame(scheme: str, kind: str) -> None:
+    url = f"{scheme}://127.0.0.1:{free_port()}/live/camera".removesuffix("/live/camera" * (scheme == "tcp"))
+    program = (
+        "import time, av\n"
+        "from tests.live.senders import make_stream\n"
+        "while True:\n"
+        "    try:\n"
+        f"        make_stream({url!r}, 40, kind={kind!r})\n"
+        "        break\n"
+        "    except (av.FFmpegError, OSError):\n"
+        "        time.sleep(0.1)\n"
+    )
+    sent = Sent()
+    opener = AddressOpener(parse_input(url, listens=True), wait_seconds=30, reconnect_seconds=0)
+    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT) as sender:
+        outcome = make_session(opener, sent, kind="mp4", rules=LiveRules(policy="slow", measures=False)).run()
+        assert sender.wait(20) == 0
+    found = receive(sent.data)
+    assert outcome.frames_in == outcome.frames_out == 40
+    assert found.numbers == list(range(40))
+    shown = found.times[25]
+    assert any(abs(click - shown) <= 1 / RATE for click in found.clicks), (shown, found.clicks)
+
+
+@pytest.mark.slow
+def test_a_stream_is_fetched_over_http_to_its_last_frame() -> None:
+    data = stream_bytes(30)
+
+    class Camera(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            # Without a length: it ends with its connection, as a camera's does.
+            self.wfile.write(data)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Camera) as server:
+        threading.Thread(target=server.serve_forever).start()
+        sent = Sent()
+        opener = AddressOpener(parse_input(f"http://127.0.0.1:{server.server_port}/camera.ts"))
+        outcome = make_session(opener, sent, rules=LiveRules(policy="slow", measures=False)).run()
+        server.shutdown()
+    assert outcome.frames_out == 30 and receive(sent.data).numbers == list(range(30))
+
+
+def test_an_address_that_nobody_can_connect_to_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"where a sender could be waited for; listen at rtmp://.*leave out"):
+        parse_input("udp://127.0.0.1:5000", listens=True)
 
 
 def test_nobody_who_sends_is_said_in_one_sentence() -> None:
