@@ -80,7 +80,7 @@ def plan_row(row: ManifestRow, job: Job, identity: RestorerIdentity) -> Video | 
     key = publication_key(row.source, row.target, row.settings, identity, max_pixels=job.max_pixels)
     kind = log_kind(f"planning/{job.run}", key)
     try:
-        finished = job.retrying(lambda: _find_published(row, job, key))
+        finished = job.retrying(lambda: find_published(row, job, key))
         if finished is not None:
             return finished
         # Noted before it is read: a file that kills whoever probes it would take its shard along.
@@ -141,7 +141,7 @@ def parts_digest(part_addresses: list[str]) -> str:
     return digest_of(part_addresses)
 
 
-def _find_published(row: ManifestRow, job: Job, key: str) -> VideoOutcome | None:
+def find_published(row: ManifestRow, job: Job, key: str) -> VideoOutcome | None:
     """Recognise a file that an earlier run published from the same bytes, by its record, its sidecar and itself."""
     kind = log_kind("published", key)
     noted = job.log.look(kind, key)
@@ -264,6 +264,9 @@ def _require_target(row: ManifestRow, job: Job, plan: Plan, source: Pinned, key:
             f"{printable(row.target)} is longer than what was published there; move it away to have it made again, or "
             "allow overwriting it"
         )
+    if read_sidecar(row.target) != sidecar:
+        # Published while it was looked at, by another driver of the same archive.
+        return _require_target(row, job, plan, source, key)
     raise TargetError(
         f"{printable(row.target)} exists and was not made from this source with these settings; "
         "choose another target or allow overwriting it"

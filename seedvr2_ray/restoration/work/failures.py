@@ -18,6 +18,7 @@ from seedvr2_ray.errors import (
     SettingsError,
     TargetError,
 )
+from seedvr2_ray.storage.records import LostWorkError
 
 Stage = Literal["read", "plan", "restore", "finish", "assemble"]
 Consequence = Literal["set_aside", "later", "stop"]
@@ -100,6 +101,8 @@ def with_retries(
 ) -> Result:
     """Call until it succeeds, an error that will not pass comes up, or the tries are used up.
 
+    Work that is lost will not come back to whoever asks again: it is to be planned again, at once.
+
     Args:
         on_retry: told of every error that is followed by another try.
     """
@@ -107,7 +110,7 @@ def with_retries(
         try:
             return action()
         except Exception as error:
-            if not is_transient(error) or leaves_device_unusable(error):
+            if not is_transient(error) or isinstance(error, LostWorkError) or leaves_device_unusable(error):
                 raise
             on_retry(error)
         sleep(policy.pause_seconds(tries))
