@@ -34,6 +34,7 @@ from tests.batch.archives import (
     request_for,
     restore_one_by_one,
 )
+from tests.batch.drive import HALF_OF_SMALL_RAY
 from tests.batch.machines import PATIENCE_SECONDS, run_and_lose_machine, wait_for
 from tests.batch.restorers import TracingRestorers
 from tests.media.clips import make_clip, make_image
@@ -181,6 +182,30 @@ def test_restorers_that_leave_no_core_for_tasks_are_made_fewer_instead_of_waitin
     )
     summary = run_bulk(request, Quiet())
     assert summary["files"] == {"published": 4, "skipped": 0, "quarantined": 5}
+
+
+@pytest.mark.usefixtures("small_ray")
+def test_two_drivers_of_one_archive_at_once_spoil_nothing_and_set_nothing_aside(tmp_path: Path) -> None:
+    archive = make_archive(tmp_path / "in", num_good=5)
+    output = tmp_path / "out"
+    restorers = tracing(tmp_path, pause_seconds=0.2, num_together=2)
+    command = [sys.executable, "-m", "tests.batch.drive", str(archive.folder), str(output), restorers.folder]
+    address = ray.get_runtime_context().gcs_address
+    other = subprocess.Popen(
+        [*command, str(tmp_path / "other-scratch"), "0.2", address], cwd=ROOT, stderr=subprocess.DEVNULL
+    )
+    try:
+        request = request_for(str(archive.folder), str(output), restorers, tmp_path / "scratch", pool=HALF_OF_SMALL_RAY)
+        summary = run_bulk(request, Quiet())
+        assert other.wait(timeout=240) == 0
+    finally:
+        other.kill()
+        other.wait()
+    assert summary["files"]["published"] + summary["files"]["skipped"] == 5
+    assert len({trace.pid for trace in restorers.traces()}) == 2
+    require_whole(archive, output, restore_one_by_one(archive, tmp_path / "one-by-one"))
+    assert not list((job_folder(output) / "manifests").glob("*")), "whoever ends says so"
+    assert not list((job_folder(output) / "work").rglob("payloads/*"))
 
 
 @pytest.mark.usefixtures("small_ray")

@@ -11,6 +11,7 @@ from seedvr2_ray.batch.leftovers import require_shared_folder
 from seedvr2_ray.batch.report.figures import figures_of
 from seedvr2_ray.errors import TargetError
 from seedvr2_ray.restoration.planning.plan import Recipe, Segment
+from seedvr2_ray.restoration.report.thumbnail import thumbnail
 from seedvr2_ray.restoration.work.assemble import assemble
 from seedvr2_ray.restoration.work.encoded_segments import Neighbourhood, finish_restored, neighbourhood_of
 from seedvr2_ray.restoration.work.failures import Failure, describe_failure
@@ -18,7 +19,7 @@ from seedvr2_ray.restoration.work.published import mark_of
 from seedvr2_ray.restoration.work.remaining import PARTS, RESTORED
 from seedvr2_ray.storage.commits import CommitStore
 from seedvr2_ray.storage.faults import printable
-from seedvr2_ray.storage.location import exists, remove_folder
+from seedvr2_ray.storage.location import exists, publish_bytes, remove_folder
 from seedvr2_ray.storage.records import Commit, LostWorkError
 from seedvr2_ray.storage.scratch import open_workspace
 from seedvr2_ray.storage.sources import SourceCopies, require_unchanged
@@ -145,7 +146,8 @@ def _join_and_publish(order: PublishOrder, job: Job) -> VideoOutcome:
                 timings={},
                 known=order.parts,
             )
-    figures = figures_of(plan, assembly.provenance)
+            picture = _picture(video, str(path), assembly.local_paths, job)
+    figures = {**figures_of(plan, assembly.provenance), "picture": picture}
     record = published_record(plan, video.source, figures, mark_of(row.target, assembly.provenance))
     job.log.settle(log_kind("published", key), key, record)
     job.log.discard(log_kind("publishing", key), key, known=claim)
@@ -158,6 +160,18 @@ def _join_and_publish(order: PublishOrder, job: Job) -> VideoOutcome:
         content=video.source.content,
         figures=figures,
     )
+
+
+def _picture(video: Video, source_path: str, local_paths: Sequence[str], job: Job) -> str | None:
+    """Put a small picture of the middle frame, before and after, into the job's folder for its report; say where."""
+    geometry, number = video.plan.recipe.geometry, len(video.plan.media.frame_pts) // 2
+    master = local_paths[number if len(local_paths) > 1 else 0]
+    picture = thumbnail(source_path, video.plan.media, master, (geometry.width, geometry.height), number)
+    if picture is None:
+        return None
+    name = f"pictures/{video.key[:2]}/{video.key}.jpg"
+    publish_bytes(picture, f"{job.folder}/{name}", overwrite=True)
+    return name
 
 
 def remove_work(contents: Sequence[str], job: Job) -> Failure | None:

@@ -15,7 +15,7 @@ from uuid import uuid4
 import pyarrow
 
 from seedvr2_ray.batch.execution.heartbeats import at_work
-from seedvr2_ray.batch.execution.machines import count_deaths, this_machine
+from seedvr2_ray.batch.execution.machines import NO_LOSSES, Losses, losses_in, this_machine
 from seedvr2_ray.batch.execution.rows import SegmentResult, SegmentRow, VideosRow, from_payload, result_columns
 from seedvr2_ray.batch.job import Job
 from seedvr2_ray.batch.leftovers import require_shared_folder
@@ -40,6 +40,7 @@ class _Done:
     state: str
     commit: Commit | None = None
     failure: Failure | None = None
+    losses: Losses = NO_LOSSES
 
     @property
     def seconds(self) -> float:
@@ -97,6 +98,7 @@ class SegmentWorker:
             video=row.video,
             commit=done.commit,
             failure=done.failure,
+            losses=done.losses,
             worker=self._name,
             worker_busy_seconds=self._device.busy_seconds,
             worker_alive_seconds=self._device.seconds_since_first_use,
@@ -109,15 +111,15 @@ class SegmentWorker:
         if found is not None:
             return found
         notes = self._job.retrying(lambda: store.attempt_notes(self._attempts_kind, address))
-        deaths = count_deaths(notes)
-        if deaths >= self._job.max_deaths:
-            return _Done("failed", failure=_poison(deaths))
+        losses = losses_in(notes)
+        if losses.deaths >= self._job.max_deaths:
+            return _Done("failed", failure=_poison(losses.deaths), losses=losses)
         with open_workspace(self._job.scratch) as workspace:
             with self._company.joined(alone=bool(notes)):
                 made = self._make_noted(row, store, len(notes), workspace)
             commit = self._job.retrying(lambda: commit_intermediate(row.segment, made, store))
         _count_work(row, commit.record)
-        return _Done("restored", commit)
+        return _Done("restored", commit, losses=losses)
 
     @property
     def _attempts_kind(self) -> str:

@@ -64,7 +64,9 @@ def test_a_video_goes_through_plan_restore_finish_and_publish_and_is_then_skippe
     # Even where the job's folder is gone, the sidecar says what the target was made from.
     elsewhere = plan(replace(job, folder=str(tmp_path / "other")), clip, tmp_path / "out.mp4")
     assert isinstance(elsewhere, VideoOutcome)
-    assert (elsewhere.state, elsewhere.figures) == ("skipped", outcome.figures)
+    assert (tmp_path / "job" / outcome.figures["picture"]).read_bytes().startswith(b"\xff\xd8")
+    without_picture = {name: value for name, value in outcome.figures.items() if name != "picture"}
+    assert (elsewhere.state, elsewhere.figures) == ("skipped", without_picture)
     refused = plan(job, clip, tmp_path / "out.mp4", crf=40)
     assert isinstance(refused, VideoOutcome) and refused.failure is not None
     assert "exists and was not made from this source with these settings" in refused.failure.error
