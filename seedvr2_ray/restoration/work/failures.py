@@ -26,6 +26,14 @@ Consequence = Literal["set_aside", "later", "stop"]
 
 Result = TypeVar("Result")
 
+
+class HandedBackError(RetryableError):
+    """The machine is about to go, and with it whoever would try again: somebody else restores the segment."""
+
+
+_NOT_AGAIN_HERE = (LostWorkError, HandedBackError)
+"""What passes, and not for whoever only asks again."""
+
 _REMEDIES: tuple[tuple[type[Exception], str], ...] = (
     (DamagedMediaError, "run again with --salvage to restore what can be read, or replace the file"),
     (NotFiniteError, "choose another model for this row, or exclude it, then run the same command again"),
@@ -110,7 +118,7 @@ def with_retries(
         try:
             return action()
         except Exception as error:
-            if not is_transient(error) or isinstance(error, LostWorkError) or leaves_device_unusable(error):
+            if not is_transient(error) or isinstance(error, _NOT_AGAIN_HERE) or leaves_device_unusable(error):
                 raise
             on_retry(error)
         sleep(policy.pause_seconds(tries))
