@@ -11,6 +11,7 @@ from pathlib import Path
 
 from seedvr2_ray.batch.bulk import run_bulk
 from seedvr2_ray.batch.execution.cluster import Pool
+from seedvr2_ray.errors import SeedVR2Error
 from tests.batch.archives import Quiet, request_for
 from tests.batch.restorers import TracingRestorers
 
@@ -22,4 +23,8 @@ if __name__ == "__main__":
     restorers = TracingRestorers(traces, pause_seconds=float(pause), num_together=1 + len(address))
     pool = HALF_OF_SMALL_RAY if address else Pool(num_gpus=0)
     request = request_for(sources, output, restorers, Path(scratch), address=address[0] if address else "local")
-    run_bulk(replace(request, pool=pool), Quiet())
+    try:
+        run_bulk(replace(request, pool=pool), Quiet())
+    except SeedVR2Error as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(error.exit_code)

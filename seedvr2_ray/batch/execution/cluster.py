@@ -1,5 +1,6 @@
 """The Ray that a job runs on: one that is there, or one of its own on this machine."""
 
+import atexit
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from typing import Any, TypeVar
 
 import ray
 
+from seedvr2_ray.batch.execution.head import HeadLostError
 from seedvr2_ray.batch.job import Job
 from seedvr2_ray.errors import DeploymentError
 from seedvr2_ray.local_ray import OWN, address_of, confine
@@ -92,8 +94,13 @@ def connected(address: str | None) -> Iterator[None]:
         ) from error
     try:
         yield
-    finally:
+    except HeadLostError:
+        atexit.unregister(ray.shutdown)  # It would wait for answers until Ray ends the process.
+        raise
+    except BaseException:
         ray.shutdown()
+        raise
+    ray.shutdown()
 
 
 def settle_pool(pool: Pool) -> SettledPool:

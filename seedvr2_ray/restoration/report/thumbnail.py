@@ -9,7 +9,6 @@ import logging
 from fractions import Fraction
 
 import av
-import numpy as np
 from PIL import Image
 
 from seedvr2_ray.errors import SeedVR2Error
@@ -50,22 +49,21 @@ def thumbnail(source: str, media: MediaInfo, master: str, size: tuple[int, int],
         before = _frame_at(source, seconds, video.stream_index)
         after = _frame_at(master, seconds, None)
         turned = shown if video.rotation % 180 == 0 else shown[::-1]
-        rgb_HWC = _small(before, turned)
+        small = _small(before, turned)
     except (SeedVR2Error, OSError, ValueError, av.FFmpegError) as error:
         _log.info("no small picture of %s: %s", master, error)
         return None
-    rgb_HWC = rgb_HWC[:, ::-1] if video.mirrored else rgb_HWC
+    small = small.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if video.mirrored else small
     both = Image.new("RGB", (2 * shown[0] + _GAP, shown[1]), "white")
-    both.paste(Image.fromarray(np.rot90(rgb_HWC, -video.rotation // 90)), (0, 0))
-    both.paste(Image.fromarray(_small(after, shown)), (shown[0] + _GAP, 0))
+    both.paste(small.rotate(-video.rotation, expand=True), (0, 0))  # Pillow turns anticlockwise.
+    both.paste(_small(after, shown), (shown[0] + _GAP, 0))
     file = io.BytesIO()
     both.save(file, "JPEG", quality=_JPEG_QUALITY)
     return file.getvalue()
 
 
-def _small(frame: av.VideoFrame, size: tuple[int, int]) -> np.ndarray:
-    rgb_HWC: np.ndarray = frame.reformat(*size, format="rgb24").to_ndarray()
-    return rgb_HWC
+def _small(frame: av.VideoFrame, size: tuple[int, int]) -> Image.Image:
+    return frame.reformat(*size, format="rgb24").to_image()
 
 
 def _frame_at(path: str, seconds: Fraction, stream_index: int | None) -> av.VideoFrame:
