@@ -16,7 +16,7 @@ from seedvr2_ray.media.container.info import MediaInfo
 from seedvr2_ray.media.stills.kinds import still_kind
 from seedvr2_ray.media.stills.reader import read_still
 
-BOX = (240, 120)
+BOX = (160, 90)
 """Pixels that one of the two pictures fits into."""
 
 _GAP = 2
