@@ -188,12 +188,12 @@ def test_restorers_that_leave_no_core_for_tasks_are_made_fewer_instead_of_waitin
 
 @pytest.mark.usefixtures("small_ray")
 def test_two_drivers_of_one_archive_at_once_spoil_nothing_and_set_nothing_aside(tmp_path: Path) -> None:
-    archive = make_archive(tmp_path / "in", num_good=5)
+    archive = make_archive(tmp_path / "in", num_good=3)
     output = tmp_path / "out"
-    restorers = tracing(tmp_path, pause_seconds=0.2, num_together=2)
+    restorers = tracing(tmp_path, pause_seconds=0.1, num_together=2)
     command = [sys.executable, "-m", "tests.batch.drive", str(archive.folder), str(output), restorers.folder]
     address = ray.get_runtime_context().gcs_address
-    command += [str(tmp_path / "other-scratch"), "0.2", address]
+    command += [str(tmp_path / "other-scratch"), "0.1", address]
     with (tmp_path / "said").open("w") as said:
         other = subprocess.Popen(command, cwd=ROOT, stderr=said)
     try:
@@ -203,7 +203,7 @@ def test_two_drivers_of_one_archive_at_once_spoil_nothing_and_set_nothing_aside(
     finally:
         other.kill()
         other.wait()
-    assert summary["files"]["published"] + summary["files"]["skipped"] == 5
+    assert summary["files"]["published"] + summary["files"]["skipped"] == 3
     assert len({trace.pid for trace in restorers.traces()}) == 2
     require_whole(archive, output, restore_one_by_one(archive, tmp_path / "one-by-one"))
     assert not list((job_folder(output) / "manifests").glob("*")), "whoever ends says so"

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import ray
 
-from seedvr2_ray.batch.execution.head import HeadLostError
+from seedvr2_ray.batch.execution.head import HeadLostError, leave_without_ray
 from seedvr2_ray.batch.job import Job
 from seedvr2_ray.errors import DeploymentError
 from seedvr2_ray.local_ray import OWN, address_of, confine
@@ -96,6 +96,7 @@ def connected(address: str | None) -> Iterator[None]:
         yield
     except HeadLostError:
         atexit.unregister(ray.shutdown)  # It would wait for answers until Ray ends the process.
+        atexit.register(leave_without_ray)
         raise
     except BaseException:
         ray.shutdown()

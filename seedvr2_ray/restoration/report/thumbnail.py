@@ -63,7 +63,8 @@ def thumbnail(source: str, media: MediaInfo, master: str, size: tuple[int, int],
 
 
 def _small(frame: av.VideoFrame, size: tuple[int, int]) -> Image.Image:
-    return frame.reformat(*size, format="rgb24").to_image()
+    picture: Image.Image = frame.reformat(*size, format="rgb24").to_image()  # type: ignore[no-untyped-call]
+    return picture
 
 
 def _frame_at(path: str, seconds: Fraction, stream_index: int | None) -> av.VideoFrame:
