@@ -12,8 +12,8 @@
    all differ in content is probed, searched for shots and planned (real, one process). The rate for the whole
    archive is the sample's; nothing is left out of it.
 
-Every size needs one process of about 0.3 GiB per simulated GPU. Figures of other sizes, and with ``--rows 0`` those of
-planning, are left as they were.
+Every size needs one process of about 0.3 GiB per simulated GPU. Figures of other sizes and segments, and with
+``--rows 0`` those of planning, are left as they were.
 """
 
 import argparse
@@ -283,8 +283,9 @@ def _peak_mib() -> float:
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
-    """Draw throughput against the number of GPUs."""
-    rows = results["scaling"]
+    """Draw throughput against the number of GPUs, of the longest segments that were measured for each."""
+    earlier = results.get("earlier_version", {}).get("scaling", [])
+    rows = sorted({row["num_gpus"]: row for row in (*earlier, *results["scaling"])}.values(), key=_num_gpus)
     sizes = [row["num_gpus"] for row in rows]
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     axes.plot(sizes, sizes, color="0.7", linestyle="--", label="bare restorers in loops")
@@ -296,6 +297,10 @@ def draw(results: dict[str, Any], path: Path) -> None:
     axes.set(xlabel="simulated GPUs", ylabel="throughput in bare restorers", title="Bulk restoration on Ray")
     axes.legend()
     figure.savefig(path, dpi=150)
+
+
+def _num_gpus(row: Mapping[str, float]) -> float:
+    return row["num_gpus"]
 
 
 def main() -> int:
@@ -313,12 +318,13 @@ def main() -> int:
     if arguments.rows:
         kept["planning"] = measure_planning(arguments.rows, arguments.sample)
         print(json.dumps(kept["planning"]), flush=True)
-    by_size = {row["num_gpus"]: row for row in kept.get("scaling", [])}
+    by_size = {(row["num_gpus"], row["segment_seconds"]): row for row in kept.get("scaling", [])}
     measured = []
     for size in (int(size) for size in arguments.sizes.split(",")):
-        by_size[size] = time_bulk(size, arguments.per_gpu, arguments.seconds)
-        measured.append(by_size[size])
-        print(json.dumps(by_size[size]), flush=True)
+        row = time_bulk(size, arguments.per_gpu, arguments.seconds)
+        by_size[size, arguments.seconds] = row
+        measured.append(row)
+        print(json.dumps(row), flush=True)
     scaling = [by_size[size] for size in sorted(by_size)]
     results = {
         **kept,

@@ -7,7 +7,7 @@ from typing import Any
 from seedvr2_ray.errors import InputError
 from seedvr2_ray.settings import RestoreSettings
 from seedvr2_ray.storage.faults import printable, translated
-from seedvr2_ray.storage.location import open_location, publish_bytes, remove
+from seedvr2_ray.storage.location import open_location, publish_bytes, read_bytes, remove
 
 _ROWS = "retry.jsonl"
 
@@ -18,7 +18,7 @@ def job_status(folder: str) -> dict[str, Any]:
     Raises:
         InputError: there is no job.
     """
-    report = _read(f"{folder}/report.json")
+    report = read_bytes(f"{folder}/report.json")
     lines = list(_lines(f"{folder}/quarantine.jsonl"))
     place = open_location(f"{folder}/manifests")
     with translated(place.url, "store"):
@@ -72,14 +72,5 @@ def end_retry(folder: str) -> None:
 
 
 def _lines(url: str) -> Iterator[Mapping[str, Any]]:
-    for line in (_read(url) or b"").splitlines():
+    for line in (read_bytes(url) or b"").splitlines():
         yield json.loads(line)
-
-
-def _read(url: str) -> bytes | None:
-    place = open_location(url)
-    with translated(place.url, "store"):
-        try:
-            return place.backend.read(place.path)
-        except FileNotFoundError:
-            return None

@@ -20,6 +20,7 @@ from seedvr2_ray.batch.manifest.manifest import ManifestSource
 from seedvr2_ray.batch.manifest.normalise import Normalised, normalise, require_source
 from seedvr2_ray.batch.report.estimate import Estimate, estimate_archive
 from seedvr2_ray.batch.report.fixity import write_fixity
+from seedvr2_ray.batch.report.losses import Repeated
 from seedvr2_ray.batch.report.outcomes import OutcomeLog, Totals
 from seedvr2_ray.batch.report.page import RunFacts, summarise, write_job_report
 from seedvr2_ray.errors import SettingsError
@@ -99,6 +100,7 @@ class _Ledger:
     segments: int = 0
     frames: int = 0
     gpu_seconds: float = 0.0
+    again: Repeated = field(default_factory=Repeated)
     workers: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Seconds busy and alive of every process that restored."""
 
@@ -107,6 +109,7 @@ class _Ledger:
             self.segments += 1
             self.frames += result.num_frames
             self.gpu_seconds += result.seconds
+            self.again.note(result.losses, result.seconds)
         self.workers[result.worker] = (result.worker_busy_seconds, result.worker_alive_seconds)
         self.progress.received(result)
 
@@ -154,13 +157,14 @@ def run_bulk(request: BulkRequest, progress: BulkProgress) -> dict[str, Any]:
                 wall_seconds=time.monotonic() - began,
                 price_per_gpu_hour=request.price_per_gpu_hour,
                 restored_now=ledger.restored_now(gang_size=request.pool.gang_size),
+                losses=ledger.again.summary(request.price_per_gpu_hour, gang_size=request.pool.gang_size),
                 num_workers=len(ledger.workers),
                 was_stopped=was_stopped,
                 ignored_files=manifest.passed_over.files,
                 extra_columns=sorted(manifest.passed_over.columns),
             )
             folder = request.report_folder or job.folder
-            write_job_report(folder, ledger.log.read(), ledger.log.totals, facts, scratch)
+            write_job_report(folder, ledger.log.read(), ledger.log.totals, facts, scratch, job_folder=job.folder)
             output = request.manifest.output if request.bag else None
             if output is not None and is_local(output):
                 output = str(Path(output.removeprefix("file://")).absolute())

@@ -17,7 +17,7 @@ from seedvr2_ray.storage.backend import PART_PREFIX
 from seedvr2_ray.storage.faults import printable, translated
 from seedvr2_ray.storage.local_backend import LocalBackend, make_folder
 from seedvr2_ray.storage.location import Location, open_location
-from seedvr2_ray.storage.records import Commit, Payload, body_of, commit_from, to_bytes
+from seedvr2_ray.storage.records import Commit, LostWorkError, Payload, body_of, commit_from, to_bytes
 
 _RECORD_SUFFIX = ".json"
 _KIND = re.compile(r"[a-z0-9][a-z0-9_-]*(/[a-z0-9][a-z0-9_-]*)*")
@@ -122,9 +122,9 @@ class CommitStore:
             The payload itself in a local store, to be read only; otherwise the copy.
 
         Raises:
-            StorageError: there is no such commit; or its payload is missing or cut short, and then the commit is
-                discarded, so that whoever asks for the same again gets the work done again; or the payload did not
-                arrive as its record says.
+            LostWorkError: there is no such commit; or its payload is missing or cut short, and then the commit is
+                discarded, so that whoever asks for the same again gets the work done again.
+            StorageError: the payload did not arrive as its record says.
         """
         place, stored = self._require_payload(kind, address, known)
         copy = Path(place.path) if place.is_local else Path(folder) / stored.name
@@ -154,7 +154,7 @@ class CommitStore:
     def _require_payload(self, kind: str, address: str, known: Commit | None) -> tuple[Location, Payload]:
         commit = known or self.look(kind, address)
         if commit is None or commit.payload is None:
-            raise StorageError(f"{self._name(kind, address)} is not committed with a payload; do its work first")
+            raise LostWorkError(f"{self._name(kind, address)} is not committed with a payload; do its work first")
         return self.folder_of(kind, "payloads").child(commit.payload.name), commit.payload
 
     def locate_payload(self, kind: str, address: str) -> tuple[Location, Payload] | None:
@@ -298,7 +298,7 @@ class CommitStore:
                 size = None
         if size != stored.size:
             self.discard(kind, address)
-            raise StorageError(
+            raise LostWorkError(
                 f"the payload of {self._name(kind, address)} is gone or has other than the {stored.size} bytes of its "
                 "record; the commit is discarded, and the same command does its work again"
             )

@@ -95,6 +95,16 @@ def exists(url: Name) -> bool:
         return place.backend.is_file(place.path)
 
 
+def read_bytes(url: Name) -> bytes | None:
+    """Return the content of a small file; None where there is none."""
+    place = open_location(url)
+    with translated(place.url, "store"):
+        try:
+            return place.backend.read(place.path)
+        except FileNotFoundError:
+            return None
+
+
 def fetch(url: Name, to_folder: Name) -> Path:
     """Make a source readable as a local file.
 

@@ -10,6 +10,13 @@ from seedvr2_ray.errors import StorageError
 FORMAT = 1
 
 
+class LostWorkError(StorageError):
+    """Work that was committed is gone: somebody removed it, or another run needed it no more.
+
+    Asking again does not bring it back; planning again from what is committed does.
+    """
+
+
 @dataclass(frozen=True, slots=True)
 class Payload:
     """The file that belongs to a commit."""

@@ -1,10 +1,14 @@
 """Ray clusters that tests take apart. Not a test module."""
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import ray
 from ray.cluster_utils import Cluster
@@ -25,9 +29,40 @@ def wait_for(condition: Callable[[], bool], what: str, seconds: float = 240) -> 
         time.sleep(0.05)
 
 
+@dataclass(frozen=True)
+class SecondMachine:
+    """One of two, to be taken away."""
+
+    cluster: Cluster
+    node: Any
+
+    def lose(self) -> None:
+        self.cluster.remove_node(self.node, allow_graceful=False)
+
+    def drain(self) -> None:
+        """Give notice, as a cloud does before it takes a machine back."""
+        command = [str(Path(sys.executable).parent / "ray"), "drain-node", "--address", self.cluster.address]
+        command += ["--node-id", self.node.node_id, "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
+        command += ["--reason-message", "a test", "--deadline-remaining-seconds", "200"]
+        subprocess.run(command, check=True, capture_output=True, timeout=120)
+
+    def pids_at_work(self, restorers: TracingRestorers) -> set[int]:
+        """Return the restorers that run there: their processes are children of the machine's raylet."""
+        (raylet,) = self.node.all_processes["raylet"]
+        return {pid for pid in {trace.pid for trace in restorers.traces()} if parent_of(pid) == raylet.process.pid}
+
+
+def parent_of(pid: int) -> int | None:
+    """Return the process that started another one; None if that is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except FileNotFoundError:
+        return None
+
+
 @contextmanager
-def two_machines() -> Iterator[Callable[[], None]]:
-    """Run a cluster of two machines with two cores each, and yield what takes the second one away."""
+def two_machines() -> Iterator[SecondMachine]:
+    """Run a cluster of two machines with two cores each."""
     quick = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 500, "health_check_timeout_ms": 2000}
     node = {"num_cpus": 2, "object_store_memory": 100 << 20}
     system = {**quick, "health_check_failure_threshold": 5}
@@ -35,19 +70,25 @@ def two_machines() -> Iterator[Callable[[], None]]:
     try:
         lost = cluster.add_node(resources={"elsewhere": 2}, **node)
         ray.init(address=cluster.address, log_to_driver=False)
-        yield lambda: cluster.remove_node(lost, allow_graceful=False)
+        yield SecondMachine(cluster, lost)
     finally:
         ray.shutdown()
         cluster.shutdown()
 
 
-def run_and_lose_machine(request: BulkRequest, restorers: TracingRestorers) -> dict[str, object]:
+def run_and_lose_machine(
+    request: BulkRequest, restorers: TracingRestorers, *, has_notice: bool = False
+) -> tuple[dict[str, Any], set[int]]:
     """Restore an archive on two machines, one of which is lost in the middle of work.
 
+    Args:
+        has_notice: it is drained first, and lost when its restorers have left.
+
     Returns:
-        The summary of the run.
+        The summary of the run, and the restorers that were at work on the machine when it went or got notice.
     """
-    with two_machines() as lose:
+    there: set[int] = set()
+    with two_machines() as machine:
         # More restorers than the remaining machine has room for beside the tasks that plan and finish.
         pool = Pool(num_gpus=0, min_size=2, max_size=3)
         request = replace(request, pool=pool, timeout_seconds=PATIENCE_SECONDS)
@@ -55,13 +96,17 @@ def run_and_lose_machine(request: BulkRequest, restorers: TracingRestorers) -> d
 
         def lose_machine() -> None:
             wait_for(lambda: len({trace.pid for trace in restorers.traces()[before:]}) >= 2, "two restorers at work")
+            there.update(machine.pids_at_work(restorers))
+            if has_notice:
+                machine.drain()
+                wait_for(lambda: not machine.pids_at_work(restorers), "restorers to leave the drained machine")
             at_loss.append(len(restorers.traces()))
-            lose()
+            machine.lose()
 
         killer = threading.Thread(target=lose_machine)
         killer.start()
-        summary: dict[str, object] = run_bulk(request, Quiet())
+        summary = run_bulk(request, Quiet())
         killer.join()
     assert at_loss, "the archive was done before a second restorer was at work"
     assert at_loss[0] < len(restorers.traces())
-    return summary
+    return summary, there

@@ -1,5 +1,6 @@
 """An archive on a real local Ray: whole, killed in every way, and run again."""
 
+import contextlib
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ from seedvr2_ray.batch.bulk import BulkRequest, estimate_bulk, run_bulk
 from seedvr2_ray.batch.execution.cluster import Pool
 from seedvr2_ray.batch.execution.heartbeats import at_work, watch_run
 from seedvr2_ray.batch.manifest.manifest import ManifestSource
+from seedvr2_ray.errors import DeploymentError
 from seedvr2_ray.restoration.load import LoadOptions, load_restorer
 from seedvr2_ray.restoration.run import restore_video
 from seedvr2_ray.settings import RestoreSettings
@@ -34,6 +36,7 @@ from tests.batch.archives import (
     request_for,
     restore_one_by_one,
 )
+from tests.batch.drive import HALF_OF_SMALL_RAY
 from tests.batch.machines import PATIENCE_SECONDS, run_and_lose_machine, wait_for
 from tests.batch.restorers import TracingRestorers
 from tests.media.clips import make_clip, make_image
@@ -184,6 +187,30 @@ def test_restorers_that_leave_no_core_for_tasks_are_made_fewer_instead_of_waitin
 
 
 @pytest.mark.usefixtures("small_ray")
+def test_two_drivers_of_one_archive_at_once_spoil_nothing_and_set_nothing_aside(tmp_path: Path) -> None:
+    archive = make_archive(tmp_path / "in", num_good=3)
+    output = tmp_path / "out"
+    restorers = tracing(tmp_path, pause_seconds=0.1, num_together=2)
+    command = [sys.executable, "-m", "tests.batch.drive", str(archive.folder), str(output), restorers.folder]
+    address = ray.get_runtime_context().gcs_address
+    command += [str(tmp_path / "other-scratch"), "0.1", address]
+    with (tmp_path / "said").open("w") as said:
+        other = subprocess.Popen(command, cwd=ROOT, stderr=said)
+    try:
+        request = request_for(str(archive.folder), str(output), restorers, tmp_path / "scratch", pool=HALF_OF_SMALL_RAY)
+        summary = run_bulk(request, Quiet())
+        assert other.wait(timeout=240) == 0, (tmp_path / "said").read_text()
+    finally:
+        other.kill()
+        other.wait()
+    assert summary["files"]["published"] + summary["files"]["skipped"] == 3
+    assert len({trace.pid for trace in restorers.traces()}) == 2
+    require_whole(archive, output, restore_one_by_one(archive, tmp_path / "one-by-one"))
+    assert not list((job_folder(output) / "manifests").glob("*")), "whoever ends says so"
+    assert not list((job_folder(output) / "work").rglob("payloads/*"))
+
+
+@pytest.mark.usefixtures("small_ray")
 def test_a_network_makes_of_an_archive_what_it_makes_of_each_file_alone(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     make_clip(tmp_path / "in/a.mp4", num_frames=6)
@@ -244,7 +271,7 @@ def test_a_dry_run_says_what_would_be_done_and_restores_nothing(archive: Archive
     assert digests(tmp_path / "out", archive.targets()) == {}
 
 
-def test_a_killed_driver_loses_what_was_in_work_and_the_same_command_goes_on(
+def test_a_driver_whose_head_is_killed_says_so_and_the_same_command_goes_on(
     archive: Archive, undisturbed: dict[str, str], tmp_path: Path
 ) -> None:
     ray.shutdown()  # The driver has a Ray of its own.
@@ -252,13 +279,18 @@ def test_a_killed_driver_loses_what_was_in_work_and_the_same_command_goes_on(
     restorers = tracing(tmp_path)
     command = [sys.executable, "-m", "tests.batch.drive", str(archive.folder), str(output), restorers.folder]
     command.append(str(tmp_path / "scratch"))
-    driver = subprocess.Popen([*command, "0.3"], cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL)
+    impatient = {**os.environ, "RAY_gcs_rpc_server_reconnect_timeout_s": "20"}
+    with (tmp_path / "said").open("w") as said:
+        driver = subprocess.Popen([*command, "0.3"], cwd=ROOT, start_new_session=True, stderr=said, env=impatient)
     wait_for(lambda: len(restorers.traces()) >= 8 or driver.poll() is not None, "eight segments")
     assert driver.poll() is None
-    # The driver first, as a crash would take it; then what is left of its Ray, which is of no use to anybody.
-    os.kill(driver.pid, signal.SIGKILL)
-    driver.wait()
-    os.killpg(driver.pid, signal.SIGKILL)
+    os.kill(_head_of(driver.pid), signal.SIGKILL)
+    try:
+        assert driver.wait(timeout=60) == DeploymentError.exit_code, (tmp_path / "said").read_text()
+        assert "run the same command again once the head runs" in (tmp_path / "said").read_text()
+        assert json.loads((job_folder(output) / "report.json").read_text())["stopped"] is True
+    finally:
+        os.killpg(driver.pid, signal.SIGKILL)  # What is left of its Ray, which is of no use to anybody.
     time.sleep(1)  # A killed process may have one last rename in the kernel.
 
     done = committed_keys(archive, job_folder(output))
@@ -270,12 +302,23 @@ def test_a_killed_driver_loses_what_was_in_work_and_the_same_command_goes_on(
     assert not done & {trace.key for trace in restorers.traces()[len(begun) :]}
 
 
+def _head_of(session: int) -> int:
+    for path in Path("/proc").glob("[0-9]*/comm"):
+        with contextlib.suppress(OSError):
+            if path.read_text().strip() == "gcs_server" and os.getsid(int(path.parent.name)) == session:
+                return int(path.parent.name)
+    raise AssertionError("the driver's Ray has no head")
+
+
 def test_a_lost_machine_is_made_up_for_by_the_others(
     archive: Archive, undisturbed: dict[str, str], tmp_path: Path
 ) -> None:
     ray.shutdown()
     output = tmp_path / "out"
     restorers = tracing(tmp_path, pause_seconds=0.5, num_together=2)
-    run_and_lose_machine(request_for(str(archive.folder), str(output), restorers, tmp_path / "scratch"), restorers)
+    request = request_for(str(archive.folder), str(output), restorers, tmp_path / "scratch")
+    summary, _ = run_and_lose_machine(request, restorers)
     require_whole(archive, output, undisturbed)
+    losses = summary["this_run"]["losses"]
+    assert losses["machines"] <= 1 and losses["segments_lost_with_their_process"] == 0, losses
     assert sum(begun_more_than_once(restorers.traces()).values()) <= 2 * 3

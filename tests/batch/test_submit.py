@@ -1,5 +1,6 @@
 """``ray job submit`` to a local cluster, as its users do it."""
 
+import json
 import os
 import shutil
 import socket
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,6 +66,17 @@ def _run(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([RAY, *words], env=_environment(), capture_output=True, text=True, timeout=400, check=False)
 
 
+def _require_tasks_named_after_what_they_do(cluster: str) -> None:
+    """What the dashboard and ``ray list tasks`` show is the job's own work, and hardly any of it signs of life."""
+    listed = _run("list", "tasks", "--address", cluster, "--limit", "10000", "--format", "json")
+    names = Counter(task["name"] for task in json.loads(listed.stdout))
+    told = dict(names.most_common())
+    assert names["finishing"] >= 4 and names["publishing"] == 4, told
+    for operator in ("planning", "Restoring"):
+        assert sum(number for name, number in names.items() if operator in name) >= 1, told
+    assert sum(number for name, number in names.items() if "eartbeat" in name) <= names.total() / 20, told
+
+
 def test_a_submitted_job_restores_an_archive_and_its_log_can_be_read(cluster: str, tmp_path: Path) -> None:
     archive = make_archive(tmp_path / "in", num_good=4)
     expected = restore_one_by_one(archive, tmp_path / "one-by-one")
@@ -84,4 +97,5 @@ def test_a_submitted_job_restores_an_archive_and_its_log_can_be_read(cluster: st
     assert "set aside: " in log and "notes.mp4 (plan): MediaError: " in log
     assert "4 files restored, 0 were there from an earlier run, 5 set aside" in log
     assert "Traceback" not in log
+    _require_tasks_named_after_what_they_do(cluster)
     assert "exit code 3" in _run("job", "status", "--address", cluster, "archive-1").stdout + submitted.stdout

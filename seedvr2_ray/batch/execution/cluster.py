@@ -1,5 +1,6 @@
 """The Ray that a job runs on: one that is there, or one of its own on this machine."""
 
+import atexit
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from typing import Any, TypeVar
 import ray
 from ray.util.placement_group import PlacementGroup
 
+from seedvr2_ray.batch.execution.head import HeadLostError, leave_without_ray
 from seedvr2_ray.batch.job import Job
 from seedvr2_ray.errors import DeploymentError, SettingsError
 from seedvr2_ray.gang.placement import find_group, in_bundle
@@ -104,8 +106,14 @@ def connected(address: str | None) -> Iterator[None]:
         ) from error
     try:
         yield
-    finally:
+    except HeadLostError:
+        atexit.unregister(ray.shutdown)  # It would wait for answers until Ray ends the process.
+        atexit.register(leave_without_ray)
+        raise
+    except BaseException:
         ray.shutdown()
+        raise
+    ray.shutdown()
 
 
 def settle_pool(pool: Pool) -> SettledPool:

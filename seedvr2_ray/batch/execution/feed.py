@@ -12,6 +12,7 @@ import pyarrow
 from ray.data import Dataset
 from ray.data.exceptions import ExecutionTimeoutError
 
+from seedvr2_ray.batch.execution.head import HeadLostError
 from seedvr2_ray.batch.execution.rows import SegmentResult, VideosRow, from_payload
 from seedvr2_ray.errors import DeploymentError
 
@@ -123,6 +124,8 @@ class Feed:
         self._is_wanted = False
         self._restraint.end()
         self._room.release(_MOST_UNREAD)  # The thread may wait for room.
+        if kind is HeadLostError:
+            return
         self._thread.join(timeout=_END_SECONDS)
         if not self._thread.is_alive():
             del _restraints[self._name]

@@ -5,20 +5,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seedvr2_ray.batch.execution.heartbeats import at_work
-from seedvr2_ray.batch.execution.videos import Video, VideoOutcome, log_kind, published_record
+from seedvr2_ray.batch.execution.videos import Video, VideoOutcome, find_published, log_kind, published_record
 from seedvr2_ray.batch.job import Job
 from seedvr2_ray.batch.leftovers import require_shared_folder
 from seedvr2_ray.batch.report.figures import figures_of
 from seedvr2_ray.errors import TargetError
 from seedvr2_ray.restoration.planning.plan import Recipe, Segment
+from seedvr2_ray.restoration.report.thumbnail import thumbnail
 from seedvr2_ray.restoration.work.assemble import assemble
 from seedvr2_ray.restoration.work.encoded_segments import Neighbourhood, finish_restored, neighbourhood_of
 from seedvr2_ray.restoration.work.failures import Failure, describe_failure
 from seedvr2_ray.restoration.work.published import mark_of
-from seedvr2_ray.restoration.work.remaining import RESTORED
+from seedvr2_ray.restoration.work.remaining import PARTS, RESTORED
+from seedvr2_ray.storage.commits import CommitStore
 from seedvr2_ray.storage.faults import printable
-from seedvr2_ray.storage.location import exists, remove_folder
-from seedvr2_ray.storage.records import Commit
+from seedvr2_ray.storage.location import exists, publish_bytes, remove_folder
+from seedvr2_ray.storage.records import Commit, LostWorkError
 from seedvr2_ray.storage.scratch import open_workspace
 from seedvr2_ray.storage.sources import SourceCopies, require_unchanged
 
@@ -77,7 +79,10 @@ def finish_part(order: PartOrder, job: Job) -> Commit | Failure:
         require_shared_folder(job)
         with open_workspace(job.scratch) as workspace:
             segment, before = order.segment, order.around.predecessor
-            commit = finish_restored(order.recipe, segment, before, store, order.restored, workspace=workspace)
+            try:
+                commit = finish_restored(order.recipe, segment, before, store, order.restored, workspace=workspace)
+            except LostWorkError:
+                commit = _finished_elsewhere(segment, store)
         for address, known in order.served.items():
             store.discard(RESTORED, address, known=known)
         return commit
@@ -98,8 +103,31 @@ def publish_video(order: PublishOrder, job: Job) -> VideoOutcome | Failure:
         return describe_failure("assemble", error)
 
 
+def _finished_elsewhere(segment: Segment, store: CommitStore) -> Commit:
+    """Return a part that another driver of the same archive finished, which then removed what it was made of.
+
+    Raises:
+        LostWorkError: nobody finished it.
+    """
+    commit = store.look(PARTS, segment.part_address)
+    if commit is None:
+        raise LostWorkError(f"what segment {segment.index} is to be finished from is gone; it is restored again")
+    return commit
+
+
 def _publish(order: PublishOrder, job: Job) -> VideoOutcome:
     require_shared_folder(job)
+    try:
+        return _join_and_publish(order, job)
+    except (LostWorkError, TargetError):
+        # Another driver of the same archive may have been faster, and have cleaned up behind itself.
+        found = find_published(order.video.row, job, order.video.key)
+        if found is None:
+            raise
+        return found
+
+
+def _join_and_publish(order: PublishOrder, job: Job) -> VideoOutcome:
     video = order.video
     row, plan, store, key = video.row, video.plan, video.store(job), video.key
     with open_workspace(job.scratch) as workspace:
@@ -118,7 +146,8 @@ def _publish(order: PublishOrder, job: Job) -> VideoOutcome:
                 timings={},
                 known=order.parts,
             )
-    figures = figures_of(plan, assembly.provenance)
+            picture = _picture(video, str(path), assembly.local_paths, job)
+    figures = {**figures_of(plan, assembly.provenance), "picture": picture}
     record = published_record(plan, video.source, figures, mark_of(row.target, assembly.provenance))
     job.log.settle(log_kind("published", key), key, record)
     job.log.discard(log_kind("publishing", key), key, known=claim)
@@ -131,6 +160,18 @@ def _publish(order: PublishOrder, job: Job) -> VideoOutcome:
         content=video.source.content,
         figures=figures,
     )
+
+
+def _picture(video: Video, source_path: str, local_paths: Sequence[str], job: Job) -> str | None:
+    """Put a small picture of the middle frame, before and after, into the job's folder for its report; say where."""
+    geometry, number = video.plan.recipe.geometry, len(video.plan.media.frame_pts) // 2
+    master = local_paths[number if len(local_paths) > 1 else 0]
+    picture = thumbnail(source_path, video.plan.media, master, (geometry.width, geometry.height), number)
+    if picture is None:
+        return None
+    name = f"pictures/{video.key[:2]}/{video.key}.jpg"
+    publish_bytes(picture, f"{job.folder}/{name}", overwrite=True)
+    return name
 
 
 def remove_work(contents: Sequence[str], job: Job) -> Failure | None:

@@ -4,7 +4,7 @@ A segment may take hours, so a clock alone proves nothing. Whoever is at work fo
 has for long while something is outstanding, nobody will: the pool's processes hold what the tasks wait for, or the
 cluster lost something that Ray does not make again.
 
-Imports nothing of the project: the process that keeps the heartbeats is to be small.
+Imports next to nothing of the project: the process that keeps the heartbeats is to be small.
 """
 
 import time
@@ -17,6 +17,8 @@ from typing import Any, Literal
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from seedvr2_ray.batch.execution.head import HeadLostError
 
 Kind = Literal["plan", "restore", "finish"]
 
@@ -193,5 +195,9 @@ def watch_run(run: str, timeout_seconds: float) -> Iterator[Watch]:
 
     try:
         yield Watch(ask, timeout_seconds)
-    finally:
+    except HeadLostError:
+        raise  # They went with it.
+    except BaseException:
         ray.kill(heartbeats)
+        raise
+    ray.kill(heartbeats)

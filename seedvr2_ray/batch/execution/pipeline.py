@@ -5,9 +5,12 @@ import queue
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, Protocol
 
+import ray
+
 from seedvr2_ray.batch.execution.cluster import Pool, fit_pool, identify_on_worker, settle_pool
 from seedvr2_ray.batch.execution.feed import Events, Feed, FeedOver, Restraint
 from seedvr2_ray.batch.execution.finishing import PartOrder
+from seedvr2_ray.batch.execution.head import head_at
 from seedvr2_ray.batch.execution.heartbeats import DEFAULT_TIMEOUT_SECONDS, WITHOUT_REASON, Watch, watch_run
 from seedvr2_ray.batch.execution.rows import SegmentResult, VideosRow
 from seedvr2_ray.batch.execution.stream import segments_dataset
@@ -78,6 +81,7 @@ class _ArchiveRun:
         self._pool = settle_pool(pool)
         self._watch = watch
         self._progress = progress
+        self._head = head_at(ray.get_runtime_context().gcs_address)
         self._in_flight = VideosInFlight(manifest.num_rows, manifest.sharers, keep_work=job.keep_work)
 
     def restore(self) -> None:
@@ -134,6 +138,7 @@ class _ArchiveRun:
                 restraint.note(tasks.num_waiting)
                 self._report()
                 self._progress.heartbeat()
+                self._head.require()
                 end = self._end_early(is_finishing=tasks.num_waiting > 0)
                 if end is not None:
                     return end

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
 
+from seedvr2_ray.batch.execution.machines import NO_LOSSES, Losses
 from seedvr2_ray.batch.execution.videos import Video, VideoOutcome
 from seedvr2_ray.restoration.planning.plan import Recipe, Segment
 from seedvr2_ray.restoration.work.encoded_segments import blended_part_of
@@ -57,6 +58,8 @@ class SegmentResult:
     commit: Commit | None = None
     """Of the intermediate, or of the part where that is all there is: nobody need ask the store for it again."""
     failure: Failure | None = None
+    losses: Losses = NO_LOSSES
+    """Earlier attempts of this run at it."""
     worker: str = ""
     """Which process did it."""
     worker_busy_seconds: float = 0.0

@@ -11,6 +11,7 @@ import ray
 
 from seedvr2_ray.batch.execution.cluster import SettledPool
 from seedvr2_ray.batch.execution.finishing import PartOrder, finish_part, publish_video, remove_work
+from seedvr2_ray.batch.execution.head import HeadLostError
 from seedvr2_ray.batch.execution.tracker import CleaningOrder, Order
 from seedvr2_ray.batch.job import Job
 from seedvr2_ray.restoration.work.failures import Failure, describe_failure
@@ -51,7 +52,9 @@ class Tasks:
     def __enter__(self) -> "Tasks":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is HeadLostError:
+            return
         for task, _order in self._running.values():  # None is left of a pass that came to its end.
             ray.cancel(task)
 

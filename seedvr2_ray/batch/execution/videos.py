@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from seedvr2_ray.batch.execution.machines import count_deaths, this_machine
+from seedvr2_ray.batch.execution.machines import losses_in, this_machine
 from seedvr2_ray.batch.job import Job
 from seedvr2_ray.batch.manifest.manifest import ManifestRow
 from seedvr2_ray.batch.report.figures import figures_of
@@ -25,7 +25,7 @@ from seedvr2_ray.restoration.work.remaining import PARTS, RESTORED, Work, plan_w
 from seedvr2_ray.storage.address import Fingerprint, digest_of, fingerprint
 from seedvr2_ray.storage.commits import CommitStore
 from seedvr2_ray.storage.faults import printable, translated
-from seedvr2_ray.storage.location import exists, is_local, open_location
+from seedvr2_ray.storage.location import exists, is_local, open_location, read_bytes
 from seedvr2_ray.storage.sources import Pinned, SourceCopies, pin, require_unchanged
 
 VideoState = Literal["published", "skipped", "quarantined"]
@@ -80,12 +80,12 @@ def plan_row(row: ManifestRow, job: Job, identity: RestorerIdentity) -> Video | 
     key = publication_key(row.source, row.target, row.settings, identity, max_pixels=job.max_pixels)
     kind = log_kind(f"planning/{job.run}", key)
     try:
-        finished = job.retrying(lambda: _find_published(row, job, key))
+        finished = job.retrying(lambda: find_published(row, job, key))
         if finished is not None:
             return finished
         # Noted before it is read: a file that kills whoever probes it would take its shard along.
         begun = job.log.attempt_notes(kind, key)
-        deaths = count_deaths(begun)
+        deaths = losses_in(begun).deaths
         if deaths >= job.max_deaths:
             return outcome_of(row, _poison(deaths))
         number = job.log.record_attempt(kind, key, after=len(begun), extra=this_machine())
@@ -141,7 +141,7 @@ def parts_digest(part_addresses: list[str]) -> str:
     return digest_of(part_addresses)
 
 
-def _find_published(row: ManifestRow, job: Job, key: str) -> VideoOutcome | None:
+def find_published(row: ManifestRow, job: Job, key: str) -> VideoOutcome | None:
     """Recognise a file that an earlier run published from the same bytes, by its record, its sidecar and itself."""
     kind = log_kind("published", key)
     noted = job.log.look(kind, key)
@@ -264,6 +264,9 @@ def _require_target(row: ManifestRow, job: Job, plan: Plan, source: Pinned, key:
             f"{printable(row.target)} is longer than what was published there; move it away to have it made again, or "
             "allow overwriting it"
         )
+    if read_sidecar(row.target) != sidecar:
+        # Published while it was looked at, by another driver of the same archive.
+        return _require_target(row, job, plan, source, key)
     raise TargetError(
         f"{printable(row.target)} exists and was not made from this source with these settings; "
         "choose another target or allow overwriting it"
@@ -288,14 +291,9 @@ def published_record(plan: Plan, source: Pinned, figures: Mapping[str, Any], mar
 
 def read_sidecar(target: str) -> dict[str, Any] | None:
     """Return the provenance beside a target, if there is one that can be read."""
-    place = open_location(beside(target, ".json"))
+    data = read_bytes(beside(target, ".json"))
     try:
-        with translated(place.url, "store"):
-            try:
-                data = place.backend.read(place.path)
-            except FileNotFoundError:
-                return None
-        found = json.loads(data)
+        found = None if data is None else json.loads(data)
     except ValueError:
         return None
     return found if isinstance(found, dict) else None

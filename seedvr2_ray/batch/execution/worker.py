@@ -14,14 +14,20 @@ from uuid import uuid4
 
 import pyarrow
 
+from seedvr2_ray.batch.execution.draining import Draining
 from seedvr2_ray.batch.execution.heartbeats import at_work
-from seedvr2_ray.batch.execution.machines import count_deaths, this_machine
+from seedvr2_ray.batch.execution.machines import NO_LOSSES, Losses, losses_in, this_machine
 from seedvr2_ray.batch.execution.rows import SegmentResult, SegmentRow, VideosRow, from_payload, result_columns
 from seedvr2_ray.batch.job import Job
 from seedvr2_ray.batch.leftovers import require_shared_folder
 from seedvr2_ray.errors import RetryableError
 from seedvr2_ray.restoration.restorer import Restorer, close_restorer
-from seedvr2_ray.restoration.work.failures import Failure, describe_failure, leaves_device_unusable
+from seedvr2_ray.restoration.work.failures import (
+    Failure,
+    HandedBackError,
+    describe_failure,
+    leaves_device_unusable,
+)
 from seedvr2_ray.restoration.work.remaining import PARTS, RESTORED
 from seedvr2_ray.restoration.work.segment import Intermediate, commit_intermediate, make_intermediate
 from seedvr2_ray.storage.commits import CommitStore
@@ -40,6 +46,7 @@ class _Done:
     state: str
     commit: Commit | None = None
     failure: Failure | None = None
+    losses: Losses = NO_LOSSES
 
     @property
     def seconds(self) -> float:
@@ -53,18 +60,21 @@ class SegmentWorker:
     decodes for the one after. What a store takes to answer is never waited for by the device.
     """
 
-    def __init__(self, job: Job, leave: Callable[[int], object] = os._exit) -> None:
+    def __init__(self, job: Job, leave: Callable[[int], object] = os._exit, draining: Draining | None = None) -> None:
         """Start without a model: the first segment says which.
 
         Args:
-            leave: ends the process when CUDA is beyond repair; Ray starts another one.
+            leave: ends the process when CUDA is beyond repair or its machine is to go; Ray starts another one.
+            draining: knows whether it is to go.
         """
         self._job = job
         self._leave = leave
+        self._draining = draining or Draining()
         self._name = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:6]}"
         self._restorer: Restorer | None = None
         self._device = Device()
         self._company = Company()
+        self._unfinished = Company()
         self._loading = Lock()
         self._copies = SourceCopies(Path(job.scratch) / "sources", job.scratch_bytes)
 
@@ -81,6 +91,9 @@ class SegmentWorker:
         try:
             with at_work(self._job.run, "restore", self._job.heartbeat_seconds):
                 done = self._attempt(row)
+        except HandedBackError as error:
+            self._leave_drained_machine()
+            done = _Done("failed", failure=describe_failure("restore", error))
         except Exception as error:  # noqa: BLE001  # One segment must not stop the others.
             _log.warning("segment %d of %s: %s", row.segment.index, printable(row.source.url), error)
             done = _Done("failed", failure=describe_failure("restore", error))
@@ -97,6 +110,7 @@ class SegmentWorker:
             video=row.video,
             commit=done.commit,
             failure=done.failure,
+            losses=done.losses,
             worker=self._name,
             worker_busy_seconds=self._device.busy_seconds,
             worker_alive_seconds=self._device.seconds_since_first_use,
@@ -109,15 +123,24 @@ class SegmentWorker:
         if found is not None:
             return found
         notes = self._job.retrying(lambda: store.attempt_notes(self._attempts_kind, address))
-        deaths = count_deaths(notes)
-        if deaths >= self._job.max_deaths:
-            return _Done("failed", failure=_poison(deaths))
-        with open_workspace(self._job.scratch) as workspace:
+        losses = losses_in(notes)
+        if losses.deaths >= self._job.max_deaths:
+            return _Done("failed", failure=_poison(losses.deaths), losses=losses)
+        if self._draining.has_begun:
+            raise HandedBackError("this machine is drained; the segment is restored on another one")
+        with self._unfinished.joined(alone=False), open_workspace(self._job.scratch) as workspace:
             with self._company.joined(alone=bool(notes)):
                 made = self._make_noted(row, store, len(notes), workspace)
             commit = self._job.retrying(lambda: commit_intermediate(row.segment, made, store))
         _count_work(row, commit.record)
-        return _Done("restored", commit)
+        return _Done("restored", commit, losses=losses)
+
+    def _leave_drained_machine(self) -> None:
+        """End this process once nothing begun is uncommitted; Ray starts another elsewhere and gives it the rows."""
+        with self._unfinished.joined(alone=True):
+            _log.warning("this machine is drained: its segments go to another one")
+            close_restorer(self._restorer)
+            self._leave(0)
 
     @property
     def _attempts_kind(self) -> str:
@@ -147,6 +170,7 @@ class SegmentWorker:
                     source_path=str(path),
                     workspace=workspace,
                     on_frames=lambda num_frames: count("seedvr2_frames", num_frames),
+                    check_cancelled=self._draining.check,
                     device=self._device.held,
                 )
         except Exception as error:

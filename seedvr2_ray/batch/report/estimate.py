@@ -13,8 +13,8 @@ from seedvr2_ray.batch.execution.videos import Video, VideoOutcome, outcome_of, 
 from seedvr2_ray.batch.job import Job
 from seedvr2_ray.batch.manifest.manifest import ManifestRow
 from seedvr2_ray.batch.manifest.normalise import Normalised, Shard, read_shard
+from seedvr2_ray.batch.report.figures import cost_of
 from seedvr2_ray.batch.report.outcomes import quarantine_line
-from seedvr2_ray.batch.report.page import cost_of
 from seedvr2_ray.errors import SettingsError
 from seedvr2_ray.models.weights.catalogue import find_entry
 from seedvr2_ray.restoration.load import local_device

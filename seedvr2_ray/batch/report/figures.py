@@ -39,6 +39,11 @@ def figures_of(plan: Plan, provenance: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def cost_of(gpu_seconds: float, price_per_gpu_hour: float) -> float:
+    """Return what so many seconds cost."""
+    return round(gpu_seconds / 3600 * price_per_gpu_hour, 4)
+
+
 def _chosen(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Leave out what is as it would be anyway."""
     usual = RestoreSettings().to_mapping()

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
@@ -13,13 +14,16 @@ import pyarrow.parquet
 
 import seedvr2_ray
 from seedvr2_ray.batch.execution.videos import VideoOutcome
+from seedvr2_ray.batch.report.figures import cost_of
 from seedvr2_ray.batch.report.outcomes import QUALITIES, SUMMED, Totals
 from seedvr2_ray.restoration.report.page import Fact
 from seedvr2_ray.restoration.report.templates import format_duration, render_page
-from seedvr2_ray.storage.location import publish, publish_bytes
+from seedvr2_ray.storage.location import publish, publish_bytes, read_bytes
 
 _LISTED_FILES = 1000
 """Rows in the page's tables; the Parquet file has them all."""
+_PICTURED_FILES = 100
+"""Rows of the page with a picture; of the others the Parquet file says where it lies."""
 _ROWS_AT_A_TIME = 4096
 _INTEGERS = {"frames", "restored_frames", "segments", "missing_frames"}
 _SCHEMA = pyarrow.schema(
@@ -27,7 +31,7 @@ _SCHEMA = pyarrow.schema(
     + [(name, pyarrow.int64() if name in _INTEGERS else pyarrow.float64()) for name in SUMMED]
     + [(name, pyarrow.float64()) for name in (*QUALITIES, "idle_share", "cost")]
     + [(name, pyarrow.string()) for name in ("stage", "error", "remedy")]
-    + [(name, pyarrow.string()) for name in ("published_at", "settings", "converted", "losses", "sha256")]
+    + [(name, pyarrow.string()) for name in ("published_at", "settings", "converted", "losses", "sha256", "picture")]
 )
 
 
@@ -43,16 +47,13 @@ class RunFacts:
     """Of this run alone: segments, frames, gpu_seconds, and the share of time its restorers had nothing to do."""
     num_workers: int
     """Processes that restored."""
+    losses: Mapping[str, Any] = field(default_factory=dict)
+    """What was begun in this run and went with a machine or a process."""
     was_stopped: bool = False
     ignored_files: Mapping[str, int] = field(default_factory=dict)
     """Files of the manifest's folder that are of no known kind, by ending."""
     extra_columns: Sequence[str] = ()
     """Of the manifest's table, that are no settings."""
-
-
-def cost_of(gpu_seconds: float, price_per_gpu_hour: float) -> float:
-    """Return what so many seconds cost."""
-    return round(gpu_seconds / 3600 * price_per_gpu_hour, 4)
 
 
 def summarise(totals: Totals, facts: RunFacts) -> dict[str, Any]:
@@ -79,16 +80,24 @@ def summarise(totals: Totals, facts: RunFacts) -> dict[str, Any]:
             **{name: round(value, 4) for name, value in now.items()},
             "frames_per_second": round(now.get("frames", 0.0) / facts.wall_seconds, 3) if facts.wall_seconds else 0.0,
             "cost": cost_of(now.get("gpu_seconds", 0.0), facts.price_per_gpu_hour),
+            "losses": dict(facts.losses),
         },
     }
 
 
 def write_job_report(
-    folder: str, outcomes: Iterable[VideoOutcome], totals: Totals, facts: RunFacts, scratch: Path
+    folder: str,
+    outcomes: Iterable[VideoOutcome],
+    totals: Totals,
+    facts: RunFacts,
+    scratch: Path,
+    *,
+    job_folder: str | None = None,
 ) -> None:
     """Publish ``report.parquet``, ``report.json`` and ``report.html`` in a folder.
 
     Args:
+        job_folder: where pictures of files lie; by default the same folder.
         outcomes: read once; only the first thousand and those that failed first are kept in memory.
         scratch: a local folder for the file being written.
     """
@@ -110,7 +119,16 @@ def write_job_report(
     publish_bytes(
         (json.dumps(summary, indent=1, ensure_ascii=False) + "\n").encode(), f"{folder}/report.json", overwrite=True
     )
-    publish_bytes(_render(summary, listed, failed).encode(), f"{folder}/report.html", overwrite=True)
+    pictures = _read_pictures(job_folder or folder, listed)
+    publish_bytes(_render(summary, listed, failed, pictures).encode(), f"{folder}/report.html", overwrite=True)
+
+
+def _read_pictures(folder: str, listed: Sequence[VideoOutcome]) -> dict[int, bytes]:
+    """Return the pictures of the files that come first, by their rows' numbers; those that are gone are left out."""
+    named = [(each.number, name) for each in listed if (name := each.figures.get("picture"))][:_PICTURED_FILES]
+    with ThreadPoolExecutor(8) as threads:  # A store takes its time for each.
+        found = threads.map(lambda each: (each[0], read_bytes(f"{folder}/{each[1]}")), named)
+        return {number: data for number, data in found if data is not None}
 
 
 def write_parquet(path: Path, outcomes: Iterable[VideoOutcome], price_per_gpu_hour: float) -> None:
@@ -142,10 +160,16 @@ def _columns(outcome: VideoOutcome, price_per_gpu_hour: float) -> dict[str, Any]
         "converted": "\n".join(figures.get("converted", ())),
         "losses": "\n".join(figures.get("losses", ())),
         "sha256": next((each["sha256"] for each in figures.get("outputs", ())), None),
+        "picture": figures.get("picture"),
     }
 
 
-def _render(summary: Mapping[str, Any], listed: Sequence[VideoOutcome], failed: Sequence[VideoOutcome]) -> str:
+def _render(
+    summary: Mapping[str, Any],
+    listed: Sequence[VideoOutcome],
+    failed: Sequence[VideoOutcome],
+    pictures: Mapping[int, bytes],
+) -> str:
     """Return the page: one file that needs nothing else and runs nothing."""
     files = summary["files"]
     values = {
@@ -154,6 +178,7 @@ def _render(summary: Mapping[str, Any], listed: Sequence[VideoOutcome], failed: 
         "failed": failed,
         "num_more_failed": files["quarantined"] - len(failed),
         "listed": listed,
+        "pictures": pictures,
         "num_more_listed": files["published"] + files["skipped"] - len(listed),
         "as_json": json.dumps(summary, indent=1, ensure_ascii=False),
     }
@@ -188,6 +213,7 @@ def _facts(summary: Mapping[str, Any]) -> Iterator[Fact]:
         format_duration(now["wall_seconds"]),
         f"{now['frames_per_second']:,.2f} frames/s on {now['workers']} workers, idle {idle:.1%}",
     )
+    yield from _losses(now["losses"], summary["price_per_gpu_hour"])
     quality = summary["quality"]
     if quality["psnr"] is not None:
         yield Fact(
@@ -195,6 +221,20 @@ def _facts(summary: Mapping[str, Any]) -> Iterator[Fact]:
             f"{quality['psnr']:.2f} dB",
             f"SSIM {quality['ssim']:.4f} against the sources, scaled back down",
         )
+
+
+def _losses(losses: Mapping[str, Any], price_per_gpu_hour: float) -> Iterator[Fact]:
+    begun_again = losses.get("segments_lost_with_their_machine", 0) + losses.get("segments_lost_with_their_process", 0)
+    if not begun_again:
+        return
+    price = f", at most {losses['cost_at_most']:,.2f}" if price_per_gpu_hour else ""
+    yield Fact(
+        "Lost and done again",
+        f"{begun_again:,} segments",
+        f"{losses['segments_lost_with_their_machine']:,} with {losses['machines']:,} lost machines, "
+        f"{losses['segments_lost_with_their_process']:,} with their process: at most "
+        f"{format_duration(losses['gpu_seconds_at_most'])} of devices{price}",
+    )
 
 
 def _share(part: float, whole: float | None) -> float:

@@ -12,8 +12,9 @@ from rich.text import Text
 from seedvr2_ray.batch.execution.rows import SegmentResult
 from seedvr2_ray.batch.execution.videos import VideoOutcome
 from seedvr2_ray.batch.manifest.normalise import Normalised
+from seedvr2_ray.batch.report.figures import cost_of
 from seedvr2_ray.batch.report.outcomes import Totals
-from seedvr2_ray.batch.report.page import cost_of
+from seedvr2_ray.restoration.report.templates import format_duration
 
 _LINE_SECONDS = 15.0
 
@@ -122,6 +123,15 @@ def show_report(summary: dict[str, Any], folder: str, console: Console) -> None:
     )
     if summary["price_per_gpu_hour"]:
         console.print(f"cost: {summary['cost']:.2f}, of which this run {now['cost']:.2f}")
+    losses = now.get("losses", {})
+    lost = losses.get("segments_lost_with_their_machine", 0) + losses.get("segments_lost_with_their_process", 0)
+    if lost:
+        price = f" or {losses['cost_at_most']:.2f}" if summary["price_per_gpu_hour"] else ""
+        console.print(
+            f"lost and done again: {lost} segments, {losses['machines']} machines; at most "
+            f"{format_duration(losses['gpu_seconds_at_most'])} of devices{price}",
+            markup=False,
+        )
     console.print(f"report: {folder}/report.html", markup=False)
     if files["quarantined"]:
         console.print(f"set aside: {folder}/quarantine.jsonl", markup=False)

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 import seedvr2_ray
-from seedvr2_ray.errors import StorageError, TargetError
+from seedvr2_ray.errors import TargetError
 from seedvr2_ray.media.container.info import Notice, merge_notices
 from seedvr2_ray.media.output.join import join_parts
 from seedvr2_ray.media.output.libraries import library_versions
@@ -23,7 +23,7 @@ from seedvr2_ray.storage.commits import CommitStore
 from seedvr2_ray.storage.faults import printable
 from seedvr2_ray.storage.local_backend import LocalBackend
 from seedvr2_ray.storage.location import exists, publish, publish_bytes
-from seedvr2_ray.storage.records import Commit
+from seedvr2_ray.storage.records import Commit, LostWorkError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -219,5 +219,5 @@ def _output_record(plan: Plan, target: str, path: str) -> dict[str, Any]:
 def _require_part(store: CommitStore, segment: Segment) -> Commit:
     commit = store.look(PARTS, segment.part_address)
     if commit is None:
-        raise StorageError(f"the finished part of segment {segment.index} is not committed; run the command again")
+        raise LostWorkError(f"the finished part of segment {segment.index} is not committed; run the command again")
     return commit

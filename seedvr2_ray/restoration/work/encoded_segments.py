@@ -12,7 +12,6 @@ from typing import Any
 
 import av
 
-from seedvr2_ray.errors import StorageError
 from seedvr2_ray.media.output.encode import PartWriter
 from seedvr2_ray.media.picture.blend import blend_frames
 from seedvr2_ray.media.picture.luma import luma_of
@@ -21,7 +20,7 @@ from seedvr2_ray.restoration.report.joins import REACH, step_across
 from seedvr2_ray.restoration.work.pieces import read_frames
 from seedvr2_ray.restoration.work.remaining import PARTS, RESTORED, is_needed
 from seedvr2_ray.storage.commits import CommitStore
-from seedvr2_ray.storage.records import Commit
+from seedvr2_ray.storage.records import Commit, LostWorkError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,7 +105,7 @@ def finish_segment(
         The commit's record.
 
     Raises:
-        StorageError: an intermediate this part needs is not committed.
+        LostWorkError: an intermediate this part needs is not committed, or no more.
     """
     committed = store.find(PARTS, segment.part_address)
     if committed is not None:
@@ -170,7 +169,7 @@ def finish_restored(
 def _require_restored(segment: Segment, store: CommitStore) -> Commit:
     commit = store.look(RESTORED, segment.address)
     if commit is None:
-        raise StorageError(f"segment {segment.index} is to be finished and is not restored; restore it first")
+        raise LostWorkError(f"segment {segment.index} is to be finished and is not restored; restore it first")
     return commit
 
 

@@ -18,12 +18,21 @@ from seedvr2_ray.errors import (
     SettingsError,
     TargetError,
 )
+from seedvr2_ray.storage.records import LostWorkError
 
 Stage = Literal["read", "plan", "restore", "finish", "assemble"]
 Consequence = Literal["set_aside", "later", "stop"]
 """Of a failure: the file cannot be restored; it may be, in another pass; no file can be."""
 
 Result = TypeVar("Result")
+
+
+class HandedBackError(RetryableError):
+    """The machine is about to go, and with it whoever would try again: somebody else restores the segment."""
+
+
+_NOT_AGAIN_HERE = (LostWorkError, HandedBackError)
+"""What passes, and not for whoever only asks again."""
 
 _REMEDIES: tuple[tuple[type[Exception], str], ...] = (
     (DamagedMediaError, "run again with --salvage to restore what can be read, or replace the file"),
@@ -100,6 +109,8 @@ def with_retries(
 ) -> Result:
     """Call until it succeeds, an error that will not pass comes up, or the tries are used up.
 
+    Work that is lost will not come back to whoever asks again: it is to be planned again, at once.
+
     Args:
         on_retry: told of every error that is followed by another try.
     """
@@ -107,7 +118,7 @@ def with_retries(
         try:
             return action()
         except Exception as error:
-            if not is_transient(error) or leaves_device_unusable(error):
+            if not is_transient(error) or isinstance(error, _NOT_AGAIN_HERE) or leaves_device_unusable(error):
                 raise
             on_retry(error)
         sleep(policy.pause_seconds(tries))

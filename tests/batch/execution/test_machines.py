@@ -16,11 +16,11 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("nodes")
 def test_attempts_on_machines_that_are_gone_are_not_deaths():
     lost = [{"machine": "b"}, {"machine": "preempted-long-ago"}, {"machine": "b"}]
-    assert machines.count_deaths(lost) == 0
-    assert machines.count_deaths([*lost, {"machine": "a"}, {"machine": "c"}]) == 2
+    assert machines.losses_in(lost) == machines.Losses(0, ("b", "preempted-long-ago", "b"))
+    assert machines.losses_in([*lost, {"machine": "a"}, {"machine": "c"}]).deaths == 2
 
 
 def test_without_ray_every_attempt_that_was_left_is_a_death(monkeypatch):
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     assert machines.this_machine() == {}
-    assert machines.count_deaths([{}, {"machine": "b"}]) == 2
+    assert machines.losses_in([{}, {"machine": "b"}]).deaths == 2

@@ -2,62 +2,35 @@
 
 import pickle
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from seedvr2_ray.batch.execution import worker as worker_module
-from seedvr2_ray.batch.execution.finishing import PublishOrder, finish_part, order_part, publish_video, remove_work
-from seedvr2_ray.batch.execution.rows import SegmentResult, VideosRow, rows_of_video
+from seedvr2_ray.batch.execution.finishing import PublishOrder, finish_part, publish_video, remove_work
+from seedvr2_ray.batch.execution.rows import VideosRow, rows_of_video
 from seedvr2_ray.batch.execution.tracker import CleaningOrder, VideosInFlight
 from seedvr2_ray.batch.execution.videos import Video, VideoOutcome, plan_row
 from seedvr2_ray.batch.execution.worker import Company, Device, SegmentWorker
-from seedvr2_ray.batch.job import Job
 from seedvr2_ray.batch.manifest.manifest import ManifestRow
 from seedvr2_ray.batch.manifest.normalise import source_key
 from seedvr2_ray.errors import DeploymentError, MediaError, StorageError
-from seedvr2_ray.restoration.lanczos import LANCZOS, LanczosRestorer
-from seedvr2_ray.restoration.work.failures import RetryPolicy
-from seedvr2_ray.settings import RestoreSettings
+from seedvr2_ray.restoration.lanczos import LANCZOS
 from seedvr2_ray.storage.local_backend import LocalBackend
-from seedvr2_ray.storage.records import Commit
+from tests.batch.execution.one_video import (
+    SETTINGS,
+    FailingRestorers,
+    finish_video,
+    job_in,
+    plan,
+    restore_first,
+    video_in,
+)
 from tests.media.clips import make_clip
-
-SETTINGS = RestoreSettings(model="lanczos", resolution="x2", segment_seconds=0.5, segment_overlap=4, preset="ultrafast")
-
-
-@dataclass
-class FailingRestorers:
-    """Raises what it was given, one after the other, and then restores."""
-
-    errors: list[Exception] = field(default_factory=list)
-    calls: int = 0
-
-    def identify(self, settings: RestoreSettings) -> Any:
-        return LANCZOS
-
-    def load(self, settings: RestoreSettings) -> Any:
-        return _Failing(self)
-
-
-class _Failing(LanczosRestorer):
-    def __init__(self, owner: FailingRestorers) -> None:
-        super().__init__()
-        self.owner = owner
-
-    def restore(self, frames: Any, task: Any) -> Iterator[Any]:
-        self.owner.calls += 1
-        stream = super().restore(frames, task)
-        yield next(stream)
-        if self.owner.errors:
-            raise self.owner.errors.pop(0)
-        yield from stream
 
 
 @pytest.fixture(scope="module")
@@ -65,37 +38,6 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("clip") / "film.mp4"
     make_clip(path, num_frames=30, cuts=(8,), size=(48, 32))
     return path
-
-
-def job_in(folder: Path, restorers: FailingRestorers | None = None, **more: Any) -> Job:
-    quick = RetryPolicy(num_tries=3, first_pause_seconds=0.0)
-    return Job(
-        folder=str(folder / "job"),
-        run="run1",
-        restorers=restorers or FailingRestorers(),
-        retries=quick,
-        scratch=str(folder / "scratch"),
-        **more,
-    )
-
-
-def plan(job: Job, source: Path, target: Path, **settings: Any) -> Video | VideoOutcome:
-    row = ManifestRow(
-        number=0, where="row 1", source=str(source), target=str(target), settings=replace(SETTINGS, **settings)
-    )
-    return plan_row(row, job, LANCZOS)
-
-
-def video_in(job: Job, source: Path, target: Path) -> Video:
-    video = plan(job, source, target)
-    assert isinstance(video, Video), video
-    return video
-
-
-def restore_first(job: Job, video: Video, worker: SegmentWorker | None = None) -> SegmentResult:
-    (result,) = (worker or SegmentWorker(job)).restore_rows([next(iter(rows_of_video(video)))])
-    assert isinstance(result, SegmentResult)
-    return result
 
 
 def test_a_video_goes_through_plan_restore_finish_and_publish_and_is_then_skipped(clip, tmp_path):
@@ -122,7 +64,9 @@ def test_a_video_goes_through_plan_restore_finish_and_publish_and_is_then_skippe
     # Even where the job's folder is gone, the sidecar says what the target was made from.
     elsewhere = plan(replace(job, folder=str(tmp_path / "other")), clip, tmp_path / "out.mp4")
     assert isinstance(elsewhere, VideoOutcome)
-    assert (elsewhere.state, elsewhere.figures) == ("skipped", outcome.figures)
+    assert (tmp_path / "job" / outcome.figures["picture"]).read_bytes().startswith(b"\xff\xd8")
+    without_picture = {name: value for name, value in outcome.figures.items() if name != "picture"}
+    assert (elsewhere.state, elsewhere.figures) == ("skipped", without_picture)
     refused = plan(job, clip, tmp_path / "out.mp4", crf=40)
     assert isinstance(refused, VideoOutcome) and refused.failure is not None
     assert "exists and was not made from this source with these settings" in refused.failure.error
@@ -242,19 +186,6 @@ def test_a_file_that_killed_whoever_probed_it_three_times_is_not_read_again_in_t
     assert isinstance(refused, VideoOutcome) and refused.failure is not None
     assert "died 3 times" in refused.failure.error
     assert isinstance(plan(replace(job, run="run2"), clip, tmp_path / "out.mp4"), Video)
-
-
-def finish_video(job, clip, target, **settings):
-    """Take a video through all that is left to do."""
-    video = plan(job, clip, target, **settings)
-    assert isinstance(video, Video), video
-    worker = SegmentWorker(job)
-    for row in rows_of_video(video) if video.work().to_restore else ():
-        list(worker.restore_rows([row]))
-    for index in range(len(video.plan.segments)):
-        assert isinstance(finish_part(order_part(video, index), job), Commit)
-    outcome = publish_video(PublishOrder(video=video, parts={}), job)
-    assert isinstance(outcome, VideoOutcome) and outcome.state == "published", outcome
 
 
 def _delete(path):

@@ -1,12 +1,17 @@
 import json
+from base64 import b64encode
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet
 import pytest
 
+from seedvr2_ray.batch.execution.machines import Losses
 from seedvr2_ray.batch.execution.videos import VideoOutcome
+from seedvr2_ray.batch.report.figures import cost_of
+from seedvr2_ray.batch.report.losses import Repeated
 from seedvr2_ray.batch.report.outcomes import OutcomeLog
-from seedvr2_ray.batch.report.page import RunFacts, cost_of, summarise, write_job_report
+from seedvr2_ray.batch.report.page import RunFacts, summarise, write_job_report
 from seedvr2_ray.restoration.work.failures import Failure
 
 FIGURES = {
@@ -46,6 +51,7 @@ REFUSED = VideoOutcome(
     state="quarantined",
     failure=Failure(stage="read", error="MediaError: it holds text", remedy="replace it"),
 )
+PICTURE = b"\xff\xd8 a picture"
 FACTS = RunFacts(
     manifest="films.csv",
     wall_seconds=50.0,
@@ -99,13 +105,62 @@ def test_a_new_run_begins_with_an_empty_quarantine(log, tmp_path):
 
 def test_the_report_says_the_same_to_programs_analysts_and_people(log, tmp_path):
     write_job_report(str(tmp_path / "job"), log.read(), log.totals, FACTS, tmp_path)
-    assert json.loads((tmp_path / "job/report.json").read_text()) == summarise(log.totals, FACTS)
+    summary = json.loads((tmp_path / "job/report.json").read_text())
+    assert summary == summarise(log.totals, FACTS) | {"made_at": summary["made_at"]}
     rows = pyarrow.parquet.read_table(tmp_path / "job/report.parquet").to_pylist()
     assert [row["state"] for row in rows] == ["published", "published", "quarantined"]
     assert (rows[0]["cost"], rows[0]["idle_share"], rows[0]["error"]) == (0.02, 0.25, None)
     assert (rows[2]["error"], rows[2]["frames"], rows[2]["cost"]) == ("MediaError: it holds text", None, None)
     page = (tmp_path / "job/report.html").read_text()
     assert "out/1.mp4" in page and "it holds text" in page and "2 restored" in page
+
+
+def test_the_page_shows_of_every_file_what_it_looks_like_how_it_was_made_and_what_was_lost(tmp_path):
+    (tmp_path / "job/pictures").mkdir(parents=True)
+    (tmp_path / "job/pictures/0.jpg").write_bytes(PICTURE)
+    log = OutcomeLog(tmp_path, str(tmp_path / "job/quarantine.jsonl"))
+    told = {
+        "picture": "pictures/0.jpg",
+        "settings": '{"crf": 30}',
+        "published_at": "2026-11-29T01:00:00+00:00",
+        "converted": ["audio 1: to AAC"],
+        "losses": ["stream 2: captions"],
+        "outputs": [{"name": "0.mp4", "size_bytes": 5, "sha256": "ab" * 32}],
+    }
+    log.add(done(0, **told))
+    log.add(done(1, **(told | {"picture": "pictures/gone.jpg"})))
+    log.close()
+    write_job_report(
+        str(tmp_path / "report"), log.read(), log.totals, FACTS, tmp_path, job_folder=str(tmp_path / "job")
+    )
+    page = (tmp_path / "report/report.html").read_text()
+    data = b64encode(PICTURE).decode()
+    assert page.count("<img") == page.count(f"data:image/jpeg;base64,{data}") == 1
+    assert page.count("ab" * 32) == page.count("audio 1: to AAC") == page.count("stream 2: captions") == 2
+    assert page.count("2026-11-29T01:00:00") == 2 and page.count("crf") == 2
+    first = pyarrow.parquet.read_table(tmp_path / "report/report.parquet").to_pylist()[0]
+    assert (first["picture"], first["sha256"], first["converted"]) == ("pictures/0.jpg", "ab" * 32, "audio 1: to AAC")
+
+
+def test_what_was_lost_with_machines_and_processes_has_a_price(log, tmp_path):
+    repeated = Repeated()
+    repeated.note(Losses(), 50.0)
+    repeated.note(Losses(1, ("b",)), 900.0)
+    repeated.note(Losses(0, ("b", "c")), 450.0)
+    losses = repeated.summary(2.0, gang_size=2)
+    assert losses == {
+        "machines": 2,
+        "segments_lost_with_their_machine": 3,
+        "segments_lost_with_their_process": 1,
+        "gpu_seconds_at_most": 5400.0,
+        "cost_at_most": 3.0,
+    }
+    assert summarise(log.totals, replace(FACTS, losses=losses))["this_run"]["losses"] == losses
+    for name, facts in (("lost", replace(FACTS, losses=losses)), ("quiet", FACTS)):
+        write_job_report(str(tmp_path / name), log.read(), log.totals, facts, tmp_path)
+    page = (tmp_path / "lost/report.html").read_text()
+    assert "4 segments" in page and "3 with 2 lost machines" in page and "at most 3.00" in page
+    assert "Lost and done again" not in (tmp_path / "quiet/report.html").read_text()
 
 
 def test_the_page_runs_nothing_that_a_file_name_says(log, tmp_path):

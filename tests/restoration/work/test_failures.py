@@ -7,6 +7,7 @@ import torch
 from seedvr2_ray import errors
 from seedvr2_ray.media.output.write_errors import write_error
 from seedvr2_ray.restoration.work.failures import RetryPolicy, describe_failure, is_transient, with_retries
+from seedvr2_ray.storage.records import LostWorkError
 
 ALL_ERRORS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
 
@@ -49,6 +50,19 @@ def test_a_mistake_is_not_repeated():
     with pytest.raises(errors.MediaError):
         with_retries(fail, RetryPolicy(), sleep=lambda seconds: None)
     assert calls == [1]
+
+
+def test_lost_work_is_not_asked_for_again_and_planned_again():
+    calls: list[int] = []
+
+    def fail() -> None:
+        calls.append(1)
+        raise LostWorkError("gone")
+
+    with pytest.raises(LostWorkError):
+        with_retries(fail, RetryPolicy(), sleep=lambda seconds: None)
+    assert calls == [1]
+    assert describe_failure("finish", LostWorkError("gone")).consequence == "later"
 
 
 def test_what_ffmpeg_says_about_one_file_sets_that_file_aside_and_stops_nothing() -> None:

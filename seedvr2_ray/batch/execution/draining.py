@@ -1,0 +1,80 @@
+"""A machine that is to go is *drained*: it gets no new work, and has a while for what it is at. Its restorers leave.
+
+Ray says which machines are drained, and by when they are gone: a cloud's notice, an autoscaler, or whoever ran
+``ray drain-node``. A restorer there begins no further segment; it ends the one it is at if it can before the machine
+goes, hands it back otherwise, and ends its process. Ray starts another one elsewhere and gives it the segments.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from threading import Lock, Thread
+
+import ray
+from ray._private import state
+
+from seedvr2_ray.restoration.work.failures import HandedBackError
+
+LOOK_SECONDS = 5.0
+_RESERVE_SECONDS = 20.0
+"""Before a machine goes: for the commit of what was finished in time."""
+
+
+class Draining:
+    """Knows whether this process' machine is to go."""
+
+    def __init__(self, ask: Callable[[], float | None] | None = None, clock: Callable[[], float] = time.time) -> None:
+        """Watch nothing yet.
+
+        Args:
+            ask: says by when this machine goes, in seconds since 1970: 0 where that is not known, None where it
+                stays. By default Ray is asked, now and then, by a thread of its own: no device waits for the answer.
+        """
+        self._ask = ask
+        self._clock = clock
+        self._told: float | None = None
+        self._is_watching = False
+        self._lock = Lock()
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether nothing more is to be begun here."""
+        return self._gone_at() is not None
+
+    def check(self) -> None:
+        """Stop work that would not be committed before the machine goes.
+
+        Raises:
+            HandedBackError: it is time.
+        """
+        gone_at = self._gone_at()
+        if gone_at and gone_at - self._clock() < _RESERVE_SECONDS:
+            raise HandedBackError("this machine is about to go; the segment is restored on another one")
+
+    def _gone_at(self) -> float | None:
+        if self._ask is not None:
+            return self._ask()
+        with self._lock:
+            if not self._is_watching and ray.is_initialized():
+                self._is_watching = True
+                Thread(target=self._watch, name="draining", daemon=True).start()
+        return self._told
+
+    def _watch(self) -> None:
+        machine = ray.get_runtime_context().get_node_id()
+        while True:
+            self._told = gone_at(machine, draining_machines())
+            time.sleep(LOOK_SECONDS)
+
+
+def draining_machines() -> Mapping[str, int]:
+    """Return the machines that are drained, and when they go: in milliseconds since 1970, or 0.
+
+    Ray has no public name for it; ``tests/batch/test_bulk_s3.py`` drains a machine.
+    """
+    found: Mapping[str, int] = state.state.get_draining_nodes()
+    return found
+
+
+def gone_at(machine: str, draining: Mapping[str, int]) -> float | None:
+    """Return by when a machine goes, in seconds since 1970: 0 where that is not known, None where it stays."""
+    return draining[machine] / 1000 if machine in draining else None
