@@ -236,7 +236,7 @@ def test_many_are_deleted_and_taken_back_at_once(tab: PageDriver, service: HttpS
     assert not {job["name"] for job in httpx.get(f"{service.url}/v1/jobs").json()["jobs"]} & set(names)
 
 
-def test_the_browser_tells_of_what_ended_while_nobody_looked(tab: PageDriver, service: HttpService, clip: Path) -> None:
+def test_the_browser_tells_of_what_ended_while_nobody_looked(tab: PageDriver, clip: Path, tmp_path: Path) -> None:
     page = tab.page
     # What the system shows of a notification cannot be seen from here, so the page is given one that is written down.
     page.add_init_script(_NOTIFICATIONS)
@@ -245,11 +245,16 @@ def test_the_browser_tells_of_what_ended_while_nobody_looked(tab: PageDriver, se
     switch.click()
     expect(switch).to_have_attribute("aria-pressed", "true")
     tab.require_accessible()
-    for name in ("told-0.mp4", "told-1.mp4"):
-        submitted(service, clip, name)
-    page.evaluate("() => { window.isAway = true; dispatchEvent(new Event('online')); }")
-    page.wait_for_function("() => window.told.at(-1) === '2 files have ended: told-0.mp4, told-1.mp4'")
-    assert page.evaluate("() => window.told.length") == 2
+    names = ["told-0.mp4", "told-1.mp4"]
+    tab.drop(*(tmp_path / name for name in names if (tmp_path / name).write_bytes(clip.read_bytes())))
+    for name in names:
+        expect(tab.pending(name)).to_contain_text("×")
+    page.evaluate("() => (window.isAway = true)")
+    tab.start()
+    page.wait_for_function("() => window.told.length === 2")
+    one, both = page.evaluate("() => window.told")
+    assert one in [f"{name}: Done" for name in names]
+    assert both.startswith("2 files have ended: ") and all(name in both for name in names)
     page.reload()
     expect(switch).to_have_attribute("aria-pressed", "true")
     switch.click()
