@@ -6,6 +6,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from seedvr2_ray.serve.http.callers import JobId, JobReader, TheService
+from seedvr2_ray.serve.http.handover import hand_over
 from seedvr2_ray.serve.http.problem_bodies import documented
 from seedvr2_ray.serve.http.ranges import SAFE_TYPES, respond_with
 
@@ -18,6 +19,7 @@ _RESULT_ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"description": "The file.", **_FILE},
     206: {"description": "The part of the file that Range asked for.", **_FILE},
     304: {"description": "You have it already."},
+    307: {"description": "The object store sends the file; the link holds for a quarter of an hour."},
     **documented(401, 403, 404, 409, 410, 416, 422, 429),
 }
 _COMPANION_ANSWERS: dict[int | str, dict[str, Any]] = {
@@ -43,9 +45,11 @@ Download = Annotated[bool, Query(description="Whether a browser should save it r
 async def read_result(
     request: Request, service: TheService, caller: JobReader, job_id: JobId, download: Download = True
 ) -> Response:
-    """Send a completed job's file, or the range of it that was asked for."""
+    """Send a completed job's file, or the range of it that was asked for, or say where the store sends it."""
     result, file = await service.open_result(caller, job_id)
-    return respond_with(request, file, name=result.name, media_type=result.media_type, is_download=download)
+    return hand_over(
+        request, file, service.config, name=result.name, media_type=result.media_type, is_download=download
+    )
 
 
 @router.head("/{job_id}/report", response_class=Response, responses=_COMPANION_ANSWERS)

@@ -1,6 +1,6 @@
 // One job of the list: what it is, where it stands, and what can be done with it.
 
-import { resolve } from "./api.js";
+import { resolve, shown } from "./api.js";
 import { element, icon, setText } from "./dom.js";
 import { bytes, cost, duration, moment, number, plural, t } from "./language.js";
 import { isFinal } from "./live.js";
@@ -229,20 +229,20 @@ export class JobCard {
     const link = after ?? whole;
     const wanted = link ? "result" : "original";
     if (this.#picture === wanted || this.#picture === "result") return;
-    const source = link ? resolve(link) : await this.#originalPicture();
+    const source = link ? (after ? resolve(link) : shown(link)) : await this.#originalPicture();
     if (!source || this.#picture === "result") return;
     this.#picture = wanted;
     const isFilm = !link && kindOf(this.#job.name) === "video";
-    const shown = element(isFilm ? "video" : "img", {
+    const glimpse = element(isFilm ? "video" : "img", {
       src: source,
       alt: isFilm ? undefined : "",
       "aria-hidden": isFilm ? "true" : undefined,
       preload: "metadata",
       tabindex: isFilm ? "-1" : undefined,
     });
-    shown.addEventListener("error", () => shown.remove());
+    glimpse.addEventListener("error", () => glimpse.remove());
     this.#parts.thumb.querySelector("img, video")?.remove();
-    this.#parts.thumb.append(shown);
+    this.#parts.thumb.append(glimpse);
   }
 
   async #originalPicture() {
@@ -258,9 +258,9 @@ export class JobCard {
     const original = settings.excerpt ? null : await this.#originalPicture();
     const offers = [];
     if (links.result && original && result.media_type.startsWith("video/"))
-      offers.push({ kind: "video", before: original, after: resolve(links.result), frames: result.num_frames });
+      offers.push({ kind: "video", before: original, after: shown(links.result), frames: result.num_frames });
     if (links.result && original && SHOWN_IMAGES.has(result.media_type))
-      offers.push({ kind: "image", before: original, after: resolve(links.result) });
+      offers.push({ kind: "image", before: original, after: shown(links.result) });
     if (links.before && links.after)
       offers.push({ kind: "image", before: resolve(links.before), after: resolve(links.after) });
     const best = offers.map(({ kind, after }) => `${kind} ${new URL(after).pathname}`).join();
