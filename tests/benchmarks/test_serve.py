@@ -44,7 +44,7 @@ def test_a_limit_is_missed_only_beyond_it_and_by_name():
 
 def test_without_options_everything_is_measured():
     arguments = serve.parse([])
-    assert arguments.parts == serve.PARTS == ("latency", "control", "replicas", "uploads")
+    assert arguments.parts == serve.PARTS == ("latency", "control", "replicas", "uploads", "fronts", "start")
     assert (arguments.clients, arguments.replicas, arguments.megabytes) == ((1, 8, 32), (1, 2, 4, 8), 500)
 
 

@@ -10,9 +10,10 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
+from benchmarks.serve_nginx import find_nginx, nginx_before
 from seedvr2_ray.client.blocking import Client
 from seedvr2_ray.serve.config import Limits, ServiceConfig
-from tests.nginx import nginx_before
+from tests.missing import missing
 from tests.s3_server import bucket, endpoint
 from tests.serve.http.v1.ingress import DATA, Ingress, completed, serving, upload
 
@@ -46,6 +47,8 @@ class Fronted:
 
 @pytest.fixture(scope="module")
 def fronted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fronted]:
+    if find_nginx() is None:
+        missing("nginx")
     folder = tmp_path_factory.mktemp("fronted")
     limits = Limits(max_requests_at_once_per_owner=FEW, max_requests_at_once_per_address=FEW)
     with serving(folder, auth="keys", limits=limits, results_from="nginx") as ingress:
@@ -54,8 +57,8 @@ def fronted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fronted]:
             for name, data in (("Ö 1", DATA), ("long", LONG))
         ]
         port = int(ingress.url.rpartition(":")[2])
-        with nginx_before(port, folder / "data" / "results", folder / "nginx") as url:
-            yield Fronted(ingress, url, *jobs)
+        with nginx_before(port, folder / "data" / "results", folder / "nginx") as nginx:
+            yield Fronted(ingress, f"http://127.0.0.1:{nginx.port}", *jobs)
 
 
 @pytest.mark.slow

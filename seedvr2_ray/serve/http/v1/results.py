@@ -46,7 +46,7 @@ async def read_result(
     request: Request, service: TheService, caller: JobReader, job_id: JobId, download: Download = True
 ) -> Response:
     """Send a completed job's file, or the range of it that was asked for, or say where the store sends it."""
-    result, file = await service.open_result(caller, job_id)
+    result, file = await service.outcomes.open_result(caller, job_id)
     return hand_over(
         request, file, service.config, name=result.name, media_type=result.media_type, is_download=download
     )
@@ -56,7 +56,7 @@ async def read_result(
 @router.get("/{job_id}/report", response_class=Response, responses=_COMPANION_ANSWERS)
 async def read_report(request: Request, service: TheService, caller: JobReader, job_id: JobId) -> Response:
     """Send the report page of a completed job, to be kept and opened from there."""
-    file = await service.open_companion(caller, job_id, "report")
+    file = await service.outcomes.open_companion(caller, job_id, "report")
     return respond_with(request, file, name="report.html", media_type=file.media_type, is_download=True)
 
 
@@ -64,7 +64,7 @@ async def read_report(request: Request, service: TheService, caller: JobReader, 
 @router.get("/{job_id}/provenance", response_class=Response, responses=_COMPANION_ANSWERS)
 async def read_provenance(request: Request, service: TheService, caller: JobReader, job_id: JobId) -> Response:
     """Send what a completed job's result was made of, and how, as JSON."""
-    file = await service.open_companion(caller, job_id, "sidecar")
+    file = await service.outcomes.open_companion(caller, job_id, "sidecar")
     return respond_with(request, file, name="provenance.json", media_type=file.media_type, is_download=True)
 
 
@@ -74,6 +74,6 @@ async def read_preview(
     request: Request, service: TheService, caller: JobReader, job_id: JobId, which: Literal["before", "after"]
 ) -> Response:
     """Send a still of the source or of the result; there as soon as the first segment is."""
-    file = await service.open_preview(caller, job_id, which)
+    file = await service.outcomes.open_preview(caller, job_id, which)
     suffix = "png" if file.media_type == "image/png" else "jpg"
     return respond_with(request, file, name=f"{which}.{suffix}", media_type=file.media_type, is_download=False)
