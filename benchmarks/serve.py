@@ -35,7 +35,7 @@ os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "1")
 from benchmarks.machine import describe_machine, results_folder
 from benchmarks.serve_cluster import running_ray
 from benchmarks.serve_control import measure_control
-from benchmarks.serve_figures import missed_limits
+from benchmarks.serve_figures import against_goals, missed_limits
 from benchmarks.serve_fronts import measure_fronts
 from benchmarks.serve_latency import measure_latency
 from benchmarks.serve_picture import draw
@@ -114,7 +114,9 @@ def main() -> int:
 
     measure(arguments, take)
     draw(results, folder / "serve.png")
-    missed = missed_limits({part: results[part] for part in arguments.parts})
+    measured = {part: results[part] for part in arguments.parts}
+    print("\n".join(against_goals(measured)))
+    missed = missed_limits(measured)
     print("\n".join(missed) if missed else "limits met")
     return 1 if missed else 0
 
