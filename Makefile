@@ -61,13 +61,14 @@ bench: $(VENV)/.developer ## Run every benchmark; results go to benchmarks/resul
 		echo "== benchmarks.$$script"; $(BIN)/python -m benchmarks.$$script || exit 1; \
 	done
 
-# Some tests run against a PostgreSQL server, drive a browser, or follow the API's documentation with curl and jq.
+# Some tests run against a PostgreSQL server, drive a browser, put nginx in front, or follow the API with curl and jq.
 system-packages: ## Install the Debian packages that some tests need (as root; else only name them)
 	@missing=; \
 	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$$missing postgresql"; \
 	command -v chromium chromium-browser google-chrome >/dev/null || missing="$$missing chromium"; \
 	command -v jq >/dev/null || missing="$$missing jq"; \
 	command -v curl >/dev/null || missing="$$missing curl"; \
+	PATH="$$PATH:/usr/sbin" command -v nginx >/dev/null || missing="$$missing nginx-light"; \
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		echo "Installing$$missing with apt-get, for the tests ..."; \

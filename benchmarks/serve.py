@@ -8,6 +8,8 @@
 * ``control``: submissions and looks per second with an API key while no model runs, against SQLite and PostgreSQL
   (a private server, with its fsync). The clients share the machine with the service.
 * ``replicas``: one video over 1 to 8 replicas whose device is simulated by waiting a fixed time per frame.
+* ``fronts``: processor per look, jobs per second, speed and growth up and down, through Ray's proxy and through nginx.
+* ``start``: from ``seedvr2-ray serve`` to the first finished job, and what the service takes while nothing is to do.
 * ``uploads``: growth of the ingress process while a file of the largest allowed size arrives; at most 200 MB.
 
 Results go to ``serve.json`` and ``serve.png``. Exits with 1 when a limit is missed.
@@ -25,17 +27,23 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # Loopback only: see seedvr2_ray.local_ray.
 os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "seedvr2_ray.serve.http.proxy:middlewares")
+# As `seedvr2-ray serve --behind-nginx` has it: what comes through Ray's proxy goes its way all the same.
+os.environ.setdefault("RAY_SERVE_ENABLE_DIRECT_INGRESS", "1")
+os.environ.setdefault("RAY_SERVE_PORT_QUARANTINE_S", "0")
+os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "1")
 
 from benchmarks.machine import describe_machine, results_folder
 from benchmarks.serve_cluster import running_ray
 from benchmarks.serve_control import measure_control
-from benchmarks.serve_figures import missed_limits
+from benchmarks.serve_figures import against_goals, missed_limits
+from benchmarks.serve_fronts import measure_fronts
 from benchmarks.serve_latency import measure_latency
 from benchmarks.serve_picture import draw
 from benchmarks.serve_replicas import measure_replicas
+from benchmarks.serve_start import measure_start
 from benchmarks.serve_uploads import measure_uploads
 
-PARTS = ("latency", "control", "replicas", "uploads")
+PARTS = ("latency", "control", "replicas", "uploads", "fronts", "start")
 
 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -80,6 +88,8 @@ def measure(arguments: argparse.Namespace, take: Callable[[str, Any], None]) -> 
                 port, arguments.replicas, arguments.segment_seconds, arguments.per_replica
             ),
             "uploads": lambda: measure_uploads(port, arguments.megabytes * 10**6),
+            "fronts": lambda: measure_fronts(port, arguments.seconds, arguments.megabytes * 10**6),
+            "start": measure_start,
         }
         for part in PARTS:
             if part in arguments.parts:
@@ -104,7 +114,9 @@ def main() -> int:
 
     measure(arguments, take)
     draw(results, folder / "serve.png")
-    missed = missed_limits({part: results[part] for part in arguments.parts})
+    measured = {part: results[part] for part in arguments.parts}
+    print("\n".join(against_goals(measured)))
+    missed = missed_limits(measured)
     print("\n".join(missed) if missed else "limits met")
     return 1 if missed else 0
 

@@ -183,6 +183,15 @@ def resident_bytes(pid: int) -> int:
     return _status_bytes(pid, "VmRSS")
 
 
+def proportional_bytes(pid: int) -> int:
+    """Return how much memory a process holds, its share of what several hold; 0 of one that has ended."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
 def shared_bytes(pid: int) -> int:
     """Return how much of that is Ray's object store, which every process that looks into it counts as its own."""
     return _status_bytes(pid, "RssShmem")

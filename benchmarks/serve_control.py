@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -30,7 +30,7 @@ from seedvr2_ray.serve.jobs import Source
 from seedvr2_ray.serve.security.api_keys import make_key
 from seedvr2_ray.settings import RestoreSettings
 
-_OWNER = "benchmark"
+OWNER = "benchmark"
 _URL = "https://example.org/clip.mp4"
 _FULL_QUEUE = Limits().max_queued_jobs
 
@@ -62,7 +62,7 @@ class _Times:
 
 
 @dataclass(frozen=True)
-class _Bench:
+class Bench:
     """One deployment that is asked."""
 
     kind: str
@@ -76,22 +76,26 @@ class _Bench:
 def measure_control(port: int, clients: Sequence[int], seconds: float) -> list[dict[str, Any]]:
     """Measure every load against SQLite, and against PostgreSQL where a server is installed."""
     with tempfile.TemporaryDirectory(prefix="sb-control-") as folder:
-        with _deployment(port, Path(folder) / "sqlite", "sqlite") as bench:
-            found = [_measure(bench, load, seconds) for load in loads(clients)]
+        with deployment(port, Path(folder) / "sqlite", "sqlite") as bench:
+            found = [measure_load(bench, load, seconds) for load in loads(clients)]
         programs = find_programs()
         if programs is None:
             print("PostgreSQL is skipped: no server here; `make system-packages` installs one", file=sys.stderr)
             return found
         with running_postgres(programs) as server:
-            with _deployment(port, Path(folder) / "postgresql", "postgresql", server.url, server.pid) as bench:
-                return found + [_measure(bench, load, seconds) for load in loads(clients)]
+            with deployment(port, Path(folder) / "postgresql", "postgresql", server.url, server.pid) as bench:
+                return found + [measure_load(bench, load, seconds) for load in loads(clients)]
 
 
 @contextmanager
-def _deployment(
-    port: int, folder: Path, kind: str, url: str | None = None, database_pid: int | None = None
-) -> Iterator[_Bench]:
-    """Deploy with the default way to sign in, and limits that are not in the way."""
+def deployment(
+    port: int, folder: Path, kind: str, url: str | None = None, database_pid: int | None = None, **more: Any
+) -> Iterator[Bench]:
+    """Deploy with the default way to sign in, and limits that are not in the way.
+
+    Args:
+        more: of the configuration.
+    """
     folder.mkdir()
     url = url or f"sqlite:///{folder}/service.db"
     config = ServiceConfig(
@@ -100,6 +104,7 @@ def _deployment(
         database_url=url,
         models={"lanczos": ModelPool(num_cpus=0.1)},
         default_model="lanczos",
+        **more,
         limits=Limits(
             max_active_jobs=0,
             max_queued_jobs=10**6,
@@ -110,13 +115,13 @@ def _deployment(
     )
     database = open_database(url)
     try:
-        key, token = make_key(_OWNER, ("jobs:read", "jobs:write"), now=datetime.now(UTC))
+        key, token = make_key(OWNER, ("jobs:read", "jobs:write"), now=datetime.now(UTC))
         KeyStore(database).add(key)
         with deployed(port, config) as service:
             asker = service.connect(token)
             upload_id = _upload(asker, folder / "clip.mp4")
             asker.close()
-            yield _Bench(kind, service, database, token, upload_id, database_pid)
+            yield Bench(kind, service, database, token, upload_id, database_pid)
     finally:
         database.close()
 
@@ -129,18 +134,19 @@ def _upload(asker: Asker, clip: Path) -> str:
     return str(made["Location"]).rpartition("/")[2]
 
 
-def _measure(bench: _Bench, load: Load, seconds: float) -> dict[str, Any]:
-    _set_queue(bench.database, load.waiting)
+def measure_load(
+    bench: Bench, load: Load, seconds: float, processes: Mapping[str, list[int]] | None = None
+) -> dict[str, Any]:
+    """Submit and look for so long.
+
+    Args:
+        processes: whose processor time is told; by default those of the service and its database.
+    """
+    set_queue(bench.database, load.waiting)
     source = {"url": _URL} if load.source == "url" else {"upload": bench.upload_id}
     _drive(bench, source, load.clients, min(1.0, seconds / 4))  # Connections, caches, compiled statements.
-    _set_queue(bench.database, load.waiting)
-    parts = {
-        "ingress": bench.service.pids("api"),
-        "proxy": bench.service.proxy_pids(),
-        "runner": bench.service.pids("runner"),
-    }
-    if bench.database_pid is not None:
-        parts["database"] = [bench.database_pid]
+    set_queue(bench.database, load.waiting)
+    parts = dict(processes or _processes(bench))
     before = {name: cpu_seconds(pids) for name, pids in parts.items()}
     own = time.process_time()
     times, took = _drive(bench, source, load.clients, seconds)
@@ -160,7 +166,13 @@ def _measure(bench: _Bench, load: Load, seconds: float) -> dict[str, Any]:
     }
 
 
-def _drive(bench: _Bench, source: dict[str, str], clients: int, seconds: float) -> tuple[_Times, float]:
+def _processes(bench: Bench) -> dict[str, list[int]]:
+    service = bench.service
+    found = {"ingress": service.pids("api"), "proxy": service.proxy_pids(), "runner": service.pids("runner")}
+    return found if bench.database_pid is None else {**found, "database": [bench.database_pid]}
+
+
+def _drive(bench: Bench, source: dict[str, str], clients: int, seconds: float) -> tuple[_Times, float]:
     """Have clients submit and look as fast as they are answered; return their times and how long it took."""
     times, failures = [_Times() for _ in range(clients)], list[BaseException]()
     began = time.monotonic()
@@ -203,10 +215,10 @@ def _together(tasks: Sequence[Callable[[], None]]) -> None:
         thread.join()
 
 
-def _set_queue(database: Database, num_waiting: int) -> None:
+def set_queue(database: Database, num_waiting: int) -> None:
     """Empty the table of jobs, and fill it with so many that wait."""
     settings = RestoreSettings(model="lanczos", resolution="x2").to_mapping()
-    new = NewJob(owner=_OWNER, source=Source(kind="url", location=_URL, name="clip.mp4"), settings=settings)
+    new = NewJob(owner=OWNER, source=Source(kind="url", location=_URL, name="clip.mp4"), settings=settings)
     rows = [new_row(new, f"job_waiting{index}", database.clock()) for index in range(num_waiting)]
     with database.writing() as connection:
         connection.execute(jobs.delete())

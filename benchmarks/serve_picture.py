@@ -29,8 +29,11 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
         "control": _draw_control,
         "replicas": _draw_replicas,
         "uploads": _draw_uploads,
+        "fronts": _draw_fronts,
     }
     shown = [part for part in panels if part in results]
+    if not shown:
+        return
     columns = min(2, len(shown))
     rows = -(-len(shown) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(6.2 * columns, 4.2 * rows), layout="constrained", squeeze=False)
@@ -123,3 +126,17 @@ def _draw_uploads(axes: Axes, rows: list[dict[str, Any]]) -> None:
         ylim=(0.0, 1.3 * max(limit, *(row["ingress_growth_bytes"] / 1e6 for row in rows))),
     )
     axes.legend(fontsize=8, frameon=False, loc="upper left")
+
+
+def _draw_fronts(axes: Axes, rows: list[dict[str, Any]]) -> None:
+    for index, row in enumerate(rows):
+        left = 0.0
+        look = row["cpu_milliseconds_per_look_by_waiting"]["0"]
+        for part, colour in (("ingress", "#4c78a8"), ("proxy", "#f58518"), ("nginx", "#54a24b")):
+            axes.barh(index, look.get(part, 0.0), left=left, color=colour, label=part if row is rows[-1] else None)
+            left += look.get(part, 0.0)
+        axes.annotate(f" {left:.1f} ms", (left, index), va="center", fontsize=9)
+    axes.axvline(8, color="0.6", linestyle=":", linewidth=1)
+    axes.set_yticks(range(len(rows)), [f"through {row['front']}" for row in rows])
+    axes.set_xlabel("ms of processor per look at a job; dotted: the goal")
+    axes.legend(frameon=False, fontsize=8)

@@ -25,6 +25,8 @@ def http_options(url: str, key: str | None) -> dict[str, Any]:
     return {
         "base_url": address,
         "headers": headers | ({"Authorization": f"Bearer {key}"} if key else {}),
+        # A service may leave results to its object store; the key does not follow to another host.
+        "follow_redirects": True,
         # Writing a piece of an upload, or planning an estimate, may take a while; finding nobody there may not.
         "timeout": httpx.Timeout(120.0, connect=10.0),
     }

@@ -201,6 +201,9 @@ class ServiceConfig(_Section):
 
     data: str = "seedvr2-data"
     """Folder or fsspec URL of uploads, intermediates and results; every machine must see the same one."""
+    results_from: Literal["service", "nginx", "store"] = "service"
+    """Who sends results: ``nginx`` in front (X-Accel-Redirect, see ``examples/nginx.conf``) or the object ``store`` to
+    which callers are redirected; both cost an ingress nothing."""
     database_url: str | None = None
     """SQLAlchemy URL; by default SQLite inside ``data``, which must then be local."""
     auth: tuple[AuthMode, ...] = ("keys",)
@@ -241,13 +244,16 @@ class ServiceConfig(_Section):
         }
 
     @model_validator(mode="after")
-    def _names_deployed_models(self) -> Self:
-        """Refuse rules for clients of the compatible APIs that lead to models which are not here."""
+    def _agrees_with_itself(self) -> Self:
+        """Refuse what names models that are not here, or senders of results that cannot reach them."""
         named = {
             **{f"model_aliases.{alias}": model for alias, model in self.model_aliases.items()},
             "upscale.standard_model": self.upscale.standard_model,
             "upscale.large_model": self.upscale.large_model,
         }
+        if self.results_from != "service" and is_local(self.data) != (self.results_from == "nginx"):
+            kind = "a folder, which nginx sends from" if self.results_from == "nginx" else "an object store"
+            raise ValueError(f"results_from is {self.results_from} and data is not {kind}; set results_from to service")
         for place, model in named.items():
             if model is not None and model not in self.models:
                 raise ValueError(f"{place} is {model}, which is not among models: {', '.join(sorted(self.models))}")

@@ -71,5 +71,8 @@ class Backend(Protocol):
     def probe(self, path: str) -> None:
         """Prove that ``path`` could be written, by writing beside it and cleaning up."""
 
+    def sign_get(self, path: str, *, seconds: int, media_type: str, disposition: str) -> str | None:
+        """Return a URL at which a file can be read for so long, as what it says; None where none is signed."""
+
     def sign_put(self, path: str, *, num_bytes: int, seconds: int) -> str | None:
         """Return a URL to which a file of exactly this size can be PUT for so long; None where none is signed."""

@@ -121,6 +121,10 @@ class LocalBackend:
         finally:
             part.unlink(missing_ok=True)
 
+    def sign_get(self, path: str, *, seconds: int, media_type: str, disposition: str) -> str | None:
+        """Return None: nobody elsewhere can read from a folder."""
+        return None
+
     def sign_put(self, path: str, *, num_bytes: int, seconds: int) -> str | None:
         """Return None: nobody elsewhere can write into a folder."""
         return None

@@ -27,6 +27,7 @@ __all__ = [
     "remove_folder",
     "require_source",
     "require_writable",
+    "sign_get",
     "sign_put",
 ]
 
@@ -183,6 +184,20 @@ def remove_folder(url: Name) -> None:
     place = open_location(url)
     with translated(place.url, "target"):
         place.backend.remove_folder(place.path)
+
+
+def sign_get(place: Location, *, seconds: int, media_type: str, disposition: str) -> str | None:
+    """Return a URL at which whoever has it can read a file for so long; None where the place signs no such URLs.
+
+    Args:
+        media_type: what the store is to call it.
+        disposition: likewise, whether a browser saves it and under which name.
+
+    Raises:
+        StorageError: there are no credentials to sign with.
+    """
+    with translated(place.url, "store"):
+        return place.backend.sign_get(place.path, seconds=seconds, media_type=media_type, disposition=disposition)
 
 
 def sign_put(url: Name, *, num_bytes: int, seconds: int) -> str | None:

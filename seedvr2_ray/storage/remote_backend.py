@@ -163,18 +163,29 @@ class RemoteBackend:
         except PermissionError:
             return  # Whoever may write but not delete can publish all the same.
 
+    def sign_get(self, path: str, *, seconds: int, media_type: str, disposition: str) -> str | None:
+        """Return a URL at which a file can be read for so long; None if the store signs none.
+
+        The store answers with the type and the disposition that are named, which the signature covers.
+        """
+        said = {"ResponseContentType": media_type, "ResponseContentDisposition": disposition}
+        return self._sign(path, "get_object", seconds, said)
+
     def sign_put(self, path: str, *, num_bytes: int, seconds: int) -> str | None:
         """Return a URL to which a file of exactly this size can be PUT for so long; None if the store signs none.
 
         By S3's signature 4: the older one, which its SDK would choose for such URLs, says nothing about the size, and
         many stores refuse it.
         """
+        return self._sign(path, "put_object", seconds, {"ContentLength": num_bytes})
+
+    def _sign(self, path: str, method: str, seconds: int, wanted: dict[str, object]) -> str | None:
         if not self._protocols & _S3:
             return None
         known = self._filesystem
         config = {**known.config_kwargs, "signature_version": "s3v4"}
         signing = type(known)(**{**known.storage_options, "config_kwargs": config})
-        return str(signing.sign(path, expiration=seconds, client_method="put_object", ContentLength=num_bytes))
+        return str(signing.sign(path, expiration=seconds, client_method=method, **wanted))
 
     def _place(self, path: str, send: Callable[[str, str], object], *, overwrite: bool) -> None:
         if self._is_object_store:

@@ -2,7 +2,14 @@ import pytest
 
 from benchmarks import serve
 from benchmarks.serve_control import Load, loads
-from benchmarks.serve_figures import UPLOAD_GROWTH_LIMIT, milliseconds, missed_limits, quantile, speedups
+from benchmarks.serve_figures import (
+    UPLOAD_GROWTH_LIMIT,
+    against_goals,
+    milliseconds,
+    missed_limits,
+    quantile,
+    speedups,
+)
 from benchmarks.serve_forms import form_of, padded
 from benchmarks.serve_picture import draw
 from seedvr2_ray.settings import RestoreSettings
@@ -44,7 +51,7 @@ def test_a_limit_is_missed_only_beyond_it_and_by_name():
 
 def test_without_options_everything_is_measured():
     arguments = serve.parse([])
-    assert arguments.parts == serve.PARTS == ("latency", "control", "replicas", "uploads")
+    assert arguments.parts == serve.PARTS == ("latency", "control", "replicas", "uploads", "fronts", "start")
     assert (arguments.clients, arguments.replicas, arguments.megabytes) == ((1, 8, 32), (1, 2, 4, 8), 500)
 
 
@@ -93,3 +100,18 @@ def test_a_picture_shows_whatever_has_been_measured(tmp_path):
     }
     draw(results, tmp_path / "serve.png")
     assert (tmp_path / "serve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_figure_of_a_front_is_held_against_its_goal():
+    up = {"protocol": "tus", "megabytes_per_second": 192.0, "ingress_growth_bytes": 2_000_000}
+    row = {
+        "front": "nginx",
+        "jobs": [{"waiting_before": 0, "jobs_per_second": 53.0}],
+        "cpu_milliseconds_per_look_by_waiting": {"0": {"in_all": 4.1}},
+        "up": [up],
+        "down": {**up, "growth_with_stalled_readers_bytes": 0},
+    }
+    told = against_goals({"fronts": [row]})
+    assert "nginx: jobs/s, 0 waiting: 53, at least 200 wanted: not reached" in told
+    assert "nginx: ms of processor per look, 0 waiting: 4.1, at most 8 wanted: reached" in told
+    assert len(told) == 6 and against_goals({}) == []

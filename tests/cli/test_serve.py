@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 from typer.testing import CliRunner
 
 from seedvr2_ray.cli.main import app
+from seedvr2_ray.cli.serve import BEHIND_NGINX
 from seedvr2_ray.errors import SettingsError
 from tests.listening import Listener, accepts, listeners_of, own_address
 
@@ -34,6 +36,12 @@ def test_make_serve_uses_the_command_that_confines_ray() -> None:
     makefile = (ROOT / "Makefile").read_text()
     assert "$(BIN)/seedvr2-ray serve serve_config.yaml" in makefile
     assert "RAY_AUTH_MODE" not in makefile
+
+
+def test_nginx_knows_the_ports_that_the_command_has_the_ingress_listen_on() -> None:
+    known = re.findall(r"server 127\.0\.0\.1:(\d+)", (ROOT / "examples" / "nginx.conf").read_text())
+    first, last = (int(BEHIND_NGINX[f"RAY_SERVE_DIRECT_INGRESS_{end}_HTTP_PORT"]) for end in ("MIN", "MAX"))
+    assert [int(port) for port in known] == list(range(first, last + 1))
 
 
 @dataclass(frozen=True)
@@ -59,7 +67,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     (folder / "config.yaml").write_text(json.dumps(config))
     environ = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environ |= {"XDG_STATE_HOME": str(folder), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "seedvr2_ray", "serve", str(folder / "config.yaml")]
+    command = [sys.executable, "-m", "seedvr2_ray", "serve", "--behind-nginx", str(folder / "config.yaml")]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, env=environ, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
     try:
@@ -110,6 +118,13 @@ def test_everything_a_local_service_listens_on_is_loopback_or_asks_for_the_token
     # Serve's replicas listen for each other on all interfaces and have no option for it; they ask for Ray's token.
     assert all("ServeReplica" in each.command for each in open_to_others), open_to_others
     assert all(_refuses_strangers(each, "127.0.0.1") for each in open_to_others)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_an_nginx_on_this_machine_reaches_the_ingress_itself_and_others_do_not(service: Service) -> None:
+    direct = [each for each in listeners_of(service.pid) if 30000 <= each.port <= 30003]
+    assert direct and all(each.is_loopback and _answers(each.port) for each in direct)
 
 
 @pytest.mark.ray

@@ -124,7 +124,11 @@ async def _job_reader(connection: HTTPConnection, job_id: Annotated[str, Depends
     return _require_scope(connection, await may_read_job(connection, job_id))
 
 
-TheService = Annotated[Service, Depends(service_of)]
+async def _service(connection: HTTPConnection) -> Service:
+    return service_of(connection)  # Awaited, for FastAPI gives a thread to whatever is not.
+
+
+TheService = Annotated[Service, Depends(_service)]
 JobId = Annotated[str, Depends(_job_id)]
 UploadId = Annotated[str, Depends(_upload_id)]
 TheCaller = Annotated[Caller, Depends(_caller)]

@@ -47,6 +47,11 @@ class RequestLimiter:
         self._memory = storage if isinstance(storage, MemoryStorage) else None
         self._window = MovingWindowRateLimiter(storage)
 
+    @property
+    def is_at_hand(self) -> bool:
+        """Whether counting waits for nobody: not for a store on another machine."""
+        return self._memory is not None
+
     def require(self, who: str, per_minute: int) -> None:
         """Count one request.
 

@@ -33,7 +33,10 @@ class Gate:
             RateRefusal: there were too many in the last minute.
         """
         per_minute = self._limits().requests_per_minute
-        await anyio.to_thread.run_sync(self._rates.require, counted_as(caller, host), per_minute)
+        if self._rates.is_at_hand:
+            self._rates.require(counted_as(caller, host), per_minute)
+        else:
+            await anyio.to_thread.run_sync(self._rates.require, counted_as(caller, host), per_minute)
 
     def admit(self, client: tuple[str, int] | None, held: ExitStack) -> None:
         """Let a request in before anybody knows whose it is.

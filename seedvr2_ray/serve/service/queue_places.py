@@ -44,6 +44,11 @@ class QueuePlaces:
             place = places.get(job.id, len(places) + 1)
         return place
 
+    def known(self, job: Job) -> int | None:
+        """Return a job's place if it is known without asking anybody; waits for nothing."""
+        is_fresh = self._now() - self._ranked_at <= _FRESH_SECONDS
+        return self._places.get(job.id) if is_fresh else None
+
     def all(self, *, at_most_old: float = _FRESH_SECONDS) -> Mapping[str, int]:
         """Return the places of all jobs that wait, as they were a moment ago."""
         with self._lock:

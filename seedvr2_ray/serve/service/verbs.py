@@ -13,7 +13,7 @@ from dataclasses import replace
 from datetime import UTC, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TypeVar
 
 import anyio
 import anyio.to_thread
@@ -26,12 +26,12 @@ from seedvr2_ray.serve.db.database import Database
 from seedvr2_ray.serve.db.job_store import JobStore, Load, NewJob
 from seedvr2_ray.serve.db.key_store import KeyStore, UsedKeys
 from seedvr2_ray.serve.db.service_values import shared_value
-from seedvr2_ray.serve.db.upload_store import Upload, UploadStore
+from seedvr2_ray.serve.db.upload_store import UploadStore
 from seedvr2_ray.serve.db.usage_store import UsageOfDay, UsageStore
-from seedvr2_ray.serve.jobs import Job, JobState, ResultInfo, Source
+from seedvr2_ray.serve.jobs import Job, JobState
 from seedvr2_ray.serve.observability.gauges import Gauge, gauges_of
 from seedvr2_ray.serve.pools import require_size
-from seedvr2_ray.serve.problems import ConflictRefusal, FetchRefusal, GoneRefusal, MissingRefusal, RateRefusal
+from seedvr2_ray.serve.problems import FetchRefusal, RateRefusal
 from seedvr2_ray.serve.scheduler.job_watch import JobWatch, Snapshot
 from seedvr2_ray.serve.scheduler.webhooks import require_webhook_url
 from seedvr2_ray.serve.secrets import Secrets
@@ -41,16 +41,17 @@ from seedvr2_ray.serve.security.links import SignedLinks
 from seedvr2_ray.serve.security.rate_limits import RequestLimiter
 from seedvr2_ray.serve.security.wording import explained
 from seedvr2_ray.serve.service.admission import queue_seconds, require_free, require_quota, require_room
-from seedvr2_ray.serve.service.estimate import JobEstimate, estimate_job, refused
+from seedvr2_ray.serve.service.estimate import JobEstimate, refused
 from seedvr2_ray.serve.service.gate import Gate
+from seedvr2_ray.serve.service.outcomes import Outcomes
 from seedvr2_ray.serve.service.queue_places import QueuePlaces
 from seedvr2_ray.serve.service.rates import Rates
-from seedvr2_ray.serve.service.remote_sources import borrowed
-from seedvr2_ray.serve.service.results import Results, StoredFile, why_no_result
-from seedvr2_ray.serve.service.shares import SharedPlaces
-from seedvr2_ray.serve.service.submission import Submission, require_sane, settle_settings, source_of_url
+from seedvr2_ray.serve.service.results import Results
+from seedvr2_ray.serve.service.source_looks import SourceLooks
+from seedvr2_ray.serve.service.submission import Submission, require_sane, settle_settings
 from seedvr2_ray.serve.service.upload_files import UploadFiles
 from seedvr2_ray.serve.service.uploads import Uploads
+from seedvr2_ray.serve.threads import in_thread
 from seedvr2_ray.settings import RestoreSettings
 from seedvr2_ray.storage.location import require_writable
 from seedvr2_ray.storage.sources import default_scratch
@@ -58,13 +59,6 @@ from seedvr2_ray.storage.sources import default_scratch
 _log = logging.getLogger(__name__)
 Value = TypeVar("Value")
 
-_MOST_INSPECTIONS = 4
-"""Processes that look at files side by side; more would only take the processors from one another."""
-_MOST_BORROWINGS = 8
-"""Files that are fetched only to be estimated, side by side; they take disk and connections more than processors."""
-_SHARE = 2
-"""Of each of those, for one owner."""
-_MOST_WAITING = 20
 _MOST_WRITERS = 16
 
 
@@ -118,12 +112,11 @@ class Service:
         self.gate = Gate(lambda: self.limits, rates or RequestLimiter())
         self._clock = database.clock
         self._limits = config.limits
-        self._looks = SharedPlaces(_MOST_INSPECTIONS, per_owner=_SHARE, most_waiting=_MOST_WAITING)
-        self._borrowings = SharedPlaces(_MOST_BORROWINGS, per_owner=_SHARE, most_waiting=_MOST_WAITING)
+        self._sources = SourceLooks(config, lambda: self.limits, self.uploads, self._inspector, self._rates)
+        self.outcomes = Outcomes(self.get, self.results)
         # Threads of their own: those that readers use stay free while writers wait for a locked database.
         self._writers = anyio.CapacityLimiter(_MOST_WRITERS)
         self._probes = anyio.CapacityLimiter(2)
-        self._threads = anyio.CapacityLimiter(_MOST_INSPECTIONS + _MOST_BORROWINGS)
 
     @property
     def limits(self) -> Limits:
@@ -157,8 +150,8 @@ class Service:
         """
         caller.require("jobs:write")
         settings = self._checked(submission)
-        await _in_thread(require_free, self.config.data, self.limits.min_free_bytes)
-        source, estimate = await self._look_at_source(caller, submission, settings)
+        await in_thread(require_free, self.config.data, self.limits.min_free_bytes)
+        source, estimate = await self._sources.look(caller, submission, settings)
         if estimate is not None and estimate.refusals:
             raise InputError(estimate.refusals[0])
         gpu_seconds = 0.0 if estimate is None else estimate.gpu_seconds
@@ -175,7 +168,7 @@ class Service:
             request_digest=submission.digest() if submission.idempotency_key else None,
         )
         admit = partial(self._admit, gpu_seconds=gpu_seconds)
-        job, is_new = await _in_thread(self.jobs.create, new, admit=admit, limiter=self._writers)
+        job, is_new = await in_thread(self.jobs.create, new, admit=admit, limiter=self._writers)
         if is_new:
             await self._wake_runner()
         return job, is_new
@@ -187,7 +180,7 @@ class Service:
             RateRefusal: as :meth:`submit` does.
         """
         caller.require("jobs:write")
-        load = await _in_thread(self.jobs.load, caller.owner)
+        load = await in_thread(self.jobs.load, caller.owner)
         self._admit(load, gpu_seconds=0.0)
 
     async def estimate(self, caller: Caller, submission: Submission) -> JobEstimate:
@@ -199,12 +192,12 @@ class Service:
         caller.require("jobs:read")
         settings = self._checked(submission)
         try:
-            source, estimate = await self._look_at_source(caller, submission, settings)
+            source, estimate = await self._sources.look(caller, submission, settings)
             if estimate is None:
-                estimate = await self._estimate_remote(caller, source, settings, submission.gang_size)
+                estimate = await self._sources.estimate_remote(caller, source, settings, submission.gang_size)
         except (MediaError, FetchRefusal) as error:
             estimate = refused(explained(error))
-        load = await _in_thread(self.jobs.load, caller.owner)
+        load = await in_thread(self.jobs.load, caller.owner)
         try:
             self._admit(load, gpu_seconds=estimate.gpu_seconds)
         except RateRefusal as refusal:
@@ -219,7 +212,7 @@ class Service:
             GoneRefusal: it was deleted.
         """
         caller.require("jobs:read")
-        return await _in_thread(self.jobs.get, job_id, owner=caller.sees)
+        return await in_thread(self.jobs.get, job_id, owner=caller.sees)
 
     async def look(self, caller: Caller, job_id: str) -> Snapshot:
         """Return a job together with its place in the queue; raises as :meth:`get`."""
@@ -227,7 +220,9 @@ class Service:
 
     async def snapshot(self, job: Job) -> Snapshot:
         """Add its place in the queue to a job."""
-        return Snapshot(job, await _in_thread(self._places.of, job))
+        if job.state is not JobState.QUEUED:
+            return Snapshot(job, None)
+        return Snapshot(job, self._places.known(job) or await in_thread(self._places.of, job))
 
     async def list(
         self, caller: Caller, *, states: Collection[JobState] | None = None, limit: int = 50, cursor: str | None = None
@@ -238,11 +233,11 @@ class Service:
             InputError: the cursor is not one.
         """
         caller.require("jobs:read")
-        page = await _in_thread(self.jobs.list, owner=caller.sees, states=states, limit=limit, cursor=cursor)
+        page = await in_thread(self.jobs.list, owner=caller.sees, states=states, limit=limit, cursor=cursor)
         has_queued = any(job.state is JobState.QUEUED for job in page.jobs)
         if not has_queued:
             return [Snapshot(job, None) for job in page.jobs], page.next_cursor
-        places = await _in_thread(lambda: [self._places.of(job) for job in page.jobs])
+        places = await in_thread(lambda: [self._places.of(job) for job in page.jobs])
         return [Snapshot(job, place) for job, place in zip(page.jobs, places, strict=True)], page.next_cursor
 
     async def cancel(self, caller: Caller, job_id: str) -> Job:
@@ -252,14 +247,14 @@ class Service:
             ConflictRefusal: it has ended.
         """
         caller.require("jobs:write")
-        job = await _in_thread(self.jobs.request_cancel, job_id, owner=caller.sees, limiter=self._writers)
+        job = await in_thread(self.jobs.request_cancel, job_id, owner=caller.sees, limiter=self._writers)
         await self._wake_runner()
         return job
 
     async def delete(self, caller: Caller, job_id: str) -> Job:
         """Delete a job and everything that only it uses; one that is unfinished is cancelled first."""
         caller.require("jobs:write")
-        job = await _in_thread(self.jobs.request_delete, job_id, owner=caller.sees, limiter=self._writers)
+        job = await in_thread(self.jobs.request_delete, job_id, owner=caller.sees, limiter=self._writers)
         await self._wake_runner()
         return job
 
@@ -268,50 +263,11 @@ class Service:
         await self.get(caller, job_id)
         return await self.watch.wait(job_id, seconds)
 
-    async def open_result(self, caller: Caller, job_id: str) -> tuple[ResultInfo, StoredFile]:
-        """Find a completed job's result.
-
-        Raises:
-            ConflictRefusal: there is none yet, or there never will be.
-            GoneRefusal: it has been deleted.
-        """
-        job = await self.get(caller, job_id)
-        if job.result is None:
-            raise ConflictRefusal(why_no_result(job))
-        found = await _in_thread(self.results.file, "master", job.result.address)
-        if found is None:
-            raise GoneRefusal(f"the result of job {job_id} has been deleted; submit the job again")
-        return job.result, found
-
-    async def open_companion(self, caller: Caller, job_id: str, kind: Literal["report", "sidecar"]) -> StoredFile:
-        """Find what was written about a completed job's result: the report page, or its provenance.
-
-        Raises:
-            ConflictRefusal, GoneRefusal: as :meth:`open_result`.
-        """
-        result, _ = await self.open_result(caller, job_id)
-        found = await _in_thread(self.results.file, kind, result.address)
-        if found is None:
-            raise MissingRefusal(f"the result of job {job_id} came without this; submit the job again to have it made")
-        return found
-
-    async def open_preview(self, caller: Caller, job_id: str, which: Literal["before", "after"]) -> StoredFile:
-        """Find a still of the source or of the result.
-
-        Raises:
-            MissingRefusal: none has been made yet.
-        """
-        job = await self.get(caller, job_id)
-        found = None if job.result_address is None else await _in_thread(self.results.file, which, job.result_address)
-        if found is None:
-            raise MissingRefusal(f"job {job_id} has no preview yet; ask again when its progress says has_preview")
-        return found
-
     async def usage_by_day(self, caller: Caller, *, days: int) -> Sequence[UsageOfDay]:
         """Sum up what the caller used, today and on the days before; for an administrator, what everybody used."""
         caller.require("jobs:read")
         first = self._clock().astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-        return await _in_thread(self.usage.by_day, owner=caller.sees, since=first - timedelta(days=days - 1))
+        return await in_thread(self.usage.by_day, owner=caller.sees, since=first - timedelta(days=days - 1))
 
     def models(self) -> Sequence[tuple[ModelEntry, ModelPool]]:
         """List what can be asked for here, the default first."""
@@ -320,7 +276,7 @@ class Service:
 
     async def gauges(self) -> Sequence[Gauge]:
         """Say how much there is to do, for a monitoring system."""
-        load = await _in_thread(self.jobs.load)
+        load = await in_thread(self.jobs.load)
         return gauges_of(load, num_streams=self.watch.num_watchers, now=self._clock())
 
     async def require_ready(self) -> None:
@@ -329,9 +285,9 @@ class Service:
         Raises:
             RetryableError: one of them does not answer, or is full.
         """
-        await _in_thread(self.jobs.database.require_writable, limiter=self._probes)
-        await _in_thread(require_writable, f"{self.config.data.rstrip('/')}/uploads/ready", limiter=self._probes)
-        await _in_thread(require_free, self.config.data, self.limits.min_free_bytes)
+        await in_thread(self.jobs.database.require_writable, limiter=self._probes)
+        await in_thread(require_writable, f"{self.config.data.rstrip('/')}/uploads/ready", limiter=self._probes)
+        await in_thread(require_free, self.config.data, self.limits.min_free_bytes)
 
     def _checked(self, submission: Submission) -> RestoreSettings:
         require_sane(submission)
@@ -344,45 +300,6 @@ class Service:
         require_size(settings.model, self.config.models[settings.model], submission.gang_size)
         return settings
 
-    async def _look_at_source(
-        self, caller: Caller, submission: Submission, settings: RestoreSettings
-    ) -> tuple[Source, JobEstimate | None]:
-        """Check the source; what a URL holds is only known once a runner has fetched it."""
-        if submission.url is not None:
-            return source_of_url(submission.url, self.config), None
-        assert submission.upload_id is not None
-        upload = await self.uploads.require_complete(caller, submission.upload_id)
-        source = Source(kind="upload", location=upload.id, name=upload.name, num_bytes=upload.num_bytes)
-        async with self._looks.place(caller.owner):
-            size = submission.gang_size
-            return source, await _in_thread(self._estimate_upload, upload, settings, size, limiter=self._threads)
-
-    def _estimate_upload(self, upload: Upload, settings: RestoreSettings, size: int | None) -> JobEstimate:
-        with self.uploads.opened(upload) as path:
-            return self._estimate_job(path, upload.name, settings, size)
-
-    async def _estimate_remote(
-        self, caller: Caller, source: Source, settings: RestoreSettings, size: int | None
-    ) -> JobEstimate:
-        limits = self.limits
-        brief = limits.model_copy(update={"fetch_seconds": min(limits.fetch_seconds, limits.estimate_fetch_seconds)})
-        borrowing = borrowed(source, self.config.fetch, brief, self._scratch / "estimates")
-        async with self._borrowings.place(caller.owner):
-            path = await _in_thread(borrowing.__enter__, limiter=self._threads)
-            try:
-                async with self._looks.place(caller.owner):
-                    return await _in_thread(
-                        self._estimate_job, path, source.name, settings, size, limiter=self._threads
-                    )
-            finally:
-                with anyio.CancelScope(shield=True):
-                    await _in_thread(borrowing.__exit__, None, None, None)
-
-    def _estimate_job(self, path: Path, name: str, settings: RestoreSettings, size: int | None) -> JobEstimate:
-        media = self._inspector.inspect(path, self.limits, salvage=settings.salvage)
-        pool = self._rates.pool(settings.model)
-        return estimate_job(media, settings, pool, name=name, max_pixels=self.limits.max_pixels, gang_size=size)
-
     def _admit(self, load: Load, *, gpu_seconds: float) -> None:
         require_quota(load, self.limits, gpu_seconds)
         require_room(load, self.limits, gpu_seconds, queue_seconds=queue_seconds(load, self.config))
@@ -390,9 +307,3 @@ class Service:
     async def _wake_runner(self) -> None:
         with suppress(Exception):  # A hint: runners that poll find everything without it.
             await self._wake()
-
-
-async def _in_thread(
-    function: Callable[..., Value], *values: Any, limiter: anyio.CapacityLimiter | None = None, **named: Any
-) -> Value:
-    return await anyio.to_thread.run_sync(partial(function, *values, **named), limiter=limiter)

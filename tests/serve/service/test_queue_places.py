@@ -24,9 +24,11 @@ def test_a_thousand_looks_within_a_moment_rank_the_queue_once(database: Database
         clock.pass_by(1)
     for _ in range(200):
         assert [places.of(job) for job in waiting] == [1, 2, 3, 4, 5]
+    assert [places.known(job) for job in waiting] == [1, 2, 3, 4, 5]
     assert store.num_rankings == 1
     store.claim("one", lease_seconds=60, limit=2)
     now[0] = 1.0
+    assert places.known(waiting[2]) is None
     assert [places.of(job) for job in waiting[2:]] == [1, 2, 3]
     assert places.of(store.get(waiting[0].id)) is None
 

@@ -196,7 +196,7 @@ def test_no_more_uploads_are_announced_than_allowed_however_many_come_at_once(se
 def test_what_belongs_to_others_does_not_exist(service):
     job, _ = asyncio.run(service.submit(ANNA, URL))
     mine = _upload(service, ANNA)
-    for verb in (service.get, service.look, service.cancel, service.delete, service.open_result):
+    for verb in (service.get, service.look, service.cancel, service.delete, service.outcomes.open_result):
         with pytest.raises(MissingRefusal):
             asyncio.run(verb(BERT, job.id))
     with pytest.raises(MissingRefusal):
@@ -220,12 +220,12 @@ def test_scopes_are_asked_for_before_anything_else(service):
 def test_a_result_is_asked_for_too_early_or_in_vain(service):
     job, _ = asyncio.run(service.submit(ANNA, URL))
     with pytest.raises(ConflictRefusal, match="no result yet"):
-        asyncio.run(service.open_result(ANNA, job.id))
+        asyncio.run(service.outcomes.open_result(ANNA, job.id))
     with pytest.raises(MissingRefusal, match="no preview yet"):
-        asyncio.run(service.open_preview(ANNA, job.id, "after"))
+        asyncio.run(service.outcomes.open_preview(ANNA, job.id, "after"))
     asyncio.run(service.cancel(ANNA, job.id))
     with pytest.raises(ConflictRefusal, match="was cancelled"):
-        asyncio.run(service.open_result(ANNA, job.id))
+        asyncio.run(service.outcomes.open_result(ANNA, job.id))
 
 
 def test_waiting_ends_with_the_job_or_with_the_time(service):

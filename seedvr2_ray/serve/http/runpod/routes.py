@@ -266,7 +266,7 @@ async def _about(request: Request, service: Service, caller: Caller, job: Job, *
     document = with_output(envelope(job), output, on_top=on_top)
     if not (output or {}).get("media"):
         return JSONResponse(document)
-    _, file = await service.open_result(caller, job.id)
+    _, file = await service.outcomes.open_result(caller, job.id)
     length, pieces = json_with_media(document, file.num_bytes, file.blocks)
     return StreamingResponse(pieces, media_type="application/json", headers={"Content-Length": str(length)})
 

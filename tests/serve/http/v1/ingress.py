@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import hashlib
 import json
 import threading
 import time
@@ -17,8 +18,10 @@ import uvicorn
 
 from seedvr2_ray.serve.config import Limits, ModelPool, ServiceConfig
 from seedvr2_ray.serve.db.database import open_database
+from seedvr2_ray.serve.db.job_store import NewJob
 from seedvr2_ray.serve.db.key_store import KeyStore
 from seedvr2_ray.serve.http.application import create_api
+from seedvr2_ray.serve.jobs import JobState, ResultInfo, Source
 from seedvr2_ray.serve.scheduler.runner import JobRunner
 from seedvr2_ray.serve.secrets import Secrets
 from seedvr2_ray.serve.security.api_keys import make_key
@@ -28,6 +31,7 @@ from seedvr2_ray.serve.workers.storage_layout import StorageLayout
 from tests.serve.deployment import QUICK_RETRIES, WatchedRestorers
 
 QUICK = {"model": "lanczos", "resolution": "x2", "segment_seconds": 0.5, "segment_overlap": 4, "preset": "ultrafast"}
+DATA = bytes(range(256)) * 5000
 SECRETS = Secrets(signing_key=b"k" * 32, webhook_secret="whsec_" + "c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0")
 
 
@@ -170,3 +174,29 @@ def tus(num_bytes: int, name: str) -> dict[str, str]:
     """Headers that announce a file."""
     encoded = base64.b64encode(name.encode()).decode()
     return {"Tus-Resumable": "1.0.0", "Upload-Length": str(num_bytes), "Upload-Metadata": f"filename {encoded}"}
+
+
+def completed(
+    ingress: Ingress, path: Path, name: str, media_type: str, *, owner: str = "local", data: bytes = DATA
+) -> str:
+    """Put a job and its result where a runner would have."""
+    path.write_bytes(data)
+    jobs, results = ingress.service.jobs, ingress.service.results
+    info = ResultInfo(
+        address=f"address{abs(hash((name, media_type, owner)))}",
+        name=name,
+        media_type=media_type,
+        num_bytes=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+        width=8,
+        height=8,
+        num_frames=3,
+    )
+    results.add("after", info.address, path)
+    results.publish(info, path)
+    source = Source(kind="upload", location="upload_x", name=name)
+    made, _ = jobs.create(NewJob(owner=owner, source=source, settings={}))
+    taken = [each for each in jobs.claim("me", lease_seconds=60, limit=100) if each.id == made.id]
+    for each in taken:
+        jobs.advance(each.id, each.fence, JobState.COMPLETED, result=info)
+    return made.id

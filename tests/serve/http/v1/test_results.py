@@ -1,45 +1,15 @@
-from pathlib import Path
-
 import httpx
 import pytest
 
-from seedvr2_ray.serve.db.job_store import NewJob
 from seedvr2_ray.serve.http.problem_bodies import ProtocolRefusal
 from seedvr2_ray.serve.http.ranges import ByteRange, disposition, parse_range
-from seedvr2_ray.serve.jobs import JobState, ResultInfo, Source
-from tests.serve.http.v1.ingress import Ingress
-
-DATA = bytes(range(256)) * 5000
+from tests.serve.http.v1.ingress import DATA, Ingress, completed
 
 
 @pytest.fixture(scope="module")
 def job(working: Ingress, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Id of a completed job whose result is DATA."""
     return completed(working, tmp_path_factory.mktemp("result") / "a.mp4", 'Ö "1"-restored.mp4', "video/mp4")
-
-
-def completed(ingress: Ingress, path: Path, name: str, media_type: str, *, owner: str = "local") -> str:
-    """Put a job and its result where a runner would have."""
-    path.write_bytes(DATA)
-    jobs, results = ingress.service.jobs, ingress.service.results
-    info = ResultInfo(
-        address=f"address{abs(hash((name, media_type, owner)))}",
-        name=name,
-        media_type=media_type,
-        num_bytes=len(DATA),
-        sha256="",
-        width=8,
-        height=8,
-        num_frames=3,
-    )
-    results.add("after", info.address, path)
-    results.publish(info, path)
-    source = Source(kind="upload", location="upload_x", name=name)
-    made, _ = jobs.create(NewJob(owner=owner, source=source, settings={}))
-    taken = [each for each in jobs.claim("me", lease_seconds=60, limit=100) if each.id == made.id]
-    for each in taken:
-        jobs.advance(each.id, each.fence, JobState.COMPLETED, result=info)
-    return made.id
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Nothing ends in a dead end: failed, refused and cancelled work can be begun anew, deletions be taken back."""
+"""Nothing ends in a dead end: what failed or was refused is begun anew, what was deleted taken back, many at once."""
 
 import re
 from collections.abc import Iterator
@@ -14,6 +14,23 @@ from tests.serve.http.web.page_driver import PageDriver, open_tab
 from tests.serve.http_service import HttpService, served
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+
+_NOTIFICATIONS = """
+window.told = [];
+window.isAway = false;
+Object.defineProperty(Document.prototype, "hidden", { get: () => window.isAway });
+window.Notification = class {
+  static permission = localStorage.getItem("granted") ?? "default";
+  static async requestPermission() {
+    localStorage.setItem("granted", "granted");
+    return (Notification.permission = "granted");
+  }
+  constructor(title, { body }) {
+    window.told.push(body ? `${title}: ${body}` : title);
+  }
+};
+"""
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +157,108 @@ def test_the_comparison_shows_pixels_sides_and_single_frames(tab: PageDriver, cl
     expect(view.locator(".grip")).to_have_attribute("aria-valuenow", "100")
     view.locator(".grip").press("b")
     expect(view.locator(".grip")).to_have_attribute("aria-valuenow", "0")
+    loupe = view.get_by_role("button", name="Loupe")
+    loupe.click()
+    expect(view.locator("canvas.loupe")).to_be_visible()
+    before, after = looked_at(tab, 0.25), looked_at(tab, 0.75)
+    # Both panes show the same place of two pictures: alike, and not one of them twice.
+    assert before != after and max(abs(one - other) for one, other in zip(before, after, strict=True)) < 60
+    view.locator(".stage").hover(position={"x": 5, "y": 5})
+    tab.page.wait_for_function("() => document.querySelector('canvas.loupe').offsetLeft === 0")
+    loupe.press("ArrowRight")
+    tab.require_accessible()
+    tab.picture("loupe")
+    loupe.press("l")
+    expect(view.locator("canvas.loupe")).to_have_count(0)
+
+
+def looked_at(tab: PageDriver, share: float) -> list[int]:
+    """The colour at a place of the loupe, as a share of its width."""
+    script = """(share) => {
+        const canvas = document.querySelector("canvas.loupe");
+        const at = [Math.floor(canvas.width * share), Math.floor(canvas.height / 2), 1, 1];
+        return [...canvas.getContext("2d").getImageData(...at).data];
+    }"""
+    tab.page.wait_for_function(f"() => ({script})({share})[3] === 255")
+    return [int(value) for value in tab.page.evaluate(script, share)]
+
+
+def test_the_file_is_made_as_it_was_chosen(tab: PageDriver, service: HttpService, clip: Path) -> None:
+    tab.page.locator("#more > summary").click()
+    tab.page.locator("#output > summary").click()
+    tab.page.get_by_label("Video codec").select_option("hevc")
+    container, quality = tab.page.get_by_label("Container"), tab.page.get_by_label("Quality of lossy codecs")
+    expect(container.locator('option[value="webm"]')).to_be_disabled()
+    container.select_option("mov")
+    quality.fill("60")
+    tab.drop(clip)
+    tab.start()
+    assert quality.evaluate("input => input.validity.rangeOverflow") and tab.pending(clip.name).is_visible()
+    quality.fill("30")
+    tab.page.get_by_label("Seed").fill("7")
+    expect(tab.pending(clip.name)).to_contain_text("×")
+    tab.require_accessible()
+    tab.picture("output")
+    tab.start()
+    expect(tab.pending(clip.name)).to_have_count(0)
+    job = httpx.get(f"{service.url}/v1/jobs").json()["jobs"][0]
+    asked = {name: job["settings"][name] for name in ("codec", "container", "crf")}
+    assert asked == {"codec": "hevc", "container": "mov", "crf": 30}
+    tab.page.reload()
+    expect(tab.page.get_by_label("Container")).to_have_value("mov")
+
+
+def test_many_are_deleted_and_taken_back_at_once(tab: PageDriver, service: HttpService, clip: Path) -> None:
+    names = [f"bulk-{number}.mp4" for number in range(2)]
+    for name in names:
+        submitted(service, clip, name)
+    tab.page.reload()
+    for name in names:
+        tab.wait_for_state(name, "completed")
+    page = tab.page
+    page.get_by_role("button", name="Select", exact=True).click()
+    for name in names:
+        page.get_by_role("checkbox", name=f"Select {name}").check()
+    expect(page.locator("#bulk-count")).to_have_text("2 selected")
+    expect(page.locator("#bulk-cancel")).to_be_hidden()
+    tab.require_accessible()
+    tab.picture("bulk")
+    page.get_by_role("button", name="Delete (2)").click()
+    undo = page.locator("#bulk-undo")
+    expect(undo).to_be_focused()
+    undo.click()
+    expect(tab.job(names[0])).not_to_contain_text("Is deleted in a moment.")
+    page.get_by_role("button", name="Delete (2)").click()
+    expect(tab.job(names[0])).to_have_count(0)
+    expect(page.locator("#select")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator("#bulk")).to_be_hidden()
+    assert not {job["name"] for job in httpx.get(f"{service.url}/v1/jobs").json()["jobs"]} & set(names)
+
+
+def test_the_browser_tells_of_what_ended_while_nobody_looked(tab: PageDriver, clip: Path, tmp_path: Path) -> None:
+    page = tab.page
+    # What the system shows of a notification cannot be seen from here, so the page is given one that is written down.
+    page.add_init_script(_NOTIFICATIONS)
+    page.reload()
+    switch = page.get_by_role("button", name="Tell me when done")
+    switch.click()
+    expect(switch).to_have_attribute("aria-pressed", "true")
+    tab.require_accessible()
+    names = ["told-0.mp4", "told-1.mp4"]
+    tab.drop(*(tmp_path / name for name in names if (tmp_path / name).write_bytes(clip.read_bytes())))
+    for name in names:
+        expect(tab.pending(name)).to_contain_text("×")
+    page.evaluate("() => (window.isAway = true)")
+    tab.start()
+    page.wait_for_function("() => window.told.length === 2")
+    one, both = page.evaluate("() => window.told")
+    assert one in [f"{name}: Done" for name in names]
+    assert both.startswith("2 files have ended: ") and all(name in both for name in names)
+    page.reload()
+    expect(switch).to_have_attribute("aria-pressed", "true")
+    switch.click()
+    expect(switch).to_have_attribute("aria-pressed", "false")
 
 
 def test_an_address_is_taken_and_its_refusal_said(tab: PageDriver) -> None:
@@ -162,3 +281,20 @@ def test_jobs_are_found_by_their_names_in_chinese_too(tab: PageDriver, service: 
     tab.require_accessible()
     tab.picture("search")
     tab.page.get_by_role("button", name="English").click()
+
+
+def test_a_phone_in_chinese_has_room_for_all_of_it(browser: Browser, service: HttpService, clip: Path) -> None:
+    phone = {"viewport": {"width": 320, "height": 640}, "has_touch": True, "is_mobile": True, "locale": "zh-CN"}
+    with open_tab(browser, service.url, **phone) as tab:
+        tab.open()
+        tab.page.locator("#more > summary").click()
+        tab.page.locator("#output > summary").click()
+        tab.page.locator("#select").click()
+        tab.page.locator("#bulk-all").check()
+        tab.page.locator('.job .job-actions button[aria-expanded="false"]:not([hidden])').first.click()
+        view = tab.page.locator("compare-view").first
+        view.get_by_role("button", name="放大镜").click()
+        expect(view.locator("canvas.loupe")).to_be_visible()
+        tab.require_accessible()
+        assert tab.page.evaluate("document.documentElement.scrollWidth") <= 320
+        tab.picture("phone-chinese")

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from seedvr2_ray.media.output.codecs import CODECS, IMAGE_CONTAINERS
 from seedvr2_ray.serve.http.page import read_page
 from seedvr2_ray.serve.http.problem_bodies import all_kinds
 from seedvr2_ray.serve.jobs import JobState
-from seedvr2_ray.settings import ColourMatch
+from seedvr2_ray.settings import Codec, ColourMatch, Container
 
 WEB = Path(__file__).parents[4] / "seedvr2_ray" / "serve" / "http" / "web"
 SCRIPTS = sorted((WEB / "js").glob("*.js"))
@@ -96,6 +97,37 @@ def test_every_kind_of_problem_and_every_state_has_words():
         assert f"state.{state}" in english
     for choice in ColourMatch.__args__:
         assert f"colour.{choice}" in english
+
+
+def test_codecs_and_containers_of_the_page_are_those_of_the_encoders():
+    html = (WEB / "index.html").read_text(encoding="utf-8")
+    options = re.findall(
+        r'<option value="(\w+)" data-containers="([\w ]+)"(?: data-crf="(\d+)" data-max-crf="(\d+)")?>', html
+    )
+    told = {name: (tuple(held.split()), int(crf or -1), int(most or 0)) for name, held, crf, most in options}
+    videos = {name: facts for name, facts in CODECS.items() if name not in IMAGE_CONTAINERS}
+    assert told == {
+        name: (facts.containers, -1 if facts.crf is None else facts.crf, facts.max_crf)
+        for name, facts in videos.items()
+    }
+    chosen = {
+        field: re.findall(r'<option value="(\w+)"', part)
+        for field, part in re.findall(r'<select id="(\w+)"(.*?)</select>', html, re.DOTALL)
+    }
+    assert set(chosen["container"]) == set(Container.__args__)
+    assert set(chosen["codec"]) | set(chosen["picture"]) == set(Codec.__args__)
+
+
+def test_files_that_can_be_chosen_are_not_refused_by_their_names():
+    html = (WEB / "index.html").read_text(encoding="utf-8")
+    accepted = re.findall(r"\.(\w+)(?=[,\"])", re.search(r'accept="([^"]+")', html)[1])
+    script = (WEB / "js" / "pending.js").read_text(encoding="utf-8")
+    known = {
+        name
+        for names in re.findall(r"^const (?:VIDEO|IMAGE) = \[(.+)\];", script, re.MULTILINE)
+        for name in re.findall(r"\w+", names)
+    }
+    assert set(accepted) == known
 
 
 def test_code_that_is_not_ours_is_what_its_table_says_it_is():

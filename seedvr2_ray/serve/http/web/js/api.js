@@ -8,6 +8,13 @@ const ROOT = new URL("./", document.baseURI);
 /** Resolve a path or a link that the service gave. @param {string} link */
 export const resolve = (link) => new URL(link.startsWith("/v1/") ? link.slice(1) : link, ROOT).href;
 
+/** What the service shows in place rather than gives to be saved. @param {string} link */
+export function shown(link) {
+  const url = new URL(resolve(link));
+  url.searchParams.set("download", "false");
+  return url.href;
+}
+
 export class Api {
   /** @param {import("./session.js").Session} session */
   constructor(session) {

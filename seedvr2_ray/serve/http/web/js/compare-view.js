@@ -2,6 +2,7 @@
 
 import { element, icon, setText } from "./dom.js";
 import { clock, t } from "./language.js";
+import { Loupe } from "./loupe.js";
 
 const STEP = 2;
 const BIG_STEP = 10;
@@ -32,6 +33,7 @@ export class CompareView extends HTMLElement {
   #layout = "over";
   /** Where the picture is moved to while its pixels are shown one to one. */
   #pan = { x: 0.5, y: 0.5 };
+  #loupe = new Loupe(this.#stage, () => [this.before, this.after]);
   #pacing = 0;
   #round = 0;
   /** @type {HTMLImageElement | HTMLVideoElement} */
@@ -50,6 +52,7 @@ export class CompareView extends HTMLElement {
     await Promise.all(sides.map(ready));
     if (round !== this.#round) return; // Something better has been asked for meanwhile.
     this.#pause();
+    this.#loupe.toggle(false);
     [this.before, this.after] = sides;
     this.#frames = frames;
     const divider = element("div", { class: "divider" }, this.#grip);
@@ -79,12 +82,14 @@ export class CompareView extends HTMLElement {
     this.#controls.next?.setAttribute("aria-label", t("compare.next"));
     if (this.#controls.sides) setText(this.#controls.sides, t("compare.sides"));
     if (this.#controls.actual) setText(this.#controls.actual, t("compare.actual"));
+    if (this.#controls.loupe) setText(this.#controls.loupe, t("compare.loupe"));
     this.#sayState();
     this.#sayValue();
   }
 
   disconnectedCallback() {
     this.#pause();
+    this.#loupe.toggle(false);
   }
 
   /** Lay both out as was chosen. */
@@ -101,12 +106,20 @@ export class CompareView extends HTMLElement {
     this.#stage.style.setProperty("--y", `${isActual ? (clientHeight - height * scale) * this.#pan.y : 0}px`);
     for (const name of ["sides", "actual"])
       this.#controls[name]?.setAttribute("aria-pressed", String(this.#layout === name));
+    this.#controls.loupe?.setAttribute("aria-pressed", String(this.#loupe.isOn));
   }
 
   #choose(layout) {
     this.#layout = this.#layout === layout ? "over" : layout;
+    if (this.#layout === "actual") this.#loupe.toggle(false); // Its pixels are large already.
     this.#lay();
     if (this.#layout === "actual") this.#move(0);
+  }
+
+  #magnify() {
+    if (this.#layout === "actual") this.#layout = "over";
+    this.#loupe.toggle();
+    this.#lay();
   }
 
   #movePan(x, y) {
@@ -118,15 +131,17 @@ export class CompareView extends HTMLElement {
   /** Keys that work wherever the focus is inside the comparison. */
   #key(event) {
     const step = this.#frames > 1 ? /** @type {HTMLVideoElement} */ (this.after).duration / this.#frames : 0;
-    const pans = { ArrowLeft: [-0.1, 0], ArrowRight: [0.1, 0], ArrowUp: [0, -0.1], ArrowDown: [0, 0.1] };
+    const ways = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+    const [x, y] = ways[event.key] ?? [0, 0];
     const isField = event.target instanceof HTMLInputElement;
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.key === "a") this.#move(100);
     else if (event.key === "b") this.#move(0);
     else if (event.key === "." && step) this.#stepBy(step);
     else if (event.key === "," && step) this.#stepBy(-step);
-    else if (this.#layout === "actual" && !isField && event.key in pans)
-      this.#movePan(this.#pan.x + pans[event.key][0], this.#pan.y + pans[event.key][1]);
+    else if (event.key === "l") this.#magnify();
+    else if (this.#layout === "actual" && !isField && (x || y)) this.#movePan(this.#pan.x + x / 10, this.#pan.y + y / 10);
+    else if (this.#loupe.isOn && !isField && event.target !== this.#grip && (x || y)) this.#loupe.move(x, y);
     else return;
     event.preventDefault();
   }
@@ -137,14 +152,18 @@ export class CompareView extends HTMLElement {
     this.seek(Math.max(0, currentTime + seconds));
   }
 
-  #layoutButton(name) {
-    return element("button", {
-      type: "button",
-      class: "quiet small",
-      "aria-pressed": "false",
-      "aria-keyshortcuts": "a b",
-      on: { click: () => this.#choose(name) },
-    });
+  /** Buttons for how both are looked at; their words follow the language. */
+  #looks() {
+    const button = (keys, click) =>
+      element("button", {
+        type: "button",
+        class: "quiet small",
+        "aria-pressed": "false",
+        "aria-keyshortcuts": keys,
+        on: { click },
+      });
+    const [sides, actual] = ["sides", "actual"].map((layout) => button("a b", () => this.#choose(layout)));
+    return { sides, actual, loupe: button("l", () => this.#magnify()) };
   }
 
   #move(percent) {
@@ -169,15 +188,20 @@ export class CompareView extends HTMLElement {
         return this.#movePan((event.clientX - left) / width, (event.clientY - top) / height);
       this.#move(((event.clientX - left) / width) * 100);
     };
+    let isHeld = false;
+    this.#stage.onpointermove = (event) => {
+      if (this.#loupe.isOn) this.#loupe.follow(event);
+      else if (isHeld) follow(event);
+    };
     this.#stage.onpointerdown = (event) => {
       if (event.button !== 0) return;
       this.#stage.setPointerCapture(event.pointerId);
-      this.#stage.onpointermove = follow;
-      follow(event);
+      isHeld = true;
+      this.#stage.onpointermove(event);
       this.#grip.focus({ preventScroll: true, focusVisible: false });
       event.preventDefault();
     };
-    this.#stage.onpointerup = this.#stage.onpointercancel = () => (this.#stage.onpointermove = null);
+    this.#stage.onpointerup = this.#stage.onpointercancel = () => (isHeld = false);
     this.#grip.onkeydown = (event) => {
       if (this.#layout === "actual") return;
       const moves = {
@@ -209,14 +233,13 @@ export class CompareView extends HTMLElement {
 
   #plainFoot() {
     const full = this.#fullButton();
-    const [sides, actual] = [this.#layoutButton("sides"), this.#layoutButton("actual")];
-    this.#controls = { full, sides, actual };
+    const looks = this.#looks();
+    this.#controls = { full, ...looks };
     return element(
       "div",
       { class: "compare-foot" },
       element("p", { class: "hint", "data-t": "compare.hint", text: t("compare.hint") }),
-      sides,
-      actual,
+      ...Object.values(looks),
       full,
     );
   }
@@ -246,15 +269,15 @@ export class CompareView extends HTMLElement {
         on: { click: () => this.#stepBy((sign * after.duration) / Math.max(1, this.#frames)) },
       });
     const [last, next] = [stepper(-1), stepper(1)];
-    const [sides, actual] = [this.#layoutButton("sides"), this.#layoutButton("actual")];
+    const looks = this.#looks();
     last.hidden = next.hidden = this.#frames < 2;
-    this.#controls = { play, seek, time, sound, last, next, sides, actual, full: this.#fullButton() };
+    this.#controls = { play, seek, time, sound, last, next, ...looks, full: this.#fullButton() };
     seek.oninput = () => this.seek((Number(seek.value) / 1000) * after.duration);
     for (const event of ["play", "pause", "ended", "volumechange"])
       after.addEventListener(event, () => this.#sayState());
     for (const event of ["timeupdate", "loadedmetadata", "seeked", "ended"])
       after.addEventListener(event, () => this.#tick());
-    const foot = element("div", { class: "compare-foot tools" }, last, next, sides, actual);
+    const foot = element("div", { class: "compare-foot tools" }, last, next, ...Object.values(looks));
     return element("div", {}, element("div", { class: "player" }, play, seek, time, sound, this.#controls.full), foot);
   }
 

@@ -26,7 +26,7 @@ export class Composer extends EventTarget {
     this.#api = api;
     this.#listenForFiles();
     this.form.addEventListener("change", () => {
-      for (const pending of this.#rows.keys()) pending.settings = this.form.value;
+      for (const pending of this.#rows.keys()) pending.settings = this.form.valueFor(kindOf(pending.name));
     });
     byId("settings").addEventListener("submit", (event) => {
       event.preventDefault();
@@ -58,27 +58,28 @@ export class Composer extends EventTarget {
 
   /**
    * Restore the file of an earlier job once more.
-   * @param {any} job @param {object} settings besides those of the job @param {boolean} start at once; otherwise with what the form says
+   * @param {any} job @param {object} settings besides those of the job
+   * @param {{start: boolean, isTold?: boolean}} how `start` at once, otherwise with what the form says; whether it is said
    */
-  again(job, settings, start) {
+  again(job, settings, { start, isTold = true }) {
     const { source, name } = job;
     const pending = new PendingFile(this.#api, {
       name,
       size: source.num_bytes ?? 0,
       source: source.upload ? { upload: source.upload } : { url: source.url },
-      settings: start ? { ...job.settings, ...settings } : this.form.value,
+      settings: start ? { ...job.settings, ...settings } : this.form.valueFor(kindOf(name)),
       isWanted: start,
     });
     this.#show(pending);
     void pending.begin(null);
     if (!start) byId("settings").scrollIntoView({ block: "center" });
-    announce(t("announce.again", { name }));
+    if (isTold) announce(t("announce.again", { name }));
   }
 
   /** Take a file that lies elsewhere. @param {string} url */
   addAddress(url) {
     const name = decodeURIComponent(new URL(url).pathname.split("/").pop() || url);
-    const pending = new PendingFile(this.#api, { name, size: 0, source: { url }, settings: this.form.value });
+    const pending = new PendingFile(this.#api, { name, size: 0, source: { url }, settings: this.form.valueFor(kindOf(name)) });
     this.#show(pending);
     void pending.begin(null);
   }
@@ -103,7 +104,7 @@ export class Composer extends EventTarget {
       name: file.name,
       size: file.size,
       modified: file.lastModified,
-      settings: this.form.value,
+      settings: this.form.valueFor(kindOf(file.name)),
     });
     this.#show(pending);
     void pending.begin(file);

@@ -1,6 +1,6 @@
 // One job of the list: what it is, where it stands, and what can be done with it.
 
-import { resolve } from "./api.js";
+import { resolve, shown } from "./api.js";
 import { element, icon, setText } from "./dom.js";
 import { bytes, cost, duration, moment, number, plural, t } from "./language.js";
 import { isFinal } from "./live.js";
@@ -36,7 +36,7 @@ export class JobCard {
 
   /**
    * @param {any} job
-   * @param {{cancel: (id: string) => Promise<void>, remove: (id: string) => Promise<void>, again: (job: any, settings: object, start: boolean) => void}} acts
+   * @param {{cancel: (id: string) => Promise<void>, remove: (id: string) => Promise<void>, again: (job: any, settings: object, how: {start: boolean, isTold?: boolean}) => void, shown: () => void}} acts
    * @param {File | null} [original]
    */
   constructor(job, acts, original = null) {
@@ -45,11 +45,14 @@ export class JobCard {
     this.#original = original;
     this.node.id = `job-${job.id}`;
     const { cancel, remove, compare, retry, change, undo } = this.#parts;
-    cancel.addEventListener("click", () => this.#later("cancel", () => this.#acts.cancel(job.id)));
-    remove.addEventListener("click", () => this.#later("remove", () => this.#acts.remove(job.id)));
-    undo.addEventListener("click", () => this.#takeBack());
-    retry.addEventListener("click", () => this.#acts.again(this.#job, {}, true));
-    change.addEventListener("click", () => this.#acts.again(this.#job, {}, false));
+    cancel.addEventListener("click", () => this.#later("cancel"));
+    remove.addEventListener("click", () => this.#later("remove"));
+    undo.addEventListener("click", () => {
+      this.takeBack();
+      (this.#coming === "cancel" ? cancel : remove).focus();
+    });
+    retry.addEventListener("click", () => this.#acts.again(this.#job, {}, { start: true }));
+    change.addEventListener("click", () => this.#acts.again(this.#job, {}, { start: false }));
     compare.addEventListener("click", () => this.toggle());
     this.#parts.thumb.addEventListener("click", () => this.toggle());
     this.update(job);
@@ -64,6 +67,40 @@ export class JobCard {
   get isComparable() {
     const { before, after, result } = this.#job.links;
     return Boolean(result || (before && after));
+  }
+
+  /** Whether it is chosen, among others, for what is done with many. */
+  get isPicked() {
+    return this.#parts.pick.checked;
+  }
+
+  set isPicked(isPicked) {
+    this.#parts.pick.checked = isPicked;
+  }
+
+  /** Whether something is about to happen to it that can be taken back. */
+  get isComing() {
+    return this.#undo.isPending;
+  }
+
+  /** What can be done with it now, alone or with others. @returns {Set<"retry" | "cancel" | "remove">} */
+  get offers() {
+    const { state, cancel_requested } = this.#job;
+    if (this.isComing) return new Set();
+    if (!isFinal(this.#job)) return new Set(cancel_requested ? [] : ["cancel"]);
+    return new Set(this.#canRepeat && state !== "completed" ? ["retry", "remove"] : ["remove"]);
+  }
+
+  /** Do what was chosen for many; whoever chose it tells of it. @param {"retry" | "cancel" | "remove"} what */
+  act(what) {
+    if (what === "retry") this.#acts.again(this.#job, {}, { start: true, isTold: false });
+    else this.#later(what, { isAlone: false });
+  }
+
+  /** Do not do what was about to happen. */
+  takeBack() {
+    this.#undo.cancel();
+    this.#showActions(!isFinal(this.#job));
   }
 
   /** Show a newer state of the job, or the same one in another language. */
@@ -122,7 +159,9 @@ export class JobCard {
     const { problem, cures } = this.#parts;
     const told = this.#problem ?? this.#job.error;
     problem.hidden = !told;
-    offerCures(cures, told && this.#canRepeat ? told : null, (settings) => this.#acts.again(this.#job, settings, true));
+    offerCures(cures, told && this.#canRepeat ? told : null, (settings) =>
+      this.#acts.again(this.#job, settings, { start: true }),
+    );
     if (!told) return;
     const { title, detail, remedy } = explain(told);
     problem.replaceChildren(
@@ -162,10 +201,10 @@ export class JobCard {
     download.download = this.#job.result?.name ?? "";
     setText(download.lastElementChild, t("job.download"));
     download.setAttribute("aria-label", t("job.download_of", { name }));
-    const isComing = this.#undo.isPending;
-    const { retry, change, undo, coming } = this.#parts;
-    const { state } = this.#job;
-    retry.hidden = isComing || !this.#canRepeat || state === "completed";
+    const { isComing, offers } = this;
+    const { retry, change, undo, coming, pick } = this.#parts;
+    pick.setAttribute("aria-label", t("bulk.pick", { name }));
+    retry.hidden = !offers.has("retry");
     setText(retry.lastElementChild, t("job.retry"));
     retry.setAttribute("aria-label", t("job.retry_of", { name }));
     change.hidden = isComing || !this.#canRepeat;
@@ -175,12 +214,13 @@ export class JobCard {
     setText(coming, isComing ? t(this.#coming === "cancel" ? "job.cancel_coming" : "job.remove_coming") : "");
     setText(undo.lastElementChild, t("job.undo"));
     undo.setAttribute("aria-label", t(this.#coming === "cancel" ? "job.undo_cancel_of" : "job.undo_remove_of", { name }));
-    cancel.hidden = isComing || !isBusy || this.#job.cancel_requested;
+    cancel.hidden = !offers.has("cancel");
     setText(cancel.lastElementChild, t("job.cancel"));
     cancel.setAttribute("aria-label", t("job.cancel_of", { name }));
-    remove.hidden = isComing || isBusy;
+    remove.hidden = !offers.has("remove");
     remove.setAttribute("aria-label", t("job.remove_of", { name }));
     remove.title = t("job.remove");
+    this.#acts.shown();
   }
 
   async #showPicture() {
@@ -189,20 +229,20 @@ export class JobCard {
     const link = after ?? whole;
     const wanted = link ? "result" : "original";
     if (this.#picture === wanted || this.#picture === "result") return;
-    const source = link ? resolve(link) : await this.#originalPicture();
+    const source = link ? (after ? resolve(link) : shown(link)) : await this.#originalPicture();
     if (!source || this.#picture === "result") return;
     this.#picture = wanted;
     const isFilm = !link && kindOf(this.#job.name) === "video";
-    const shown = element(isFilm ? "video" : "img", {
+    const glimpse = element(isFilm ? "video" : "img", {
       src: source,
       alt: isFilm ? undefined : "",
       "aria-hidden": isFilm ? "true" : undefined,
       preload: "metadata",
       tabindex: isFilm ? "-1" : undefined,
     });
-    shown.addEventListener("error", () => shown.remove());
+    glimpse.addEventListener("error", () => glimpse.remove());
     this.#parts.thumb.querySelector("img, video")?.remove();
-    this.#parts.thumb.append(shown);
+    this.#parts.thumb.append(glimpse);
   }
 
   async #originalPicture() {
@@ -218,9 +258,9 @@ export class JobCard {
     const original = settings.excerpt ? null : await this.#originalPicture();
     const offers = [];
     if (links.result && original && result.media_type.startsWith("video/"))
-      offers.push({ kind: "video", before: original, after: resolve(links.result), frames: result.num_frames });
+      offers.push({ kind: "video", before: original, after: shown(links.result), frames: result.num_frames });
     if (links.result && original && SHOWN_IMAGES.has(result.media_type))
-      offers.push({ kind: "image", before: original, after: resolve(links.result) });
+      offers.push({ kind: "image", before: original, after: shown(links.result) });
     if (links.before && links.after)
       offers.push({ kind: "image", before: resolve(links.before), after: resolve(links.after) });
     const best = offers.map(({ kind, after }) => `${kind} ${new URL(after).pathname}`).join();
@@ -239,19 +279,14 @@ export class JobCard {
     view.replaceChildren(element("p", { class: "notice", text: t("compare.impossible") }));
   }
 
-  /** Do something in a few seconds, unless it is taken back. */
-  #later(what, act) {
+  /** Do something in a few seconds, unless it is taken back. @param {"cancel" | "remove"} what */
+  #later(what, { isAlone = true } = {}) {
     this.#coming = what;
     this.#problem = null;
-    this.#undo.later(() => void this.#act(act));
+    this.#undo.later(() => void this.#act(() => this.#acts[what](this.#job.id)));
+    this.#parts.coming.setAttribute("aria-live", isAlone ? "polite" : "off");
     this.#showActions(!isFinal(this.#job));
-    this.#parts.undo.focus();
-  }
-
-  #takeBack() {
-    this.#undo.cancel();
-    this.#showActions(!isFinal(this.#job));
-    (this.#coming === "cancel" ? this.#parts.cancel : this.#parts.remove).focus();
+    if (isAlone) this.#parts.undo.focus();
   }
 
   async #act(act) {
@@ -272,6 +307,7 @@ function parts() {
       element("button", { type: "button", class: `${kind} small` }, icon(name), element("span"))
     );
   const thumb = element("div", { class: "thumb" }, icon("film"));
+  const pick = /** @type {HTMLInputElement} */ (element("input", { type: "checkbox" }));
   const name = element("h3", { class: "job-name" });
   const state = element("span", { class: "state" });
   const meta = element("p", { class: "job-meta" });
@@ -308,9 +344,10 @@ function parts() {
     "li",
     { class: "job card" },
     thumb,
+    element("label", { class: "pick" }, pick),
     element("div", { class: "job-main" }, words, problem, actions),
   );
-  const made = { node, thumb, name, state, meta, live, bar, problem, compare, download, cancel, remove };
+  const made = { node, thumb, pick, name, state, meta, live, bar, problem, compare, download, cancel, remove };
   return { ...made, retry, change, undo, coming, cures, companions, report, provenance };
 }
 

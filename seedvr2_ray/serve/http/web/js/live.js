@@ -24,6 +24,8 @@ export class JobFeed extends EventTarget {
   /** Where the list goes on, or null. @type {string | null} */
   cursor = null;
   isReachable = true;
+  /** Whether the list is looked at also while nobody sees the page. */
+  looksWhileHidden = false;
   #api;
   /** @type {Map<string, EventSource>} */
   #streams = new Map();
@@ -128,7 +130,7 @@ export class JobFeed extends EventTarget {
     clearTimeout(this.#timer);
     const isFollowedWhole =
       this.#unfinished().length > 0 && this.#unfinished().every((job) => this.#streams.has(job.id));
-    if (!document.hidden && !isFollowedWhole) {
+    if ((!document.hidden || this.looksWhileHidden) && !isFollowedWhole) {
       try {
         const page = await this.#api.jobs({ limit: PAGE_JOBS });
         this.#reached(true);

@@ -2,11 +2,13 @@
 
 import { announce } from "./announce.js";
 import { Api, resolve } from "./api.js";
+import { Bulk } from "./bulk.js";
 import { Composer } from "./composer.js";
 import { byId } from "./dom.js";
 import { JobCard } from "./job-card.js";
 import { firstLanguage, number, speak, t } from "./language.js";
 import { isFinal, JobFeed } from "./live.js";
+import { Notifier } from "./notify.js";
 import { keptAs } from "./pending.js";
 import { inOneLine } from "./problem.js";
 import { Session } from "./session.js";
@@ -27,6 +29,10 @@ const feed = new JobFeed(api);
 const composer = new Composer(api);
 /** @type {Map<string, JobCard>} */
 const cards = new Map();
+const bulk = new Bulk(() => [...cards.values()].filter(({ node }) => !node.hidden));
+const notifier = new Notifier();
+notifier.addEventListener("change", () => (feed.looksWhileHidden = notifier.isOn));
+feed.looksWhileHidden = notifier.isOn;
 /** Jobs that were started on this page, with their originals; the first picture of one opens by itself. */
 const started = new Map();
 
@@ -37,7 +43,8 @@ function showJob(job) {
     const acts = {
       cancel: (id) => feed.cancel(id),
       remove: (id) => feed.remove(id),
-      again: (again, settings, start) => composer.again(again, settings, start),
+      again: (again, settings, how) => composer.again(again, settings, how),
+      shown: () => bulk.render(),
     };
     card = new JobCard(job, acts, started.get(job.id) ?? null);
     if (started.has(job.id)) card.node.classList.add("arrived");
@@ -69,16 +76,20 @@ function filter() {
   const wanted = search.value.trim().toLocaleLowerCase();
   for (const [id, card] of cards)
     card.node.hidden = !`${feed.jobs.get(id)?.name}`.toLocaleLowerCase().includes(wanted);
+  bulk.render();
 }
 search.addEventListener("input", filter);
 
 const told = new Map();
 
 /** Tell of states as they change, not of every frame. */
-function tell({ id, name, state }) {
+function tell(job) {
+  const { id, name, state } = job;
   const before = told.get(id);
   told.set(id, state);
-  if (before !== undefined && before !== state) announce(`${name}: ${t(`state.${state}`)}`);
+  if (before === undefined || before === state) return;
+  announce(`${name}: ${t(`state.${state}`)}`);
+  if (isFinal(job)) notifier.ended(job, () => cards.get(id)?.node.scrollIntoView({ block: "center" }));
 }
 
 function showTitle() {
@@ -98,6 +109,7 @@ feed.addEventListener("removed", ({ detail: id }) => {
   const hadFocus = card?.node.contains(document.activeElement);
   card?.close();
   cards.delete(id);
+  bulk.render();
   byId("empty").hidden = cards.size > 0;
   if (hadFocus) (next?.querySelector("button:not([hidden])") ?? byId("jobs-title")).focus();
 });
@@ -110,6 +122,7 @@ composer.addEventListener("started", ({ detail: { job, file } }) => {
 function showLanguage() {
   showTopBar();
   for (const card of cards.values()) card.update();
+  bulk.render();
   showSession();
 }
 

@@ -5,7 +5,7 @@ import { dropFile, keepFile, keptFile, recall, remember, renameFile } from "./st
 import { Upload } from "./upload.js";
 
 const VIDEO = ["mp4", "webm", "avi", "mov", "mkv"];
-const IMAGE = ["jpg", "jpeg", "png", "webp"];
+const IMAGE = ["jpg", "jpeg", "png", "webp", "heic", "heif", "avif", "tif", "tiff", "jp2", "jxl", "bmp"];
 const suffix = (name) => name.slice(name.lastIndexOf(".") + 1).toLowerCase();
 
 /** What a file is by its name. @param {string} name @returns {"video" | "image" | null} */
