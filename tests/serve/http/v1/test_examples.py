@@ -101,6 +101,7 @@ def test_the_program_for_runpods_sdk_runs_with_this_services_address(ingress: In
     exec(compile(program, "clients.md", "exec"), named)
     assert named["output"]["success"] is True  # type: ignore[index]
     assert named["job"].output(timeout=120)["success"] is True  # type: ignore[attr-defined]
+    named["endpoint"].rp_client.session.close()  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "python.md"], ids=lambda page: page.name)
@@ -112,6 +113,6 @@ def test_the_programs_for_our_client_run_with_this_services_address(
     monkeypatch.setenv("SEEDVR2_API_KEY", key)
     program = "\n".join(blocks(page, "python")).replace("http://127.0.0.1:8000", ingress.url)
     if page.name == "README.md":  # The second of two that write one file.
-        program = program.replace("sv.Client", 'import os; os.remove("holiday-1080p.mp4")\nsv.Client')
+        program = program.replace("with sv.Client", 'import os; os.remove("holiday-1080p.mp4")\nwith sv.Client')
     exec(compile(program, page.name, "exec"), {})
     assert (here / "holiday-1080p.mp4").exists()
