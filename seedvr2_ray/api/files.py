@@ -48,7 +48,7 @@ class Probe(MediaInfo):
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class PlannedFile:
-    """What :func:`restore` would do with a file, and what is done of it already."""
+    """What `restore` would do with a file, and what is done of it already."""
 
     outlook: Outlook
     memory: MemoryForecast | None
@@ -116,7 +116,7 @@ class RestoredFile:
 
     @property
     def report(self) -> str | None:
-        """Where the report page lies, if one was asked for; see :func:`seedvr2_ray.open_report`."""
+        """Where the report page lies, if one was asked for; see `open_report`."""
         return self.finished.report
 
     @property
@@ -166,7 +166,7 @@ def plan(
     options: LoadOptions | None = None,
     excerpt: str = "",
 ) -> PlannedFile:
-    """Say what :func:`restore` would do; finds the shots and spends nothing else.
+    """Say what `restore` would do; finds the shots and spends nothing else.
 
     Args:
         target: chooses the container by its suffix, and where an earlier run's work is looked for. It may exist.

@@ -101,7 +101,7 @@ def test_the_program_for_runpods_sdk_runs_with_this_services_address(ingress: In
     exec(compile(program, "clients.md", "exec"), named)
     assert named["output"]["success"] is True  # type: ignore[index]
     assert named["job"].output(timeout=120)["success"] is True  # type: ignore[attr-defined]
-    named["endpoint"].rp_client.session.close()  # type: ignore[attr-defined]
+    named["endpoint"].rp_client.rp_session.close()  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "python.md"], ids=lambda page: page.name)
