@@ -28,7 +28,8 @@ demo: $(VENV)/.user ## Restore the example clip into demo/ and say where the rep
 	@echo "Restoring examples/demo.mp4 into $(DEMO)/ ..."
 	@mkdir -p $(DEMO)
 	@$(BIN)/seedvr2-ray restore examples/demo.mp4 $(DEMO)/demo.mp4 --resolution x2 --overwrite
-	@$(BIN)/python examples/before_and_after.py examples/demo.mp4 $(DEMO)/demo.mp4 $(DEMO)/before_and_after.png --frame 140
+	@$(BIN)/python examples/before_and_after.py examples/demo.mp4 $(DEMO)/demo.mp4 $(DEMO)/before_and_after.png --frame 140 \
+		--part 0.14 0.3 0.47 0.64
 
 serve: $(VENV)/.user ## Start the service of serve_config.yaml on this machine; open http://127.0.0.1:8000
 	@echo "Starting the service; Ctrl-C ends it. Its page: http://127.0.0.1:8000"

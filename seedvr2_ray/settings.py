@@ -116,7 +116,7 @@ class RestoreSettings:
         return cls(**values)
 
     def to_mapping(self) -> dict[str, Any]:
-        """Return plain values that :meth:`from_mapping` takes back."""
+        """Return plain values that `from_mapping` takes back."""
         return asdict(self)
 
 

@@ -13,8 +13,8 @@ from tests.serve.http.v1.ingress import serving
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 LOCAL = [path for path in NOTEBOOKS if path.stem[:2] in ("01", "02", "05")]
 ON_RAY = [path for path in NOTEBOOKS if path.stem[:2] in ("03", "06")]
-BELOW_PUBLIC_NAMES = ("01_first_restoration", "05_inside_the_model")
-"""Those that draw what is inside."""
+BELOW_PUBLIC_NAMES = ("05_inside_the_model",)
+"""It draws what is inside."""
 
 
 def name_of(path):

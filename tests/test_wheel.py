@@ -13,6 +13,36 @@ ROOT = Path(__file__).parent.parent
 
 pytestmark = pytest.mark.slow
 
+USER_PROGRAM = """
+from pathlib import Path
+
+import seedvr2_ray as sv
+
+media: sv.Probe = sv.probe("a.mp4")
+width: int = media.video.width
+planned: sv.PlannedFile = sv.plan("a.mp4", Path("b.mp4"))
+done: sv.RestoredFile = sv.restore("a.mp4", "b.mp4", sv.RestoreSettings(model="nano"), progress=True)
+frames: sv.Frames = sv.restore(sv.read_frames("a.mp4", 0, 5), settings=sv.RestoreSettings(seed=1))
+rows: list[dict[str, object]] = list(sv.open_report(done.target).segments)
+
+
+def remote(client: sv.Client) -> Path:
+    job: sv.Job = client.wait(client.submit("a.mp4"))
+    return client.download(job, "b.mp4")
+
+
+async def later(client: sv.AsyncClient) -> str:
+    async for job in client.events("job"):
+        return job.state
+    return ""
+"""
+MISTAKES = {
+    'sv.restore("a.mp4", "b.mp4").psnr': "attr-defined",
+    'sv.RestoreSettings(modle="nano")': "call-arg",
+    'sv.restore("a.mp4")': "call-overload",
+    "sv.restor": "attr-defined",
+}
+
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
@@ -91,6 +121,9 @@ assert (files("seedvr2_ray") / "serve/http/web/index.html").is_file()
 
 
 def test_a_program_is_checked_strictly_against_the_installed_package(installed, tmp_path):
-    (tmp_path / "program.py").write_text('import seedvr2_ray as sv\n\nwidth: int = sv.probe("a.mp4").video.width\n')
-    done = python(installed, tmp_path, "-m", "mypy", "--strict", "program.py")
-    assert done.returncode == 0, done.stdout + done.stderr
+    (tmp_path / "right.py").write_text(USER_PROGRAM)
+    (tmp_path / "wrong.py").write_text("\n".join(["import seedvr2_ray as sv", *MISTAKES]))
+    done = python(installed, tmp_path, "-m", "mypy", "--strict", "right.py", "wrong.py")
+    assert "right.py" not in done.stdout and not done.stderr, done.stdout + done.stderr
+    for line, code in enumerate(MISTAKES.values(), start=2):
+        assert f"wrong.py:{line}: error:" in done.stdout and f"[{code}]" in done.stdout, done.stdout

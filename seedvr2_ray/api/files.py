@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,12 @@ from seedvr2_ray.api.progress import ProgressBar
 from seedvr2_ray.html import render_facts, render_grid
 from seedvr2_ray.media.container.info import MediaInfo, Notice
 from seedvr2_ray.media.container.probe import probe as probe_file
-from seedvr2_ray.restoration.gang.choice import ModelToLoad
-from seedvr2_ray.restoration.load import LoadOptions, find_model, identify, local_device
+from seedvr2_ray.restoration.load import LoadOptions, find_model, local_device
+from seedvr2_ray.restoration.one_file import Outlook, plan_one_file, restore_one_file
 from seedvr2_ray.restoration.planning.device_memory import look_at_device
 from seedvr2_ray.restoration.planning.forecast import MemoryForecast, forecast_memory
 from seedvr2_ray.restoration.planning.plan import Plan, Segment
-from seedvr2_ray.restoration.run import Finished, Progress, excerpt_work, prepare, require_target, restore_video
-from seedvr2_ray.restoration.work.work_folder import open_work_to_look
+from seedvr2_ray.restoration.run import Finished, Progress
 from seedvr2_ray.settings import RestoreSettings
 from seedvr2_ray.storage.location import require_source
 
@@ -47,15 +46,27 @@ class Probe(MediaInfo):
         return render_facts(Path(self.path).name, facts, below=_notices(self.preflight))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class PlannedFile:
-    """What :func:`restore` would do with a file, and what is done of it already."""
+    """What `restore` would do with a file, and what is done of it already."""
 
-    plan: Plan = field(repr=False)
-    frames_to_restore: int
-    """Overlaps included; what an earlier run committed is not among them."""
+    outlook: Outlook
     memory: MemoryForecast | None
     """On this machine; None where a few frames are all that is needed."""
+
+    def __repr__(self) -> str:
+        name = Path(str(self.summary()["source"])).name
+        return f"PlannedFile({name!r}, {self.frames_to_restore} frames to restore in {len(self.segments)} segments)"
+
+    @property
+    def plan(self) -> Plan:
+        """Shots, segments, sizes and how the master is written."""
+        return self.outlook.plan
+
+    @property
+    def frames_to_restore(self) -> int:
+        """Overlaps included; what an earlier run committed is not among them."""
+        return self.outlook.frames_to_restore
 
     @property
     def shots(self) -> tuple[int, ...]:
@@ -74,7 +85,7 @@ class PlannedFile:
 
     def summary(self) -> dict[str, Any]:
         """Return the plan in a few plain values."""
-        return {**self.plan.summary(), "frames_restored_earlier": self.plan.restored_frames - self.frames_to_restore}
+        return self.outlook.summary()
 
     def _repr_html_(self) -> str:
         values = self.summary()
@@ -105,7 +116,7 @@ class RestoredFile:
 
     @property
     def report(self) -> str | None:
-        """Where the report page lies, if one was asked for; see :func:`seedvr2_ray.open_report`."""
+        """Where the report page lies, if one was asked for; see `open_report`."""
         return self.finished.report
 
     @property
@@ -155,7 +166,7 @@ def plan(
     options: LoadOptions | None = None,
     excerpt: str = "",
 ) -> PlannedFile:
-    """Say what :func:`restore` would do; finds the shots and spends nothing else.
+    """Say what `restore` would do; finds the shots and spends nothing else.
 
     Args:
         target: chooses the container by its suffix, and where an earlier run's work is looked for. It may exist.
@@ -165,23 +176,17 @@ def plan(
         InputError: the source, the settings or the target are refused.
     """
     chosen, options = _settings(settings, excerpt), options or LoadOptions(may_download=False)
-    require_source(str(source))
-    require_target(str(source), str(target), overwrite=True)
-    excerpt_of, earlier = excerpt_work(str(source), str(target), _text(work_folder), chosen)
-    with open_work_to_look(str(target), _text(work_folder), excerpt_of=excerpt_of) as (store, workspace):
-        prepared = prepare(
-            str(source),
-            str(target),
-            chosen,
-            identify(chosen, options),
-            store=store,
-            workspace=workspace,
-            earlier=earlier,
-        )
-        num_frames = prepared.frames_to_restore
+    outlook = plan_one_file(
+        str(source),
+        str(target),
+        chosen,
+        options,
+        work_folder=_text(work_folder),
+        overwrite=True,
+    )
     device = look_at_device(local_device(options.device)).shared_by(options.num_gpus)
-    memory = forecast_memory(prepared.plan, find_model(chosen, options.device), device, gang_size=options.gpus)
-    return PlannedFile(plan=prepared.plan, frames_to_restore=num_frames, memory=memory)
+    memory = forecast_memory(outlook.plan, find_model(chosen, options.device), device, gang_size=options.gpus)
+    return PlannedFile(outlook=outlook, memory=memory)
 
 
 def restore_file(
@@ -199,24 +204,19 @@ def restore_file(
     excerpt: str = "",
 ) -> RestoredFile:
     """Restore a file; see :func:`seedvr2_ray.restore`, which is this where its source is a file."""
-    chosen, options = _settings(settings, excerpt), options or LoadOptions()
-    require_source(str(source))
-    model = ModelToLoad(chosen, options)
     with ExitStack() as stack:
         shown = stack.enter_context(ProgressBar()) if progress is True else progress or None
-        finished = restore_video(
+        finished, _ = restore_one_file(
             str(source),
             str(target),
-            chosen,
-            identify(chosen, options),
-            model.load,
+            _settings(settings, excerpt),
+            options or LoadOptions(),
             work_folder=_text(work_folder),
             keep_work=keep_work,
             overwrite=overwrite,
             report=report,
             progress=shown,
             check_cancelled=check_cancelled,
-            accept=model.accept,
         )
     return RestoredFile(finished=finished)
 

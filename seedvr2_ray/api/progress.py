@@ -9,7 +9,7 @@ from seedvr2_ray.restoration.planning.plan import Plan
 
 
 class ProgressBar:
-    """Shows the stage of a run, and how many of its frames are restored; a ``Progress`` of :func:`seedvr2_ray.restore`.
+    """Shows the stage of a run, and how many of its frames are restored; a ``Progress`` of `restore`.
 
     Used as a context manager, so that the bar ends with the run, however that ends.
     """

@@ -64,7 +64,7 @@ def restore(
     and come back as frames, with their timestamps.
 
     Args:
-        source: a path, or a URL that fsspec opens; or :class:`~seedvr2_ray.Frames`, T x 3|4 x H x W of uint8 or uint16.
+        source: a path, or a URL that fsspec opens; or `Frames`, T x 3|4 x H x W of uint8 or uint16.
         target: where the master of a file goes; its suffix chooses the container. None with frames.
         settings: what a caller may choose; by default 1080p by the best model that this machine can run.
         overwrite: replace the target if it exists.

@@ -166,7 +166,7 @@ def compare_variants(
         overwrite: replace such files.
         price_per_gpu_hour: in any currency.
         options: how this machine loads models.
-        progress: as for :func:`seedvr2_ray.restore`, of every variant.
+        progress: as for `restore`, of every variant.
 
     Raises:
         InputError: the source, the excerpt or the settings are refused.

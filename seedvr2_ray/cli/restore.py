@@ -74,13 +74,9 @@ def restore(
     settings = replace(settings, excerpt=excerpt_of(begin, end, frames))
     # torch and everything above it take seconds to import, which other commands would pay for with each start.
     from seedvr2_ray.cli.console import RunDisplay, StopSignals, show_finished
-    from seedvr2_ray.restoration.gang.choice import ModelToLoad
-    from seedvr2_ray.restoration.load import LoadOptions, identify
-    from seedvr2_ray.restoration.run import require_target, restore_video
-    from seedvr2_ray.storage.location import require_source
+    from seedvr2_ray.restoration.load import LoadOptions
+    from seedvr2_ray.restoration.one_file import restore_one_file
 
-    require_source(source)
-    require_target(source, target, overwrite=overwrite)
     options = LoadOptions(
         weights=weights_source(weights_dir, mirror),
         attention=attention,
@@ -89,25 +85,22 @@ def restore(
         gpus=gpus,
         sp_strategy=sp_strategy,
     )
-    model = ModelToLoad(settings, options)
     with RunDisplay(quiet=as_json) as display, StopSignals(display) as stop:
-        finished = restore_video(
+        finished, num_gpus = restore_one_file(
             source,
             target,
             settings,
-            identify(settings, options),
-            model.load,
+            options,
             work_folder=work,
             keep_work=keep_work,
             overwrite=overwrite,
             limits=probe_limits(max_pixels),
             max_pixels=max_pixels,
-            progress=display,
             report=report,
+            progress=display,
             check_cancelled=stop.check,
-            accept=model.accept,
         )
-    if model.num_gpus == 1:
+    if num_gpus == 1:
         _remember(finished, device)
     say(as_json, finished.summary(), partial(show_finished, finished))
 
@@ -137,43 +130,27 @@ def plan(
     """
     settings = replace(settings, excerpt=excerpt_of(begin, end, frames))
     from seedvr2_ray.cli.console import show_plan
-    from seedvr2_ray.restoration.load import LoadOptions, find_model, identify
+    from seedvr2_ray.restoration.load import LoadOptions, find_model
+    from seedvr2_ray.restoration.one_file import plan_one_file
     from seedvr2_ray.restoration.planning.estimate import estimate_time
     from seedvr2_ray.restoration.planning.forecast import forecast_memory
-    from seedvr2_ray.restoration.run import excerpt_work, prepare, require_target
-    from seedvr2_ray.restoration.work.work_folder import open_work_to_look
     from seedvr2_ray.storage.address import jsonable
-    from seedvr2_ray.storage.location import require_source
 
-    require_source(source)
-    require_target(source, target, overwrite=overwrite)
-    options = LoadOptions(weights=weights_source(weights_dir, mirror), may_download=False)
     device = device_to_plan_for(gpu, gpus)
-    whole, earlier = excerpt_work(source, target, work, settings)
-    with open_work_to_look(target, work, excerpt_of=whole) as (store, workspace):
-        prepared = prepare(
-            source,
-            target,
-            settings,
-            identify(settings, options),
-            store=store,
-            workspace=workspace,
-            limits=probe_limits(max_pixels),
-            max_pixels=max_pixels,
-            overwrite=overwrite,
-            earlier=earlier,
-        )
-        num_frames = prepared.frames_to_restore
-    made = prepared.plan
+    outlook = plan_one_file(
+        source,
+        target,
+        settings,
+        LoadOptions(weights=weights_source(weights_dir, mirror), may_download=False),
+        work_folder=work,
+        overwrite=overwrite,
+        limits=probe_limits(max_pixels),
+        max_pixels=max_pixels,
+    )
+    made, num_frames = outlook.plan, outlook.frames_to_restore
     memory = forecast_memory(made, find_model(settings), device, gang_size=gang_size)
     duration = estimate_time(made, device=device.name, num_frames=num_frames, history=history_file())
-    values = {
-        **made.summary(),
-        "frames_restored_earlier": made.restored_frames - num_frames,
-        "memory": memory,
-        "time": duration,
-        "notices": made.notices,
-    }
+    values = {**outlook.summary(), "memory": memory, "time": duration, "notices": made.notices}
     say(as_json, jsonable(values), partial(show_plan, made, num_frames, memory, duration))
 
 

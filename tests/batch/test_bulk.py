@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from seedvr2_ray.batch.bulk import BulkRequest, estimate_bulk, run_bulk
 from seedvr2_ray.batch.execution.cluster import Pool
 from seedvr2_ray.batch.execution.heartbeats import at_work, watch_run
 from seedvr2_ray.batch.manifest.manifest import ManifestSource
+from seedvr2_ray.cli.main import main
 from seedvr2_ray.errors import DeploymentError
 from seedvr2_ray.restoration.load import LoadOptions, load_restorer
 from seedvr2_ray.restoration.run import restore_video
@@ -39,6 +41,7 @@ from tests.batch.archives import (
 from tests.batch.drive import HALF_OF_SMALL_RAY
 from tests.batch.machines import PATIENCE_SECONDS, run_and_lose_machine, wait_for
 from tests.batch.restorers import TracingRestorers
+from tests.documents import PAGES, commands
 from tests.media.clips import make_clip, make_image
 
 pytestmark = [
@@ -253,6 +256,22 @@ def test_who_is_at_work_on_a_cluster_is_known_to_its_driver() -> None:
 
     with watch_run("a-run", timeout_seconds=60):
         assert set(ray.get(ray.remote(num_cpus=1)(toil_until_known).remote(60))) == {"restore"}
+
+
+@pytest.mark.usefixtures("small_ray")
+def test_the_commands_of_the_documents_run_as_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """README's restores; those of models that need a GPU are planned."""
+    (tmp_path / "videos").mkdir()
+    make_clip(tmp_path / "videos" / "a.mp4", num_frames=2)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAY_ADDRESS", "auto")  # The Ray that runs already.
+    lines = {line for page in PAGES for line in commands(page) if line.startswith("seedvr2-ray batch ")}
+    assert len(lines) == 2
+    for line in sorted(lines, key=len):
+        words = shlex.split(line)[1:]
+        assert main([*words, "--preset", "ultrafast", *(["--dry-run"] if "seedvr2-3b" in words else [])]) == 0
+    assert main(["batch", "status", "restored/.seedvr2-ray"]) == 0
+    assert Path("restored/a.mp4").exists()
 
 
 @pytest.mark.usefixtures("small_ray")

@@ -6,7 +6,7 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 import uvicorn
+from fastapi import APIRouter
 
 from seedvr2_ray.serve.config import Limits, ModelPool, ServiceConfig
 from seedvr2_ray.serve.db.database import open_database
@@ -65,6 +66,7 @@ def serving(
     runs_jobs: bool = False,
     limits: Limits | None = None,
     auth: str = "none",
+    routers: Iterable[APIRouter] = (),
     **config: Any,
 ) -> Iterator[Ingress]:
     """Run a service for as long as the block does.
@@ -73,6 +75,7 @@ def serving(
         folder: of its database, and of whatever is not told to lie elsewhere.
         data: where it keeps files; by default in the folder.
         runs_jobs: whether a runner works on what is submitted.
+        routers: of other dialects than v1.
     """
     restorers = WatchedRestorers()
     layout = StorageLayout(data=data or str(folder / "data"), scratch=str(folder / "scratch"), restorers=restorers)
@@ -89,7 +92,9 @@ def serving(
     database = open_database(f"sqlite:///{folder}/service.db")
     service = Service(settled, SECRETS, database)
     server = uvicorn.Server(
-        uvicorn.Config(create_api(service), host="127.0.0.1", port=0, log_level="warning", ws="websockets-sansio")
+        uvicorn.Config(
+            create_api(service, routers=routers), host="127.0.0.1", port=0, log_level="warning", ws="websockets-sansio"
+        )
     )
     thread = threading.Thread(target=lambda: asyncio.run(_serve(server, service, layout if runs_jobs else None)))
     thread.start()
