@@ -190,6 +190,8 @@ def test_an_archive_is_submitted_with_its_own_name_and_options(run: Run, store: 
         (("laptop-bulk", "--name", "a", "--resolutoin", "720p"), "resolutoin"),
         (("laptop-bulk", "--name", "a", "--min-workers", "many"), "should be a valid integer"),
         (("laptop-bulk", "--name", "a", "720p"), "write options of seedvr2-ray batch as --name value"),
+        (("laptop-bulk", "--name", "A_b"), "the name A_b may hold only a-z, 0-9 and -"),
+        (("h100-bulk", "--name", "a", "--gang-size", "16"), "wants 16 GPUs in one machine (--gang-size 16)"),
         (("laptop", "--name", "a"), "has no RayJob; name one for archives"),
         (("huge", "--name", "a"), "there is no overlay huge; the overlays are"),
     ],
