@@ -74,6 +74,7 @@ def operated(
         command = [sys.executable, "-m", "tests.cluster.autoscaler", cluster.address, server, NAME, NAMESPACE]
         try:
             ray.init(address=cluster.address, log_to_driver=False)
+            operator.step()
             with (
                 log.open("wb") as out,
                 subprocess.Popen(

@@ -2,7 +2,6 @@
 
 import asyncio
 import copy
-import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -12,9 +11,10 @@ import ray
 import yaml
 from ray import serve
 
-from seedvr2_ray.cli.main import main
+from seedvr2_ray.cluster.connection import connect
 from seedvr2_ray.cluster.manifests import Manifest
 from seedvr2_ray.cluster.platform_rules import service_config
+from seedvr2_ray.cluster.status import read_status
 from seedvr2_ray.restoration.lanczos import LANCZOS, LanczosRestorer
 from seedvr2_ray.restoration.run import restore_video
 from seedvr2_ray.serve.app import restorer_application
@@ -54,12 +54,12 @@ def body():
 
 
 @pytest.fixture
-def groups(tmp_path, capsys):
+def groups(tmp_path):
     """What ``cluster status`` says of a group of machines."""
 
     def look(name):
-        assert main(["cluster", "status", "--json", "--kubeconfig", str(tmp_path / "kubeconfig")]) == 0
-        (group,) = [each for each in json.loads(capsys.readouterr().out)["groups"] if each["group"] == name]
+        status = read_status(connect(kubeconfig=tmp_path / "kubeconfig", context=None, namespace="seedvr2"))
+        (group,) = [each for each in status.summary()["groups"] if each["group"] == name]
         return {key: group[key] for key in ("ready", "coming", "gpus", "waits_for")}
 
     return look
@@ -117,7 +117,6 @@ def test_a_backlog_brings_a_spot_machine_whose_loss_costs_no_byte_and_the_last_o
         ):
             serve.start(proxy_location="Disabled")
             application = restorer_application("lanczos", pool, service.config, service.layout)
-            operator.step()
             handle = serve.run(application, route_prefix=None)
             told = threads.submit(asyncio.run, story(operator, cluster, handle))
             while not told.done():
