@@ -338,7 +338,7 @@ def test_there_must_be_something_to_upgrade(run: Run) -> None:
         (
             {
                 "containerStatuses": [
-                    {"name": "ray", "state": {"waiting": {"reason": "ErrImagePull", "message": "no\ntag"}}}
+                    {"name": "ray", "state": {"waiting": {"reason": "ErrImage", "message": "no\ntag"}}}
                 ]
             },
             "ray: ErrImage: no tag",
