@@ -2,7 +2,7 @@
 
 python -m tests.cluster.real_api_server KUBE_APISERVER ETCD FOLDER
 
-Neither program is in the registries from which the tests are installed; docs/decisions/0082 says what was tried, and
+Neither program is in the registries from which the tests are installed; docs/decisions/0083 says what was tried, and
 what this trial showed.
 """
 
