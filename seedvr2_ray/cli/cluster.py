@@ -273,7 +273,7 @@ def _jobs_in_words(gauges: dict[str, float] | None) -> str:
     from seedvr2_ray.restoration.report.templates import format_duration
 
     if gauges is None:
-        return "jobs: the service does not answer"
+        return "jobs: the service does not answer through the API server"
     states = {name.removeprefix("seedvr2_jobs."): num for name, num in gauges.items() if "." in name and num}
     states.pop("queued", None)  # The queue's own gauges say more.
     at_work = [f"{num:g} {name}" for name, num in states.items()]
