@@ -19,6 +19,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import kubernetes
+import urllib3
+
 from seedvr2_ray.cli.main import main
 from seedvr2_ray.cluster.connection import KubernetesApi, connect
 from seedvr2_ray.cluster.manifests import Manifest
@@ -80,34 +83,48 @@ def kube_apiserver(program: str, etcd: str, folder: Path) -> Iterator[Path]:
         yield kubeconfig
 
 
-def _definition(group: str, version: str, kind: str, plural: str, schema: dict[str, Any]) -> Manifest:
+def _definition(group: str, version: str, kind: str, plural: str, schema: dict[str, Any]) -> dict[str, Any]:
     served = {"name": version, "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}
-    return Manifest(
-        {
-            "apiVersion": "apiextensions.k8s.io/v1",
-            "kind": "CustomResourceDefinition",
-            "metadata": {"name": f"{plural}.{group}"},
-            "spec": {
-                "group": group,
-                "scope": "Namespaced",
-                "names": {"kind": kind, "plural": plural, "singular": kind.lower(), "listKind": f"{kind}List"},
-                "versions": [{**served, "subresources": {"status": {}}}],
-            },
-        }
-    )
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{plural}.{group}"},
+        "spec": {
+            "group": group,
+            "scope": "Namespaced",
+            "names": {"kind": kind, "plural": plural, "singular": kind.lower(), "listKind": f"{kind}List"},
+            "versions": [{**served, "subresources": {"status": {}}}],
+        },
+    }
 
 
-def install_definitions(api: KubernetesApi) -> None:
+def install_definitions(kubeconfig: Path) -> None:
     """Make KubeRay's kinds and Prometheus' known, with the schemas that the package ships."""
+    client = kubernetes.config.new_client_from_config(config_file=str(kubeconfig))
+    make = kubernetes.client.ApiextensionsV1Api(client).create_custom_resource_definition
     folder = files("seedvr2_ray.cluster.schemas")
     for kind, plural in KINDS.items():
-        schema = json.loads(gzip.decompress((folder / f"{kind.lower()}.v1.json.gz").read_bytes()))
+        schema = _without_empty_defaults(
+            json.loads(gzip.decompress((folder / f"{kind.lower()}.v1.json.gz").read_bytes()))
+        )
         schema["properties"]["status"] = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
         schema["properties"]["metadata"] = {"type": "object"}
-        api.create(_definition("ray.io", "v1", kind, plural, schema))
+        make(_definition("ray.io", "v1", kind, plural, schema))
     anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
     for kind, plural in MONITORING.items():
-        api.create(_definition("monitoring.coreos.com", "v1", kind, plural, anything))
+        make(_definition("monitoring.coreos.com", "v1", kind, plural, anything))
+
+
+def _without_empty_defaults(node: Any) -> Any:
+    """Kubernetes 1.20 takes an empty string as a default for none at all, and refuses it; ours are never left out."""
+    if isinstance(node, list):
+        return [_without_empty_defaults(child) for child in node]
+    if not isinstance(node, dict):
+        return node
+    return {
+        key: "unnamed" if (key, value) == ("default", "") else _without_empty_defaults(value)
+        for key, value in node.items()
+    }
 
 
 def put_secrets(api: KubernetesApi) -> None:
@@ -128,9 +145,10 @@ def _type_in(kubeconfig: Path, *words: str) -> None:
 
 if __name__ == "__main__":
     program, etcd, where = sys.argv[1:]
+    urllib3.disable_warnings()  # The server has signed its own certificate.
     Path(where).mkdir(parents=True)
     with kube_apiserver(program, etcd, Path(where)) as kubeconfig:
-        install_definitions(connect(kubeconfig=kubeconfig, context=None, namespace="default"))
+        install_definitions(kubeconfig)
         folder = ("--folder", str(FOLDER))
         _type_in(kubeconfig, "apply", "laptop", *folder)
         put_secrets(connect(kubeconfig=kubeconfig, context=None, namespace="seedvr2"))
