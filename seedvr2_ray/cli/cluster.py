@@ -245,18 +245,12 @@ def _show_status(status: "ClusterStatus", console: Console) -> None:
             shown.add_row(*(str(cell) for cell in row))
         console.print(shown)
 
-    def number(gauges: dict[str, float] | None, name: str) -> str:
-        return "?" if gauges is None else f"{gauges.get(name, 0):g}"
-
+    if not status.services:
+        console.print("no service")
     for service in status.services:
         second = f", upgrading to {service.pending_cluster}" if service.pending_cluster else ""
         console.print(f"service {service.name} on {service.active_cluster or 'no cluster yet'}{second}", markup=False)
-        console.print(
-            f"  waiting {number(service.gauges, 'seedvr2_queue_depth')} jobs, "
-            f"oldest {number(service.gauges, 'seedvr2_queue_age_seconds')} s, "
-            f"{number(service.gauges, 'seedvr2_remaining_gpu_seconds')} device seconds left of all jobs",
-            markup=False,
-        )
+        console.print(f"  {_jobs_in_words(service.gauges)}", markup=False)
         for name, state in service.deployments.items():
             console.print(f"  {name}: {state}", markup=False)
     table(
@@ -273,3 +267,18 @@ def _show_status(status: "ClusterStatus", console: Console) -> None:
     )
     for warning in status.warnings:
         console.print(f"warning: {warning}", markup=False)
+
+
+def _jobs_in_words(gauges: dict[str, float] | None) -> str:
+    from seedvr2_ray.restoration.report.templates import format_duration
+
+    if gauges is None:
+        return "jobs: the service does not answer through the API server"
+    states = {name.removeprefix("seedvr2_jobs."): num for name, num in gauges.items() if "." in name and num}
+    states.pop("queued", None)  # The queue's own gauges say more.
+    at_work = [f"{num:g} {name}" for name, num in states.items()]
+    waiting = f"{gauges.get('seedvr2_queue_depth', 0):g} waiting"
+    if gauges.get("seedvr2_queue_depth"):
+        waiting += f" (the oldest for {format_duration(gauges.get('seedvr2_queue_age_seconds', 0))})"
+    left = format_duration(gauges.get("seedvr2_remaining_gpu_seconds", 0))
+    return f"jobs: {', '.join([waiting, *at_work])}; device time left {left}"

@@ -13,6 +13,7 @@ LONGEST_NAMES = {"RayCluster": 53, "RayService": 47, "RayJob": 47, "RayCronJob":
 _LABEL = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 _RESOURCES = ("num-cpus", "num-gpus", "memory", "resources")
 _OLDEST_WITH_TOKENS = (2, 52)
+_MANAGERS = ("ray.io/kuberay-operator", "kueue.x-k8s.io/multikueue")
 
 
 def broken_operator_rules(manifest: Manifest) -> Iterator[str]:
@@ -29,6 +30,10 @@ def broken_operator_rules(manifest: Manifest) -> Iterator[str]:
         yield f"the name {manifest.name} may hold only a-z, 0-9 and -, must begin with a letter and not end with -"
     spec = manifest.body.get("spec") or {}
     cluster = ray_cluster_of(manifest)
+    for described in (spec, cluster or {}):
+        if described.get("managedBy", _MANAGERS[0]) not in _MANAGERS:
+            yield f"managedBy is {described['managedBy']}; choose one of {', '.join(_MANAGERS)}"
+            break
     if cluster is not None:
         yield from _broken_by_cluster(cluster)
     if manifest.kind == "RayJob":
@@ -104,7 +109,13 @@ def _broken_by_job(spec: dict[str, Any]) -> Iterator[str]:
 
 
 def _broken_by_deletion(spec: dict[str, Any], *, cleans_up: bool) -> Iterator[str]:
-    rules = read_path(spec, "deletionStrategy.deletionRules") or []
+    strategy = spec.get("deletionStrategy") or {}
+    rules = strategy.get("deletionRules") or []
+    old = [key for key in ("onSuccess", "onFailure") if key in strategy]
+    if "deletionStrategy" in spec and (rules if old else not rules):
+        yield "deletionStrategy has either deletionRules or, as before, onSuccess and onFailure; keep the rules"
+    if len(old) == 1:
+        yield f"deletionStrategy has {old[0]} alone; write deletionRules instead"
     if rules and cleans_up:
         yield "deletionRules and shutdownAfterJobFinishes exclude one another; keep the rules"
     if any(rule["policy"] == "DeleteWorkers" for rule in rules) and read_path(
@@ -114,6 +125,9 @@ def _broken_by_deletion(spec: dict[str, Any], *, cleans_up: bool) -> Iterator[st
     times: dict[str, dict[str, int]] = {}
     for rule in rules:
         condition = rule["condition"]
+        if ("jobStatus" in condition) == ("jobDeploymentStatus" in condition):
+            yield f"a condition of {rule['policy']} has exactly one of jobStatus and jobDeploymentStatus; keep one"
+            continue
         state = str(condition.get("jobStatus") or condition.get("jobDeploymentStatus"))
         if rule["policy"] in times.setdefault(state, {}):
             yield f"two rules say when {rule['policy']} follows {state}; keep one"

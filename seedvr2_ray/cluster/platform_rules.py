@@ -6,6 +6,7 @@ Unlike the operator's rules these know what is inside a pod: which models there 
 import re
 import shlex
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import yaml
@@ -46,9 +47,9 @@ def service_config(manifest: Manifest) -> ServiceConfig:
 def broken_platform_rules(manifests: Sequence[Manifest]) -> Iterator[tuple[Manifest, str]]:
     """Yield every object that breaks a rule of ours, with a sentence about it."""
     for manifest in manifests:
-        if manifest.kind == "RayService":
-            for sentence in _broken_by_service(manifest):
-                yield manifest, sentence
+        found = {"RayService": _broken_by_service, "RayJob": _broken_by_archive, "RayCronJob": _broken_by_archive}
+        for sentence in found[manifest.kind](manifest) if manifest.kind in found else ():
+            yield manifest, sentence
         for pod in pods_of(manifest):
             for sentence in _broken_by_pod(pod):
                 yield manifest, sentence
@@ -62,7 +63,6 @@ def _broken_by_service(manifest: Manifest) -> Iterator[str]:
         yield str(error)
         return
     groups = (ray_cluster_of(manifest) or {}).get("workerGroupSpecs") or []
-    largest = max((gpus_of(group) for group in groups), default=0)
     for name in config.models:
         try:
             find_entry(name)
@@ -70,11 +70,7 @@ def _broken_by_service(manifest: Manifest) -> Iterator[str]:
             yield f"serveConfigV2 deploys a model that does not exist: {error}"
     for name, pool in config.pools.items():
         wanted = pool.gang_size * max(pool.num_gpus, 1.0) if pool.gang_size > 1 else pool.num_gpus
-        if wanted > largest:
-            yield (
-                f"model {name} wants {wanted:g} GPUs in one machine (gang_size {pool.gang_size}) and the largest "
-                f"machine of a group has {largest:g}; make the gang smaller or add a group of larger machines"
-            )
+        yield from _larger_than_machines(f"model {name}", wanted, f"gang_size {pool.gang_size}", groups)
     if config.default_model not in config.models:
         yield f"default_model is {config.default_model}, not among {', '.join(sorted(config.models))}; name one of them"
     longest = config.limits.stall_seconds + _GOODBYE_SECONDS
@@ -92,6 +88,32 @@ def _broken_by_service(manifest: Manifest) -> Iterator[str]:
                 f"group {group.get('groupName')} has terminationGracePeriodSeconds {grace} and a segment may take "
                 f"{longest:g} s; set at least {longest:g}, or label the group ray.io/market-type: {_SPOT}"
             )
+
+
+def _broken_by_archive(manifest: Manifest) -> Iterator[str]:
+    """What the job itself would find out only after its machines have come, if it did not wait for others for ever."""
+    cluster, words = ray_cluster_of(manifest), entrypoint_of(manifest)
+    if cluster is None:
+        return  # It runs on machines that others describe.
+    options = dict(pairwise(part for word in words for part in (word.split("=", 1) if word[:2] == "--" else [word])))
+    groups = cluster.get("workerGroupSpecs") or []
+    has_gpus = any(gpus_of(group) for group in groups)
+    try:
+        size = int(options.get("--gang-size", 1))
+        per_rank = float(options.get("--gpus-per-worker", 1.0 if has_gpus else 0.0))
+    except ValueError:
+        yield f"the entrypoint is no command of seedvr2-ray batch: {shlex.join(words)}; correct its numbers"
+        return
+    yield from _larger_than_machines("each restorer", size * per_rank, f"--gang-size {size}", groups)
+
+
+def _larger_than_machines(who: str, wanted: float, setting: str, groups: Sequence[dict[str, Any]]) -> Iterator[str]:
+    largest = max((gpus_of(group) for group in groups), default=0)
+    if wanted > largest:
+        yield (
+            f"{who} wants {wanted:g} GPUs in one machine ({setting}) and the largest machine of a group has "
+            f"{largest:g}; make the gang smaller or add a group of larger machines"
+        )
 
 
 def gpus_of(group: dict[str, Any]) -> float:

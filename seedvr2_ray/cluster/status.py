@@ -152,6 +152,16 @@ def _is_ready(pod: dict[str, Any]) -> bool:
 
 
 def _reason(pod: dict[str, Any]) -> str:
+    # What a container waits for says more than that it waits.
+    for kind in ("initContainerStatuses", "containerStatuses"):
+        for one in read_path(pod, f"status.{kind}") or []:
+            waiting = read_path(one, "state.waiting") or {}
+            if waiting.get("message"):
+                return (
+                    f"{one['name']}: {waiting.get('reason', 'waiting')}: {' '.join(waiting['message'].split())[:120]}"
+                )
+            if kind == "initContainerStatuses" and read_path(one, "state.running") is not None:
+                return f"{one['name']} is being prepared"
     for one in read_path(pod, "status.conditions") or []:
         if one["status"] == "False" and one.get("message"):
             return f"{one.get('reason', one['type'])}: {' '.join(one['message'].split())[:120]}"

@@ -190,6 +190,8 @@ def test_an_archive_is_submitted_with_its_own_name_and_options(run: Run, store: 
         (("laptop-bulk", "--name", "a", "--resolutoin", "720p"), "resolutoin"),
         (("laptop-bulk", "--name", "a", "--min-workers", "many"), "should be a valid integer"),
         (("laptop-bulk", "--name", "a", "720p"), "write options of seedvr2-ray batch as --name value"),
+        (("laptop-bulk", "--name", "A_b"), "the name A_b may hold only a-z, 0-9 and -"),
+        (("h100-bulk", "--name", "a", "--gang-size", "16"), "wants 16 GPUs in one machine (--gang-size 16)"),
         (("laptop", "--name", "a"), "has no RayJob; name one for archives"),
         (("huge", "--name", "a"), "there is no overlay huge; the overlays are"),
     ],
@@ -247,8 +249,8 @@ def test_status_shows_jobs_queue_replicas_and_machines_that_come_and_go(run: Run
         },
     )
     store.answers["seedvr2-serve-svc:8000/metrics"] = (
-        '# TYPE seedvr2_jobs gauge\nseedvr2_jobs{state="running"} 3\n'
-        "seedvr2_queue_depth 12\nseedvr2_queue_age_seconds 41\n"
+        '# TYPE seedvr2_jobs gauge\nseedvr2_jobs{state="restoring"} 3\nseedvr2_jobs{state="queued"} 12\n'
+        "seedvr2_queue_depth 12\nseedvr2_queue_age_seconds 4100.5\nseedvr2_remaining_gpu_seconds 90000\n"
     )
     code, out, _ = run("status", "--json")
     assert code == 0
@@ -258,21 +260,24 @@ def test_status_shows_jobs_queue_replicas_and_machines_that_come_and_go(run: Run
     assert group["waits_for"] == "Unschedulable: no nodes match"
     (service,) = status["services"]
     assert service["gauges"] == {
-        "seedvr2_jobs.running": 3.0,
+        "seedvr2_jobs.restoring": 3.0,
+        "seedvr2_jobs.queued": 12.0,
         "seedvr2_queue_depth": 12.0,
-        "seedvr2_queue_age_seconds": 41.0,
+        "seedvr2_queue_age_seconds": 4100.5,
+        "seedvr2_remaining_gpu_seconds": 90000.0,
     }
     assert service["deployments"] == {"restorer-seedvr2-3b": "HEALTHY"}
     code, out, _ = run("status")
     assert code == 0
-    for text in ("waiting 12 jobs", "archive-7", "RUNNING", "Unschedulable", "spot is gone", "HEALTHY"):
+    assert "jobs: 12 waiting (the oldest for 1 h 08 min), 3 restoring; device time left 25 h 00 min" in out
+    for text in ("archive-7", "RUNNING", "Unschedulable", "spot is gone", "HEALTHY"):
         assert text in out
 
 
 def test_status_says_so_where_the_service_does_not_answer(run: Run, store: Store) -> None:
     _running_service(store)
     code, out, _ = run("status")
-    assert code == 0 and "waiting ? jobs" in out and "no archives" in out
+    assert code == 0 and "jobs: the service does not answer" in out and "no archives" in out
 
 
 def test_scaling_changes_the_service_and_the_cluster_that_is_active(run: Run, store: Store) -> None:
@@ -325,6 +330,35 @@ def test_a_second_cluster_must_be_asked_for(run: Run, store: Store) -> None:
 def test_there_must_be_something_to_upgrade(run: Run) -> None:
     code, _, err = run("upgrade", "h100", *_FOLDER)
     assert code == 2 and "start it with seedvr2-ray cluster apply" in err
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [
+        (
+            {
+                "containerStatuses": [
+                    {"name": "ray", "state": {"waiting": {"reason": "ErrImage", "message": "no\ntag"}}}
+                ]
+            },
+            "ray: ErrImage: no tag",
+        ),
+        (
+            {"initContainerStatuses": [{"name": "weights", "state": {"running": {}}}]},
+            "weights is being prepared",
+        ),
+        ({"conditions": []}, "Pending"),
+    ],
+)
+def test_status_says_what_a_machine_waits_for(run: Run, store: Store, status: dict[str, Any], reason: str) -> None:
+    _running_service(store)
+    store.put("pods", _pod("a", "h100-x8", status={"phase": "Pending", **status}))
+    groups = json.loads(run("status", "--json")[1])["groups"]
+    assert [group["waits_for"] for group in groups if group["coming"]] == [reason]
+
+
+def test_status_of_an_empty_namespace_says_so(run: Run) -> None:
+    assert run("status") == (0, "no service\nno machines\nno archives\n", "")
 
 
 def test_a_jobs_log_is_that_of_the_last_pod_that_followed_it(run: Run, store: Store) -> None:

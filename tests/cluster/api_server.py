@@ -113,7 +113,7 @@ class _Endpoints(BaseHTTPRequestHandler):
                 for (kind, _), body in sorted(store.objects.items())
                 if kind == plural and _matches(body["metadata"].get("labels") or {}, wanted)
             ]
-            return json.dumps({"items": items})
+            return json.dumps({"metadata": {"resourceVersion": "1"}, "items": items})
         if self.command == "POST":
             body = json.loads(content)
             if (plural, body["metadata"]["name"]) in store.objects:

@@ -117,6 +117,16 @@ def test_variables_are_read_by_the_code_or_by_ray() -> None:
         assert f'"{name}"' in _sources(package), f"nobody reads {name}"
 
 
+def test_variables_of_the_autoscaler_are_read_by_it() -> None:
+    names = {
+        entry["name"]
+        for manifest in _of_kind("RayCluster", "RayService", "RayJob", "RayCronJob")
+        for entry in read_path(ray_cluster_of(manifest), "autoscalerOptions.env") or []
+    }
+    assert names == {"RAY_AUTOSCALER_RECONCILE_ALLOCATE_STATUS_TIMEOUT_S"}
+    assert all(f'"{name}"' in _sources("ray.autoscaler.v2") for name in names)
+
+
 def test_commands_are_ones_that_the_command_line_takes() -> None:
     command = get_command(app)
     entrypoints = [entrypoint_of(manifest) for manifest in _of_kind("RayJob", "RayCronJob")]

@@ -51,6 +51,21 @@ def test_our_manifests_keep_every_rule() -> None:
             ),
             "two rules say when DeleteCluster follows SUCCEEDED",
         ),
+        (lambda job: job["spec"].update(managedBy="us"), "managedBy is us; choose one of ray.io/kuberay-operator"),
+        (lambda job: job["spec"]["rayClusterSpec"].update(managedBy="us"), "managedBy is us"),
+        (lambda job: job["spec"]["deletionStrategy"].pop("deletionRules"), "either deletionRules or, as before"),
+        (
+            lambda job: job["spec"]["deletionStrategy"].update(onSuccess={"policy": "DeleteSelf"}),
+            "either deletionRules or, as before, onSuccess and onFailure",
+        ),
+        (
+            lambda job: job["spec"].update(deletionStrategy={"onSuccess": {"policy": "DeleteSelf"}}),
+            "has onSuccess alone",
+        ),
+        (
+            lambda job: job["spec"]["deletionStrategy"]["deletionRules"][0]["condition"].pop("jobStatus"),
+            "a condition of DeleteCluster has exactly one of jobStatus and jobDeploymentStatus",
+        ),
     ],
 )
 def test_a_job_that_the_operator_would_refuse_is_found(change: Change, complaint: str) -> None:

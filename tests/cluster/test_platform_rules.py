@@ -63,6 +63,24 @@ def test_a_service_that_does_not_fit_together_is_found(change: Change, complaint
 
 
 @pytest.mark.parametrize(
+    ("overlay", "options", "complaint"),
+    [
+        ("h100-bulk", "--gang-size=16", "each restorer wants 16 GPUs in one machine (--gang-size 16) and the largest"),
+        ("h100-bulk", "--gang-size 4 --gpus-per-worker 4", "wants 16 GPUs in one machine (--gang-size 4)"),
+        ("h100-nightly", "--gang-size 9", "the largest machine of a group has 8; make the gang smaller"),
+        ("laptop-bulk", "--gpus-per-worker 1", "the largest machine of a group has 0"),
+        ("laptop-bulk", "--gang-size two", "is no command of seedvr2-ray batch"),
+    ],
+)
+def test_an_archive_whose_gangs_fit_no_machine_is_found(overlay: str, options: str, complaint: str) -> None:
+    def change(body: dict[str, Any]) -> None:
+        job = body["spec"].get("jobTemplate") or body["spec"]
+        job["entrypoint"] = job["entrypoint"].replace("--gpus-per-worker 1", "").strip() + f" {options}"
+
+    assert complaint in _problems(overlay, "RayCronJob" if overlay == "h100-nightly" else "RayJob", change)
+
+
+@pytest.mark.parametrize(
     ("change", "complaint"),
     [
         (lambda it: it["securityContext"].pop("readOnlyRootFilesystem"), "may write to its image"),

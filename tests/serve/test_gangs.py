@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
@@ -15,9 +14,8 @@ from seedvr2_ray.restoration.run import restore_video
 from seedvr2_ray.serve.app import restorer_application
 from seedvr2_ray.serve.config import ModelPool
 from seedvr2_ray.serve.jobs import JobState
-from seedvr2_ray.serve.workers.local import LocalWorkers
-from seedvr2_ray.serve.workers.ray_handles import RayWorkers
 from tests.gang.machines import machines, wait_for
+from tests.gang.serving import running
 from tests.media import clips
 from tests.restoration.gang.row_shards import RowShards, processes_left
 from tests.serve.deployment import SETTINGS, deploy
@@ -42,18 +40,6 @@ POOL = ModelPool(
     downscale_to_zero_seconds=2,
     rank_silence_seconds=4,
 )
-
-
-class GangWorkers(LocalWorkers):
-    """Segments go to gangs in Serve, and everything else to threads of this process."""
-
-    def __init__(self, layout, handle):
-        super().__init__(layout)
-        self._gangs = RayWorkers(layout.data, handle, {"lanczos": handle})
-
-    async def restore(self, order):
-        async for item in self._gangs.restore(order):
-            yield item
 
 
 @pytest.fixture(scope="module")
@@ -95,17 +81,6 @@ def undisturbed(clip, tmp_path_factory):
     target = tmp_path_factory.mktemp("undisturbed") / "video.mp4"
     restore_video(str(clip), str(target), WHOLE, LANCZOS, LanczosRestorer, report=False)
     return target.read_bytes()
-
-
-@asynccontextmanager
-async def running(service, handle):
-    runner = service.runner(GangWorkers(service.layout, handle))
-    task = asyncio.create_task(runner.run())
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
 
 
 async def until(condition, what):
