@@ -80,6 +80,10 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 def measure(arguments: argparse.Namespace, take: Callable[[str, Any], None]) -> None:
     """Measure the parts that are asked for, one after the other on one Ray, and hand over each as it comes."""
+    if "start" in arguments.parts:  # With no other Ray beside it.
+        take("start", measure_start())
+    if set(arguments.parts) <= {"start"}:
+        return
     with running_ray() as port:
         measures: dict[str, Callable[[], list[dict[str, Any]]]] = {
             "latency": lambda: measure_latency(port, arguments.jobs),
@@ -89,10 +93,9 @@ def measure(arguments: argparse.Namespace, take: Callable[[str, Any], None]) -> 
             ),
             "uploads": lambda: measure_uploads(port, arguments.megabytes * 10**6),
             "fronts": lambda: measure_fronts(port, arguments.seconds, arguments.megabytes * 10**6),
-            "start": measure_start,
         }
         for part in PARTS:
-            if part in arguments.parts:
+            if part in arguments.parts and part in measures:
                 take(part, measures[part]())
 
 

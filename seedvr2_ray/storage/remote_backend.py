@@ -3,7 +3,7 @@
 import hashlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -179,7 +179,7 @@ class RemoteBackend:
         """
         return self._sign(path, "put_object", seconds, {"ContentLength": num_bytes})
 
-    def _sign(self, path: str, method: str, seconds: int, wanted: dict[str, object]) -> str | None:
+    def _sign(self, path: str, method: str, seconds: int, wanted: Mapping[str, object]) -> str | None:
         if not self._protocols & _S3:
             return None
         known = self._filesystem
