@@ -18,6 +18,7 @@ Results go to ``serve.json`` and ``serve.png``. Exits with 1 when a limit is mis
 import argparse
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -102,6 +103,8 @@ def measure(arguments: argparse.Namespace, take: Callable[[str, Any], None]) -> 
 def main() -> int:
     """Measure, write, draw; fail when a limit is missed."""
     arguments = parse()
+    # Ended from outside, it ends what it has started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     folder = arguments.results or results_folder()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "serve.json"
