@@ -18,6 +18,7 @@ Results go to ``serve.json`` and ``serve.png``. Exits with 1 when a limit is mis
 import argparse
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -80,6 +81,10 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 def measure(arguments: argparse.Namespace, take: Callable[[str, Any], None]) -> None:
     """Measure the parts that are asked for, one after the other on one Ray, and hand over each as it comes."""
+    if "start" in arguments.parts:  # With no other Ray beside it.
+        take("start", measure_start())
+    if set(arguments.parts) <= {"start"}:
+        return
     with running_ray() as port:
         measures: dict[str, Callable[[], list[dict[str, Any]]]] = {
             "latency": lambda: measure_latency(port, arguments.jobs),
@@ -89,16 +94,17 @@ def measure(arguments: argparse.Namespace, take: Callable[[str, Any], None]) -> 
             ),
             "uploads": lambda: measure_uploads(port, arguments.megabytes * 10**6),
             "fronts": lambda: measure_fronts(port, arguments.seconds, arguments.megabytes * 10**6),
-            "start": measure_start,
         }
         for part in PARTS:
-            if part in arguments.parts:
+            if part in arguments.parts and part in measures:
                 take(part, measures[part]())
 
 
 def main() -> int:
     """Measure, write, draw; fail when a limit is missed."""
     arguments = parse()
+    # Ended from outside, it ends what it has started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     folder = arguments.results or results_folder()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "serve.json"

@@ -35,6 +35,9 @@ from seedvr2_ray.serve.workers.storage_layout import StorageLayout
 from seedvr2_ray.storage.location import is_local
 from seedvr2_ray.storage.sources import default_scratch
 
+_ON_ONE_LOOP = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0"}
+"""The ingress waits for nothing on its loop, so it may share the one of its replica: every message of a request would
+go from one thread to the other and back."""
 _INGRESS_CPUS = 0.1
 _RUNNER_CPUS = 0.1
 _FINISHER_CPUS = 0.25
@@ -112,7 +115,7 @@ def build_with(
     ingress = serve.deployment(
         name="api",
         num_replicas=config.num_ingress_replicas,
-        ray_actor_options={"num_cpus": _INGRESS_CPUS},
+        ray_actor_options={"num_cpus": _INGRESS_CPUS, "runtime_env": {"env_vars": _ON_ONE_LOOP}},
         # Event streams and uploads stay open for long; what is too much is refused with a reason by the service.
         max_ongoing_requests=1000,
         **_HEALTH_CHECKS,
