@@ -119,3 +119,21 @@ def test_pieces_that_are_kept_no_more_are_refused() -> None:
         await relay.attach("anna", 5)
 
     run(story())
+
+
+def test_the_end_is_kept_for_somebody_who_still_reads_and_not_for_ever() -> None:
+    async def story() -> None:
+        relay = StreamRelay("anna", RelayLimits())
+        socket, _ = await relay.attach("anna", 0)
+        await relay.give(b"init")
+        await relay.finish_with({"event": "end"})
+        kept = asyncio.create_task(relay.await_fetched(5))
+        await asyncio.sleep(0.02)
+        assert not kept.done()
+        assert await relay.fetch(socket, 1) == ([b"init", {"event": "end"}], True)
+        await asyncio.wait_for(kept, 1)
+        other = StreamRelay("anna", RelayLimits())
+        await other.give(b"init")
+        await asyncio.wait_for(other.await_fetched(0.02), 1)
+
+    run(story())
