@@ -305,7 +305,7 @@ def test_a_driver_whose_head_is_killed_says_so_and_the_same_command_goes_on(
     assert driver.poll() is None
     os.kill(_head_of(driver.pid), signal.SIGKILL)
     try:
-        assert driver.wait(timeout=60) == DeploymentError.exit_code, (tmp_path / "said").read_text()
+        assert driver.wait(timeout=120) == DeploymentError.exit_code, (tmp_path / "said").read_text()
         assert "run the same command again once the head runs" in (tmp_path / "said").read_text()
         assert json.loads((job_folder(output) / "report.json").read_text())["stopped"] is True
     finally:
