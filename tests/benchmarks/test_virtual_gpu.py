@@ -3,6 +3,7 @@
 import os
 import re
 from dataclasses import asdict, dataclass, fields
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,12 @@ from benchmarks.virtual_table import (
     MODELS,
     NUM_FRAMES,
     RANK_FRAMES,
+    RANK_RUNGS,
     RUNGS,
+    SHOWN_RANKS,
     SIZES,
     memory_table,
+    rank_table,
     speed_table,
     stored_rows,
 )
@@ -134,9 +138,11 @@ def test_what_is_not_run_again_counts_as_if_it_were() -> None:
                     assert ours == theirs, (stage, field.name)
 
 
-def test_every_rung_of_both_models_is_stored_up_to_1080p_and_a_rank_of_every_gang(stored) -> None:
-    whole = {row_name(model, size, rung, NUM_FRAMES) for model in MODELS for size in SIZES[:2] for rung in RUNGS}
+def test_every_rung_of_both_models_is_stored_up_to_2160p_and_a_rank_of_every_gang(stored) -> None:
+    whole = {row_name(model, size, rung, NUM_FRAMES) for model in MODELS for size in SIZES[:4] for rung in RUNGS}
     ranks = {row_name(model, SIZES[0], 1, RANK_FRAMES, rank=rank) for model in MODELS for rank in RANKS}
+    large = product(MODELS, SIZES[2:4], RANK_RUNGS, SHOWN_RANKS)
+    ranks |= {row_name(model, size, rung, RANK_FRAMES, rank=rank) for model, size, rung, rank in large}
     assert whole | ranks <= set(stored)
 
 
@@ -149,7 +155,7 @@ def test_a_stored_plan_is_never_below_the_virtual_gpu_and_a_tenth_above_at_most(
 
 def test_the_tables_of_the_documents_are_those_of_the_stored_runs(stored) -> None:
     text = (Path(__file__).parents[2] / "docs/performance.md").read_text(encoding="utf-8")
-    for table in (memory_table(stored), speed_table(stored)):
+    for table in (memory_table(stored), rank_table(stored), speed_table(stored)):
         assert "\n".join(table) in text
 
 

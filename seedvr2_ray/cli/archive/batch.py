@@ -111,7 +111,6 @@ def batch(
     from seedvr2_ray.cli.archive.console import BulkDisplay, show_estimate, show_report
     from seedvr2_ray.restoration.load import CatalogueRestorers, LoadOptions
 
-    weights = weights_source(weights_dir, mirror)
     request = BulkRequest(
         manifest=ManifestSource(url=manifest, output=output, defaults=settings, patterns=tuple(pattern or ())),
         folder=job_folder,
@@ -125,7 +124,7 @@ def batch(
             placement_group=placement_group,
         ),
         address=address,
-        restorers=CatalogueRestorers(LoadOptions(weights=weights, attention=attention)),
+        restorers=CatalogueRestorers(LoadOptions(weights=weights_source(weights_dir, mirror), attention=attention)),
         overwrite=overwrite,
         verify=verify,
         keep_work=keep_work,

@@ -26,8 +26,8 @@ _TABLE = Path(__file__).parent / "memory_costs.json"
 _GIB = 2**30
 _WHOLE = 2**62
 """More elements than any convolution has."""
-_PICTURES_OF_ONE_FRAME = 4
-"""Colours are matched a frame at a time, with so many frames' worth of intermediate pictures."""
+_MOST_FINISHED = 1
+"""Alpha and codes of 16 bits take a picture more per frame, and matching colours as much as one frame more."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -303,7 +303,7 @@ def _step_bytes(demand: MemoryDemand, costs: MemoryCosts, knobs: ExactKnobs, ste
         num_frames = frames_for_latents(step.num_latents, demand.vae.temporal_stride)
     # Whole frames, of which each rank has some; on the way to and from its rows they exist twice.
     own_frames = -(-num_frames // demand.num_ranks)
-    pictures = costs.frame_tensors * demand.pixels * 3 * 4 * (own_frames + _PICTURES_OF_ONE_FRAME)
+    pictures = (costs.frame_tensors + _MOST_FINISHED) * demand.pixels * 3 * 4 * (own_frames + _MOST_FINISHED)
     if demand.num_ranks > 1:
         pictures += 2 * 3 * 4 * demand.vae_pixels * num_frames
     tile_clip = 0
