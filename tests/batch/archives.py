@@ -18,7 +18,8 @@ from seedvr2_ray.restoration.lanczos import LanczosRestorer
 from seedvr2_ray.restoration.run import restore_video
 from seedvr2_ray.settings import RestoreSettings
 from tests.batch.restorers import Trace, TracingRestorers
-from tests.media.clips import cut_short, make_clip, make_image
+from tests.media.clips import make_clip, make_image
+from tests.media.damaged import cut_short
 
 SETTINGS = RestoreSettings(model="lanczos", resolution="x2", segment_seconds=0.5, segment_overlap=4)
 LONG_FRAMES = 100

@@ -12,7 +12,7 @@ import pytest
 
 from seedvr2_ray.cli.main import main
 from seedvr2_ray.media.container.probe import probe
-from tests.media import clips
+from tests.media import clips, damaged
 
 FAST = ("--model", "lanczos", "--resolution", "x2", "--preset", "ultrafast", "--no-report")
 
@@ -86,7 +86,7 @@ def without_index(folder, clip):
 def cut_off(folder, clip):
     path = folder / "film.mp4"
     path.write_bytes(clip.read_bytes())
-    cut = Path(clips.cut_short(path, 0.6))
+    cut = Path(damaged.cut_short(path, 0.6))
     path.unlink()
     return cut
 
@@ -94,9 +94,9 @@ def cut_off(folder, clip):
 def corrupt(folder, clip):
     path = folder / "film.mp4"
     path.write_bytes(clip.read_bytes())
-    damaged = Path(clips.damage(path, 0.5, 2000))
+    broken = Path(damaged.damage(path, 0.5, 2000))
     path.unlink()
-    return damaged
+    return broken
 
 
 def no_frames(folder, clip):

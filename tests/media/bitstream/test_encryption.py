@@ -5,7 +5,8 @@ import pytest
 from seedvr2_ray.errors import MediaError
 from seedvr2_ray.media.bitstream.encryption import is_encrypted
 from seedvr2_ray.media.container.probe import probe
-from tests.media.clips import cut_short, make_clip
+from tests.media.clips import make_clip
+from tests.media.damaged import cut_short
 
 
 def scrambled_broadcast(path):

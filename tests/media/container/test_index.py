@@ -13,7 +13,8 @@ from seedvr2_ray.media.container.packets import scan_packets
 from seedvr2_ray.media.container.probe import probe
 from seedvr2_ray.media.container.source import open_source
 from seedvr2_ray.media.reading.decode import decode_span
-from tests.media.clips import cut_short, damage, make_clip, read_frame_number
+from tests.media.clips import make_clip, read_frame_number
+from tests.media.damaged import cut_short, damage
 
 LIMIT = 10_000
 

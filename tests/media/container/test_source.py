@@ -5,7 +5,8 @@ import pytest
 
 from seedvr2_ray.errors import DamagedMediaError
 from seedvr2_ray.media.container.probe import probe
-from tests.media.clips import cut_short, make_clip
+from tests.media.clips import make_clip
+from tests.media.damaged import cut_short
 
 TRAILERS = {
     "dashcam": b"&&&& $GPRMC,000000.00,A,0000.0000,N\r\n" * 20,

@@ -15,7 +15,8 @@ from seedvr2_ray.media.container.probe import probe
 from seedvr2_ray.media.picture.colour import LUMA_WEIGHTS, MATRICES
 from seedvr2_ray.media.picture.pixels import PixelReader
 from seedvr2_ray.media.reading.decode import decode_span, decode_thumbnails
-from tests.media.clips import cut_short, damage, make_clip, make_image, read_frame_number
+from tests.media.clips import make_clip, make_image, read_frame_number
+from tests.media.damaged import cut_short, damage
 
 
 def yuv_to_rgb_matrix(matrix):

@@ -19,7 +19,8 @@ from seedvr2_ray.media.reading.decode import decode_thumbnails
 from seedvr2_ray.media.reading.proof import Proof, ProofMaker, picture_crc, proof_from_bytes
 from seedvr2_ray.media.reading.seek import find_frames
 from tests.media.bitstream.in_band import make_changing_clip
-from tests.media.clips import damage, make_clip
+from tests.media.clips import make_clip
+from tests.media.damaged import damage
 
 
 def look(media, *, salvage=False):

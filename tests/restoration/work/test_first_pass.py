@@ -15,7 +15,8 @@ from seedvr2_ray.restoration.work.segment import restore_segment
 from seedvr2_ray.settings import RestoreSettings
 from seedvr2_ray.storage.commits import CommitStore
 from tests.media.bitstream.in_band import make_changing_clip
-from tests.media.clips import damage, make_clip, make_image
+from tests.media.clips import make_clip, make_image
+from tests.media.damaged import damage
 
 SETTINGS = RestoreSettings(model="lanczos", resolution="x1", segment_seconds=0.5, segment_overlap=4, preset="ultrafast")
 

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tests.media import clips
+from tests.media import clips, damaged
 from tests.serve.deployment import deploy
 from tests.serve.http.web.page_driver import PageDriver, open_tab
 from tests.serve.http_service import HttpService, served
@@ -62,7 +62,7 @@ def troubled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     clips.make_clip(folder / "whole.mkv", num_frames=48, size=(64, 48))
     clips.make_clip(folder / "woven.mp4", num_frames=12, size=(64, 48), interlaced=True)
     return {
-        "Restore what can be read": Path(clips.cut_short(folder / "whole.mkv", 0.6)),
+        "Restore what can be read": Path(damaged.cut_short(folder / "whole.mkv", 0.6)),
         "Merge the fields": folder / "woven.mp4",
     }
 
