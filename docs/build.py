@@ -46,7 +46,8 @@ def _lay_out_notebooks(folder: Path) -> None:
         for name, data in resources.get("outputs", {}).items():
             (folder / f"{path.stem}-{name}").write_bytes(data)
             text = text.replace(f"({name})", f"({path.stem}-{name})")
-        (folder / f"{path.stem}.md").write_text(text)
+        # Seen from the notebooks, the pages lie in a folder beside them.
+        (folder / f"{path.stem}.md").write_text(text.replace("](../docs/", "](../"))
 
 
 def _take_figure(name: str, page: Path) -> str:

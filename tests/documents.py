@@ -48,11 +48,11 @@ def commands_in_prose(path: Path) -> list[str]:
 
 def make_cheap(patch: pytest.MonkeyPatch) -> None:
     """Let programs of the documents restore without a model and at the source's size, unless they say otherwise."""
-    cheap = partial(RestoreSettings, resolution="x1", preset="ultrafast")
+    cheap = partial(RestoreSettings, model="lanczos", resolution="x1", preset="ultrafast")
     restore = sv.restore
 
     def restored(source: Any, target: Any = None, settings: Any = None, **options: Any) -> Any:
-        return restore(source, target, settings or cheap(model="lanczos"), **options)
+        return restore(source, target, settings or cheap(), **options)
 
     patch.setattr(sv, "restore", restored)
     patch.setattr(sv, "RestoreSettings", cheap)

@@ -22,6 +22,11 @@ def test_every_public_name_is_there_and_says_what_it_is():
         assert name in dir(sv)
 
 
+def test_every_public_function_says_what_it_refuses():
+    functions = [name for name in sv.__all__ if name.islower() and not name.startswith("__")]
+    assert [name for name in functions if "Raises:" not in getattr(sv, name).__doc__] == []
+
+
 def test_a_name_that_is_none_is_said_as_python_says_it():
     with pytest.raises(AttributeError, match="module 'seedvr2_ray' has no attribute 'restor'"):
         _ = sv.restor

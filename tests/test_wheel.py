@@ -123,7 +123,12 @@ assert (files("seedvr2_ray") / "serve/http/web/index.html").is_file()
 def test_a_program_is_checked_strictly_against_the_installed_package(installed, tmp_path):
     (tmp_path / "right.py").write_text(USER_PROGRAM)
     (tmp_path / "wrong.py").write_text("\n".join(["import seedvr2_ray as sv", *MISTAKES]))
-    done = python(installed, tmp_path, "-m", "mypy", "--strict", "right.py", "wrong.py")
+    # What others' libraries declare is theirs, and takes a minute to read.
+    others = ",".join(
+        f"{name}.*" for name in ("torch", "ray", "av", "numpy", "fastapi", "sqlalchemy", "PIL", "pyarrow")
+    )
+    (tmp_path / "mypy.ini").write_text(f"[mypy]\nstrict = True\n[mypy-{others}]\nfollow_imports = skip\n")
+    done = python(installed, tmp_path, "-m", "mypy", "right.py", "wrong.py")
     assert "right.py" not in done.stdout and not done.stderr, done.stdout + done.stderr
     for line, code in enumerate(MISTAKES.values(), start=2):
         assert f"wrong.py:{line}: error:" in done.stdout and f"[{code}]" in done.stdout, done.stdout

@@ -198,8 +198,17 @@ def spread_frames(before: FileName | Frames, after: FileName | Frames, count: in
 
 
 def contact_sheet(before: Frames, after: Frames, number: int = 0) -> bytes:
-    """Return a PNG file with one frame before and after, side by side and labelled."""
-    return side_by_side(before.data_TCHW[number], after.data_TCHW[number])
+    """Return a PNG file with one frame before and after, side by side and labelled.
+
+    Args:
+        before: T x 3|4 x H x W; shown at the size of ``after``, enlarged bicubically.
+        after: the same frames, restored.
+        number: which of them, from 0.
+
+    Raises:
+        InputError: one of them has no such frame.
+    """
+    return side_by_side(*(Version(frames)[number].data_TCHW[0] for frames in (before, after)))
 
 
 class Version:

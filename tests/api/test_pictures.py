@@ -47,6 +47,8 @@ def test_a_comparison_has_a_slider_and_figures_for_every_frame(clip):
     assert compared._repr_html_().count("type='range'") == 2
     assert len(repr(compared)) < 400
     assert sv.contact_sheet(before, before).startswith(b"\x89PNG")
+    with pytest.raises(sv.InputError, match="there are frames 0 to 3, and no frame 4"):
+        sv.contact_sheet(before, before, 4)
 
 
 def test_what_is_no_version_of_the_same_video_is_refused(clip):
