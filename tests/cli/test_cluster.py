@@ -84,7 +84,7 @@ def test_applying_stores_every_object_and_namespaces_first(run: Run, store: Stor
     assert code == 0
     changed = [request for request in store.requests if request.startswith("PATCH")]
     assert changed[0] == "PATCH /api/v1/namespaces/seedvr2"
-    assert len(changed) == len(manifests("laptop"))
+    assert len(changed) == 2 * len(manifests("laptop")), "every object is tried before the first is stored"
     assert store.objects["rayservices", "seedvr2"]["spec"] == the("RayService", manifests("laptop"))["spec"]
 
 
@@ -129,6 +129,7 @@ def test_no_permission_is_one_sentence(run: Run, store: Store) -> None:
     store.forbidden.add(("PATCH", "rayservices"))
     code, _, err = run("apply", "laptop", *_FOLDER)
     assert code == 6 and "\n" not in err
+    assert {kind for kind, _ in store.objects} == {"secrets"}, "nothing was changed"
     assert "you may not apply RayService seedvr2 in namespace seedvr2" in err and "ask for a role" in err
 
 
@@ -237,6 +238,7 @@ def test_status_shows_jobs_queue_replicas_and_machines_that_come_and_go(run: Run
     store.put("pods", _pod("a", "h100-x8", status=ready))
     store.put("pods", _pod("b", "h100-x8", status=waits))
     store.put("pods", _pod("c", "h100-x8", status=ready, metadata={"deletionTimestamp": "2026-01-01T00:00:00Z"}))
+    store.put("rayclusters", {"metadata": {"name": "fleet"}, "spec": the("RayCluster", manifests("h100"))["spec"]})
     store.put("rayjobs", {"metadata": {"name": "archive-7"}, "status": {"jobStatus": "RUNNING", "failed": 1}})
     store.put(
         "events",
@@ -258,6 +260,7 @@ def test_status_shows_jobs_queue_replicas_and_machines_that_come_and_go(run: Run
     (group,) = [one for one in status["groups"] if one["group"] == "h100-x8"]
     assert (group["ready"], group["coming"], group["going"], group["gpus"]) == (1, 1, 1, 8.0)
     assert group["waits_for"] == "Unschedulable: no nodes match"
+    assert {one["cluster"] for one in status["groups"]} == {"seedvr2-abc"}, "a paused cluster is left out"
     (service,) = status["services"]
     assert service["gauges"] == {
         "seedvr2_jobs.restoring": 3.0,
