@@ -134,10 +134,25 @@ def test_no_permission_is_one_sentence(run: Run, store: Store) -> None:
 
 
 def test_a_field_that_somebody_else_owns_is_kept_unless_forced(run: Run, store: Store) -> None:
-    store.conflicting.add(("deployments", "seedvr2-redis"))
+    store.conflicting["deployments", "seedvr2-redis"] = "helm"
     code, _, err = run("apply", "laptop", *_FOLDER)
     assert code == 2 and 'conflict with "helm"' in err and "--force" in err
     assert run("apply", "laptop", "--force", *_FOLDER)[0] == 0
+
+
+def test_what_scaling_has_set_is_no_obstacle_to_an_upgrade(run: Run, store: Store) -> None:
+    _running_service(store)
+    spec = store.objects["rayservices", "seedvr2"]["spec"]
+    spec["serveConfigV2"] = spec["serveConfigV2"].replace("max_replicas: 64", "max_replicas: 8")
+    store.conflicting["rayservices", "seedvr2"] = "seedvr2-ray"
+    assert run("upgrade", "h100", *_FOLDER) == (0, "RayService seedvr2: in place\n", "")
+
+
+def test_what_cannot_be_changed_any_more_is_one_sentence_and_nothing_else_is_changed(run: Run, store: Store) -> None:
+    store.immutable.add(("persistentvolumeclaims", "seedvr2-data"))
+    code, _, err = run("apply", "laptop", *_FOLDER)
+    assert code == 2 and "cannot be changed once it is made; delete the object that is there" in err
+    assert {kind for kind, _ in store.objects} == {"secrets"}
 
 
 def test_a_namespace_that_is_not_there_is_one_sentence(run: Run, store: Store) -> None:
