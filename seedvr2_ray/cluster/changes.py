@@ -20,7 +20,9 @@ _FIRST = ("Namespace", "PriorityClass", "ServiceAccount", "PersistentVolumeClaim
 def apply_all(
     api: KubernetesApi, manifests: Sequence[Manifest], *, dry_run: bool, force: bool = False
 ) -> list[Manifest]:
-    """Send rendered objects, those first that others need; nothing is sent unless all are valid and secrets are there.
+    """Send rendered objects, those first that others need.
+
+    Nothing is changed unless all are valid, secrets are there, and the server would take every object.
 
     Raises:
         SettingsError: an object is not valid.
@@ -29,8 +31,9 @@ def apply_all(
     require_valid(manifests)
     require_secrets(api, manifests)
     ordered = sorted(manifests, key=lambda it: _FIRST.index(it.kind) if it.kind in _FIRST else len(_FIRST))
-    for manifest in ordered:
-        api.apply(manifest, dry_run=dry_run, force=force)
+    for only_tries in (True,) if dry_run else (True, False):
+        for manifest in ordered:
+            api.apply(manifest, dry_run=only_tries, force=force)
     return ordered
 
 

@@ -1,6 +1,7 @@
 """A Kubernetes API server, behind six verbs whose errors are sentences. Nothing else in the package talks to one."""
 
 import json
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -60,13 +61,25 @@ class KubernetesApi:
     def apply(self, manifest: Manifest, *, dry_run: bool = False, force: bool = False) -> None:
         """Make an object, or bring the one that is there up to date (server-side apply).
 
+        What :meth:`patch` has set counts as somebody else's for the server; it is ours and is taken over.
+
         Args:
             dry_run: let the server check everything and store nothing.
             force: take over fields that somebody else has set.
         """
         path = self._path(manifest.api_version, manifest.kind, manifest.name)
-        query = {**_query(dry_run=dry_run), "force": "true" if force else "false"}
-        self._call("PATCH", path, f"apply {manifest.label}", query=query, body=manifest.body, content=_APPLY)
+        intent, query = f"apply {manifest.label}", _query(dry_run=dry_run)
+
+        def send(*, forced: bool) -> None:
+            forcing = {**query, "force": "true" if forced else "false"}
+            self._call("PATCH", path, intent, query=forcing, body=manifest.body, content=_APPLY)
+
+        try:
+            send(forced=force)
+        except InputError as error:
+            if set(re.findall(r'conflicts? with "([^"]+)"', str(error))) != {FIELD_MANAGER}:
+                raise
+            send(forced=True)
 
     def patch(self, api_version: str, kind: str, name: str, operations: list[dict[str, Any]]) -> None:
         """Change an object by operations of a JSON patch; a ``test`` that fails changes nothing."""
@@ -149,6 +162,11 @@ class KubernetesApi:
                 )
             case 409:
                 return InputError(f"cannot {intent} {where}: {said}; choose another name, or pass --force to apply")
+            case 422 if "immutable" in said:
+                return SettingsError(
+                    f"cannot {intent} {where}: part of it cannot be changed once it is made; delete the object that is "
+                    "there, or name the one you want differently"
+                )
             case 400 | 422:
                 return SettingsError(f"the cluster refuses to {intent} {where}: {said}")
             case _:

@@ -83,7 +83,8 @@ def read_status(api: KubernetesApi) -> ClusterStatus:
     return ClusterStatus(
         namespace=api.namespace,
         services=[_service(api, body) for body in services],
-        groups=[state for body in clusters for state in _groups(body, pods)],
+        # One that is paused, as ``fleet`` is, has no machines and will not have any.
+        groups=[state for body in clusters if not read_path(body, "spec.suspend") for state in _groups(body, pods)],
         jobs=[_job(body) for body in jobs],
         warnings=[_warning(event) for event in events[-5:]],
     )

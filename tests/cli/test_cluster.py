@@ -84,7 +84,7 @@ def test_applying_stores_every_object_and_namespaces_first(run: Run, store: Stor
     assert code == 0
     changed = [request for request in store.requests if request.startswith("PATCH")]
     assert changed[0] == "PATCH /api/v1/namespaces/seedvr2"
-    assert len(changed) == len(manifests("laptop"))
+    assert len(changed) == 2 * len(manifests("laptop")), "every object is tried before the first is stored"
     assert store.objects["rayservices", "seedvr2"]["spec"] == the("RayService", manifests("laptop"))["spec"]
 
 
@@ -129,14 +129,30 @@ def test_no_permission_is_one_sentence(run: Run, store: Store) -> None:
     store.forbidden.add(("PATCH", "rayservices"))
     code, _, err = run("apply", "laptop", *_FOLDER)
     assert code == 6 and "\n" not in err
+    assert {kind for kind, _ in store.objects} == {"secrets"}, "nothing was changed"
     assert "you may not apply RayService seedvr2 in namespace seedvr2" in err and "ask for a role" in err
 
 
 def test_a_field_that_somebody_else_owns_is_kept_unless_forced(run: Run, store: Store) -> None:
-    store.conflicting.add(("deployments", "seedvr2-redis"))
+    store.conflicting["deployments", "seedvr2-redis"] = "helm"
     code, _, err = run("apply", "laptop", *_FOLDER)
     assert code == 2 and 'conflict with "helm"' in err and "--force" in err
     assert run("apply", "laptop", "--force", *_FOLDER)[0] == 0
+
+
+def test_what_scaling_has_set_is_no_obstacle_to_an_upgrade(run: Run, store: Store) -> None:
+    _running_service(store)
+    spec = store.objects["rayservices", "seedvr2"]["spec"]
+    spec["serveConfigV2"] = spec["serveConfigV2"].replace("max_replicas: 64", "max_replicas: 8")
+    store.conflicting["rayservices", "seedvr2"] = "seedvr2-ray"
+    assert run("upgrade", "h100", *_FOLDER) == (0, "RayService seedvr2: in place\n", "")
+
+
+def test_what_cannot_be_changed_any_more_is_one_sentence_and_nothing_else_is_changed(run: Run, store: Store) -> None:
+    store.immutable.add(("persistentvolumeclaims", "seedvr2-data"))
+    code, _, err = run("apply", "laptop", *_FOLDER)
+    assert code == 2 and "cannot be changed once it is made; delete the object that is there" in err
+    assert {kind for kind, _ in store.objects} == {"secrets"}
 
 
 def test_a_namespace_that_is_not_there_is_one_sentence(run: Run, store: Store) -> None:
@@ -237,6 +253,7 @@ def test_status_shows_jobs_queue_replicas_and_machines_that_come_and_go(run: Run
     store.put("pods", _pod("a", "h100-x8", status=ready))
     store.put("pods", _pod("b", "h100-x8", status=waits))
     store.put("pods", _pod("c", "h100-x8", status=ready, metadata={"deletionTimestamp": "2026-01-01T00:00:00Z"}))
+    store.put("rayclusters", {"metadata": {"name": "fleet"}, "spec": the("RayCluster", manifests("h100"))["spec"]})
     store.put("rayjobs", {"metadata": {"name": "archive-7"}, "status": {"jobStatus": "RUNNING", "failed": 1}})
     store.put(
         "events",
@@ -258,6 +275,7 @@ def test_status_shows_jobs_queue_replicas_and_machines_that_come_and_go(run: Run
     (group,) = [one for one in status["groups"] if one["group"] == "h100-x8"]
     assert (group["ready"], group["coming"], group["going"], group["gpus"]) == (1, 1, 1, 8.0)
     assert group["waits_for"] == "Unschedulable: no nodes match"
+    assert {one["cluster"] for one in status["groups"]} == {"seedvr2-abc"}, "a paused cluster is left out"
     (service,) = status["services"]
     assert service["gauges"] == {
         "seedvr2_jobs.restoring": 3.0,

@@ -32,8 +32,10 @@ class Store:
     namespaces: set[str] = field(default_factory=lambda: {"seedvr2"})
     forbidden: set[tuple[str, str]] = field(default_factory=set)
     """Methods and plurals that callers may not use."""
-    conflicting: set[tuple[str, str]] = field(default_factory=set)
-    """Plurals and names of which somebody else owns a field."""
+    conflicting: dict[tuple[str, str], str] = field(default_factory=dict)
+    """Who owns a field, by plural and name."""
+    immutable: set[tuple[str, str]] = field(default_factory=set)
+    """Plurals and names of what cannot be changed any more."""
     logs: dict[str, str] = field(default_factory=dict)
     answers: dict[str, str] = field(default_factory=dict)
     """What services answer, by ``name:port/path``."""
@@ -124,7 +126,14 @@ class _Endpoints(BaseHTTPRequestHandler):
         assert name is not None
         if self.command == "PATCH" and self.headers["Content-Type"].startswith("application/apply-patch"):
             if (plural, name) in store.conflicting and query.get("force") != "true":
-                raise _Refused(409, "Conflict", 'Apply failed with 1 conflict: conflict with "helm": .spec.replicas')
+                owner = store.conflicting[plural, name]
+                raise _Refused(
+                    409, "Conflict", f'Apply failed with 1 conflict: conflict with "{owner}": .spec.replicas'
+                )
+            if (plural, name) in store.immutable:
+                raise _Refused(
+                    422, "Invalid", f"{name} is invalid: spec.template: PodTemplate{{...}}: field is immutable"
+                )
             body = yaml.safe_load(content)
             if keeps:
                 store.put(plural, body)
