@@ -55,7 +55,9 @@ def test_a_file_is_planned_for_the_gangs_that_the_job_will_have(shard: Shard, jo
     assert shared["memory_bytes"] < 0.9 * alone["memory_bytes"]
     # Processes of a CPU have a part of its memory each.
     (cramped,) = estimates_of(shard, job, NANO, a_device(300 << 20).shared_by(2), 2)
-    assert (cramped["state"], "0.1 GiB can be used" in cramped["error"]) == ("refused", True)
+    assert cramped["state"] == "refused" and "GiB can be used" in cramped["error"], cramped
+    (roomy,) = estimates_of(shard, job, NANO, a_device(300 << 20), 1)
+    assert roomy["state"] == "planned", roomy
     (absent,) = estimates_of(shard, job, NANO, machine, 4)
     assert "there are 2" in absent["error"]
 
