@@ -14,6 +14,7 @@ def _loaded(module: str, names: tuple[str, ...]) -> str:
     return run.stdout.strip()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "module",
     [

@@ -64,6 +64,7 @@ def test_every_page_is_in_the_navigation_and_reads_as_prose(pages: dict[Path, _P
     assert (build.SITE / "notebooks" / "01_first_restoration.html").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", generate.pages(), ids=lambda path: path.relative_to(generate.DOCS).as_posix())
 def test_generated_pages_say_what_the_code_says_now(path: Path) -> None:
     assert path.read_text() == generate.pages()[path], "run: python -m docs.generate"

@@ -37,6 +37,7 @@ def test_a_plan_is_drawn_with_every_shot_and_segment(clip, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_file_is_restored_with_its_report(restored):
     assert sv.probe(restored.target).video.width == 128
     assert restored.report is not None and restored.report.endswith(".html")
@@ -80,6 +81,7 @@ class Heard:
         self.frames += num_frames
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on(clip, tmp_path):
     class Stop(Exception):
         pass
@@ -99,6 +101,7 @@ def test_a_run_that_was_stopped_goes_on(clip, tmp_path):
     assert done.summary()["frames_restored_now"] == left.frames_to_restore
 
 
+@pytest.mark.slow
 def test_progress_is_told_and_a_bar_shows_it(clip, tmp_path, capsys):
     heard = Heard()
     sv.restore(clip, tmp_path / "a.mp4", SETTINGS, report=False, progress=heard)

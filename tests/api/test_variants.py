@@ -22,6 +22,7 @@ def versions(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_an_excerpt_and_the_whole_are_compared_where_they_show_the_same_moment(versions):
     compared = sv.compare(versions / "part.mkv", versions / "whole.mkv", [0, 7, 11])
     assert [each.psnr for each in compared.frames] == [100.0] * 3
@@ -46,6 +47,7 @@ def test_a_comparison_is_saved_as_one_page_with_a_slider_per_frame(versions, tmp
     assert not re.search(r"(src|href)=\"(?!data:)", page)
 
 
+@pytest.mark.slow
 def test_every_variant_is_the_same_excerpt_and_says_what_the_whole_would_take(versions, tmp_path):
     settings = {
         "small": sv.RestoreSettings(model="lanczos", resolution="x1", segment_seconds=0.5, segment_overlap=4),
@@ -70,6 +72,7 @@ def test_every_variant_is_the_same_excerpt_and_says_what_the_whole_would_take(ve
     assert "the whole would cost" in page
 
 
+@pytest.mark.slow
 def test_variants_leave_nothing_where_no_folder_is_named_and_begin_in_the_middle(versions):
     before = sorted(versions.iterdir())
     found = sv.compare_variants(versions / "film.mkv", {"one": LOSSLESS})

@@ -59,6 +59,7 @@ def test_the_same_fleet_twice_is_the_same(archive):
     assert simulate(archive, 64, QUIET, is_spot=True) == simulate(archive, 64, QUIET, is_spot=True)
 
 
+@pytest.mark.slow
 def test_more_gpus_are_faster_until_another_stage_bends(archive):
     small, large = (simulate(archive, num_gpus, QUIET, is_spot=False) for num_gpus in (64, 256))
     assert large.days < small.days / 2

@@ -105,6 +105,7 @@ def test_live_bytes_syncs_and_copies_are_counted() -> None:
     assert (sum(stage.to_host.values()), sum(stage.to_device.values())) == (4000, 40)
 
 
+@pytest.mark.slow
 def test_tensors_of_both_sides_are_an_error_and_a_full_device_too() -> None:
     device = virtual_device()
     with counting(limit_bytes=5000), pytest.raises(RuntimeError, match="same device"):

@@ -312,6 +312,7 @@ def test_a_named_work_folder_loses_nothing_but_the_work(clip, run, tmp_path):
     assert len(list(work.iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_a_plan_needs_no_weights_and_says_what_it_will_take(clip, run, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *names, **options: None)
     arguments = ("plan", clip, tmp_path / "out.mp4", "--model", "seedvr2-3b", "--resolution", "x2")

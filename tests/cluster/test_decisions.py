@@ -138,6 +138,7 @@ def _replicas(overlay: str, model: str, num: int) -> list[dict[str, float]]:
     return [{"GPU": pool.num_gpus, "CPU": pool.num_cpus}] * num
 
 
+@pytest.mark.slow
 def test_ray_sees_the_machines_that_a_manifest_means() -> None:
     for overlay, manifest in every_manifest():
         spec = ray_cluster_of(manifest)
@@ -156,6 +157,7 @@ def test_nothing_that_waits_asks_for_no_machine(scaled: Any) -> None:
     assert scaled("h100-spot", MANY).pods() == {CPU: 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num", "machines"), [(1, 1), (8, 1), (9, 2), (24, 3)])
 def test_replicas_that_wait_bring_as_many_spot_machines_as_they_fill(scaled: Any, num: int, machines: int) -> None:
     cluster = scaled("h100-spot", MANY)
@@ -163,6 +165,7 @@ def test_replicas_that_wait_bring_as_many_spot_machines_as_they_fill(scaled: Any
     assert cluster.pods(rounds=3) == {CPU: 1, SPOT: machines}
 
 
+@pytest.mark.slow
 def test_there_are_never_more_machines_than_the_groups_may_have(scaled: Any) -> None:
     cluster = scaled("h100-spot", MANY)
     cluster.gcs.waiting = _replicas("h100-spot", "seedvr2-3b", 999)
@@ -188,6 +191,7 @@ def test_a_spot_machine_that_does_not_come_is_replaced_by_one_on_demand(
     assert cluster.pods() == {CPU: 1, ON_DEMAND: 1}
 
 
+@pytest.mark.slow
 def test_a_machine_without_work_is_drained_before_it_is_given_back(scaled: Any) -> None:
     cluster = scaled("h100-spot", MANY)
     cluster.gcs.waiting = _replicas("h100-spot", "seedvr2-3b", 1)

@@ -24,6 +24,7 @@ def _kubectl() -> str | None:
     return found if version is not None and int(version[1]) >= 5 else None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_kubectl_renders_the_same_objects(overlay: str) -> None:
     kubectl = _kubectl()

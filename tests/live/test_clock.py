@@ -25,6 +25,7 @@ def place_all(clock: StreamClock, items: list[tuple[str, Fraction]]) -> list[tup
     return [(track, at, clock.place(track, at, FRAME if track == "video" else PACKET)) for track, at in items]
 
 
+@pytest.mark.slow
 def test_five_minutes_with_jumps_and_restarts_keep_sound_and_picture_in_step() -> None:
     clock = StreamClock()
     placed: list[tuple[str, Fraction, Fraction]] = []

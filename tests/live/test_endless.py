@@ -32,6 +32,7 @@ def times_out(endless: EndlessRestorer, num_frames: int) -> list[int]:
     return [pts for batch in endless.restore(frames_of(num_frames), GEOMETRY) for pts in batch.pts]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["lanczos", "nano"])
 def test_every_length_from_1_to_60_comes_out_whole(model: str) -> None:
     restorer = LanczosRestorer() if model == "lanczos" else ChunkedRestorer()

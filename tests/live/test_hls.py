@@ -35,6 +35,7 @@ def test_a_player_is_told_the_codecs(fragmented: bytes) -> None:
     assert re.fullmatch(r"avc1\.[0-9a-f]{6},mp4a\.40\.2", codecs_of(init.data))
 
 
+@pytest.mark.slow
 def test_every_file_that_the_playlist_names_is_there_and_whole(tmp_path: Path) -> None:
     folder = HlsFolder(str(tmp_path / "hls"), 0.25, 2)
     run_session(bytes_opener(stream_bytes(150)), folder, kind="hls")

@@ -142,6 +142,7 @@ def test_an_address_that_nobody_can_connect_to_is_refused() -> None:
         parse_input("udp://127.0.0.1:5000", listens=True)
 
 
+@pytest.mark.slow
 def test_nobody_who_sends_is_said_in_one_sentence() -> None:
     opener = AddressOpener(parse_input(f"udp://127.0.0.1:{free_port()}"), wait_seconds=0.1)
     with pytest.raises(MediaError, match="nothing came from udp://.* in time; start the sender first"):

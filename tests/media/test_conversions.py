@@ -19,6 +19,7 @@ def _forgetful() -> Iterator[None]:
     conversions_fingerprint.cache_clear()
 
 
+@pytest.mark.slow
 def test_the_same_conversions_have_the_same_fingerprint_in_every_process() -> None:
     program = "from seedvr2_ray.media.conversions import conversions_fingerprint as f; print(f())"
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)

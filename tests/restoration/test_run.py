@@ -78,6 +78,7 @@ def undisturbed(clip, tmp_path_factory):
     return run
 
 
+@pytest.mark.slow
 def test_segments_restored_and_finished_in_any_order_give_the_same_bytes(clip, undisturbed, tmp_path):
     restorer = LanczosRestorer()
     target = tmp_path / "out.mp4"
@@ -97,6 +98,7 @@ def test_segments_restored_and_finished_in_any_order_give_the_same_bytes(clip, u
 
 
 # After a cut; and in the first segment, around the first commits, and before the very last frame.
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_after", [27, *(pytest.param(stop, marks=pytest.mark.slow) for stop in (1, 13, -1))])
 def test_a_run_stopped_anywhere_and_run_again_gives_the_same_bytes_and_repeats_no_committed_segment(
     clip, undisturbed, tmp_path, stop_after
@@ -114,6 +116,7 @@ def test_a_run_stopped_anywhere_and_run_again_gives_the_same_bytes_and_repeats_n
     assert {first for first, _ in resumed.frames} == {first for first, _ in undisturbed.frames} - done_before
 
 
+@pytest.mark.slow
 def test_committed_work_that_is_cut_short_is_done_again_by_the_run_after_the_one_that_notices(
     clip, undisturbed, tmp_path
 ):
@@ -128,6 +131,7 @@ def test_committed_work_that_is_cut_short_is_done_again_by_the_run_after_the_one
     assert content(target) == content(undisturbed.master)
 
 
+@pytest.mark.slow
 def test_settings_that_change_the_encoding_only_do_not_restore_again(clip, tmp_path):
     target = tmp_path / "out.mp4"
     first, second = CountingRestorer(), CountingRestorer()
@@ -160,6 +164,7 @@ def test_every_frame_of_the_source_is_there_once_in_order(undisturbed):
     assert frames == list(range(50))
 
 
+@pytest.mark.slow
 def test_an_existing_target_is_refused_before_anything_is_read(clip, tmp_path):
     target = tmp_path / "out.mp4"
     target.write_bytes(b"precious")
@@ -182,6 +187,7 @@ def test_two_runs_on_one_target_do_not_disturb_each_other(clip, tmp_path):
             restore(clip, target)
 
 
+@pytest.mark.slow
 def test_a_source_that_changes_during_the_run_is_noticed(clip, tmp_path):
     source = tmp_path / "film.mp4"
     source.write_bytes(Path(clip).read_bytes())
@@ -226,6 +232,7 @@ def test_a_video_of_one_pixel_is_restored_like_any_other(size, target, tmp_path)
     assert probe(str(tmp_path / target)).video.num_frames == 3
 
 
+@pytest.mark.slow
 def test_a_name_with_a_percent_sign_is_the_name_of_what_is_written(tmp_path):
     Image.new("RGB", (16, 16)).save(tmp_path / "my%20dog.jpg")
     restore(tmp_path / "my%20dog.jpg", tmp_path / "my%20dog-%03d.png", settings=RestoreSettings(model="lanczos"))
@@ -234,6 +241,7 @@ def test_a_name_with_a_percent_sign_is_the_name_of_what_is_written(tmp_path):
     assert {"my%20dog-%03d.png", "my%20dance-x2.mp4"} <= {path.name for path in tmp_path.iterdir()}
 
 
+@pytest.mark.slow
 def test_a_photo_larger_than_the_usual_size_keeps_it_unasked(tmp_path):
     Image.new("L", (1600, 1200)).save(tmp_path / "a.png")
     finished = restore(tmp_path / "a.png", tmp_path / "b.png", settings=RestoreSettings(model="lanczos"))

@@ -22,6 +22,7 @@ def measured():
                     yield node.func.id, node.args[0].value
 
 
+@pytest.mark.slow
 def test_every_metric_is_described_once_and_every_description_is_of_one_that_is_measured():
     used = set(measured())
     assert used == {(kind, name) for kind, described in DESCRIBED.items() for name in described}

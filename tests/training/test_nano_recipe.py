@@ -32,6 +32,7 @@ def test_no_photograph_serves_both_training_and_evaluation() -> None:
     assert not set(FOR_TRAINING) & set(FOR_EVALUATION)
 
 
+@pytest.mark.slow
 def test_a_seed_decides_a_canvas_and_a_clip() -> None:
     canvas = dead_leaves(np.random.default_rng(3), 64)
     assert (canvas == dead_leaves(np.random.default_rng(3), 64)).all()
@@ -124,6 +125,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(dataset: Dataset, tmp_path: P
         assert torch.equal(value, second.average.state_dict()[name]), name
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_recipe_is_refused(dataset: Dataset, tmp_path: Path) -> None:
     Trainer(Recipe(steps=2), dataset, torch.device("cpu")).save(tmp_path / "checkpoint.pt")
     with pytest.raises(ValueError, match="was made by"):

@@ -40,6 +40,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_video_goes_through_plan_restore_finish_and_publish_and_is_then_skipped(clip, tmp_path):
     job = job_in(tmp_path)
     video = video_in(job, clip, tmp_path / "out.mp4")
@@ -113,6 +114,7 @@ def test_a_segment_that_killed_its_process_three_times_is_not_begun_again_in_thi
     assert restore_first(replace(job, run="run2"), video).state == "restored"
 
 
+@pytest.mark.slow
 def test_failures_that_raise_are_not_taken_for_deaths(clip, tmp_path):
     restorers = FailingRestorers([StorageError("away")] * 12)
     job = job_in(tmp_path, restorers)
@@ -300,6 +302,7 @@ def test_a_segment_is_committed_while_the_next_one_has_the_device(clip, tmp_path
         assert [each.state for each in (*first.result(), *second.result())] == ["restored", "restored"]
 
 
+@pytest.mark.slow
 def test_masters_of_several_kinds_from_one_source_are_restored_once_and_the_last_one_cleans_up(clip, tmp_path):
     restorers = FailingRestorers()
     job = job_in(tmp_path, restorers)

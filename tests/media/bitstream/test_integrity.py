@@ -147,6 +147,7 @@ def test_a_transport_error_in_the_sound_is_no_damage_of_pictures(tmp_path):
     assert not probe(str(tmp_path / "b.ts")).damaged_frames
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start_offset", [3, 1000])
 def test_two_recordings_in_one_file_are_no_damage(tmp_path, start_offset):
     """The count of packets starts anew, and libav calls a picture corrupt that is whole."""

@@ -75,6 +75,7 @@ def test_recordings_joined_end_to_end_go_on_at_their_rate(tmp_path, ending, code
     assert [read_frame_number(frame_CHW) for frame_CHW in found] == [28, 29, 500, 501, 502]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ending", "codec", "starts", "container"),
     [

@@ -32,6 +32,7 @@ def test_a_profile_is_found_without_touching_what_would_be_freed_twice():
         assert display_matrix(a_frame_with_dictionaries()) is None
 
 
+@pytest.mark.slow
 def test_a_process_that_asked_for_side_data_ends_as_it_should():
     code = f"""
 import sys

@@ -61,6 +61,7 @@ def cuts_of(path, tags, white_nits, *, coloured):
     return detect_shots(thumbnails, media.video.num_frames, frame_rate=Fraction(25))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("coloured", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("tags", "white_nits"),

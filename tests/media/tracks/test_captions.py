@@ -107,6 +107,7 @@ def test_padding_alone_is_no_caption(tmp_path):
     assert says_something(bytes([0xFF, 0x01, 0x22]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "codec"),
     [("out.mp4", "h264"), _slow("out.mkv", "h264"), ("out.mov", "hevc"), _slow("out.mkv", "hevc")],

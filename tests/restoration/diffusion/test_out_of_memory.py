@@ -113,6 +113,7 @@ def _require_right_or_refused(restorer, expected, number):
     torch.testing.assert_close(out, expected, atol=2e-4, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.97])
 def test_memory_that_runs_out_once_costs_steps_and_never_the_picture(restorer, share):
     expected, num = _restore(restorer())
@@ -128,6 +129,7 @@ def test_memory_may_run_out_at_any_allocation(restorer):
         _require_right_or_refused(restorer, expected, number)
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_from_some_point_on_is_refused_in_one_sentence(restorer):
     _, num = _restore(restorer())
     with pytest.raises(DeviceMemoryError, match="memory ran out") as caught:

@@ -298,6 +298,7 @@ def _failing_sample(monkeypatch, times):
     return calls
 
 
+@pytest.mark.slow
 def test_running_out_of_memory_is_planned_anew_once_and_gives_the_same_picture(monkeypatch):
     task = _task(9, depth=16)
     expected = to_unit_range(_restore(_restorer(), task))

@@ -77,6 +77,7 @@ class TestTiles:
     def test_a_tile_that_holds_the_frame_changes_nothing(self):
         assert torch.equal(_restore(_restorer(), self._task(vae_tile=128)), _restore(_restorer(), self._task()))
 
+    @pytest.mark.slow
     def test_exact_knobs_do_not_change_what_tiles_make(self, monkeypatch):
         task = self._task(vae_tile=64)
         outs = []

@@ -40,6 +40,7 @@ def _files(folder):
     return require_model(CATALOGUE["swiftvr"], WeightsSource(weights_dir=folder), may_download=False)
 
 
+@pytest.mark.slow
 def test_the_released_layout_loads_unchanged(folder):
     loaded = load_swiftvr_networks(tiny_entry(), _files(folder), device=CPU, dtype=torch.float32)
     latents = golden("transformer")["caseB.latent"]
@@ -47,6 +48,7 @@ def test_the_released_layout_loads_unchanged(folder):
         assert torch.equal(loaded.transformer(latents), load_model().transformer(latents))
 
 
+@pytest.mark.slow
 def test_numbers_of_another_type_and_unused_tensors_are_no_obstacle(folder):
     path = folder / "transformer" / "diffusion_pytorch_model.safetensors"
     state = {name: tensor.bfloat16() for name, tensor in load_file(path).items()}
@@ -58,6 +60,7 @@ def test_numbers_of_another_type_and_unused_tensors_are_no_obstacle(folder):
     assert torch.equal(loaded.transformer.proj_out.weight, state["proj_out.weight"].float())
 
 
+@pytest.mark.slow
 def test_a_tensor_too_many_is_refused(folder):
     path = folder / "reae.safetensors"
     save_file({**load_file(path), "decoder.23.weight": torch.zeros(1)}, path)
@@ -91,6 +94,7 @@ def test_compiling_while_loading_is_logged_with_what_it_took(folder, monkeypatch
     assert caplog.messages == ["compiled the transformer of swiftvr in 41.5 s"]
 
 
+@pytest.mark.slow
 def test_who_restores_is_known_before_the_weights_are_loaded(options):
     identity = identify(SETTINGS, options)
     restorer = load_restorer(SETTINGS, options)
@@ -167,6 +171,7 @@ def _restore(source, target, options, restorer=None, settings=SETTINGS):
     )
 
 
+@pytest.mark.slow
 def test_an_image_is_restored_as_a_file(options, tmp_path):
     clips.make_image(tmp_path / "in.png", codec="png", pixel_format="rgb24", size=(40, 32))
     _restore(tmp_path / "in.png", tmp_path / "out.png", options, settings=replace(SETTINGS, preset="auto"))

@@ -35,6 +35,7 @@ def released():
     return foresee_swiftvr(SWIFTVR, torch.bfloat16)
 
 
+@pytest.mark.slow
 def test_what_is_foreseen_of_unloaded_networks_is_what_loaded_ones_take():
     assert foresee_swiftvr(CONFIG, torch.float32) == describe_swiftvr(load_model())
 

@@ -97,6 +97,7 @@ def test_every_segment_carries_its_share_of_the_proof_whatever_is_asked(clip, tm
         assert all(segment.proof.crc_of(number) is not None for number in range(segment.span.start, segment.span.stop))
 
 
+@pytest.mark.slow
 def test_the_record_says_that_the_source_was_proved(clip, tmp_path):
     restorer = LanczosRestorer()
     restore_video(clip, str(tmp_path / "out.mkv"), SETTINGS, restorer.identity, lambda: restorer, report=False)
@@ -113,6 +114,7 @@ def test_a_segment_whose_pictures_are_not_the_proofs_is_not_committed(clip, tmp_
     assert restore(segment)["source_proved"]
 
 
+@pytest.mark.slow
 def test_a_stream_whose_parameter_sets_change_is_restored_from_its_own_pictures(tmp_path):
     make_changing_clip(tmp_path / "a.mkv", "h264", cabac=False)
     cut, whole = (

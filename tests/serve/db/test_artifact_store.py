@@ -25,6 +25,7 @@ def artifacts(database: Database) -> ArtifactStore:
     return ArtifactStore(database)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ArtifactKind)
 def test_belongings_are_due_once_after_their_time_or_when_the_owner_asks(
     store: JobStore, artifacts: ArtifactStore, clock: HandClock, what: ArtifactKind
@@ -85,6 +86,7 @@ def test_no_job_begins_to_use_a_result_that_is_being_deleted(
     assert not artifacts.begin_discard(MASTER.address, besides="job_gone")
 
 
+@pytest.mark.slow
 def test_a_deletion_that_was_cut_off_does_not_keep_a_result_from_being_made_for_ever(
     store: JobStore, artifacts: ArtifactStore, clock: HandClock
 ) -> None:

@@ -52,6 +52,7 @@ def test_media_of_every_length_come_out_as_they_went_in(tmp_path: Path, size: in
             assert body.media(body.document["input"]["media"]).read_bytes() == MEDIA[:size]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("piece", [1009, 65536])
 def test_it_does_not_matter_where_the_body_is_cut(tmp_path: Path, piece: int) -> None:
     text = base64.b64encode(MEDIA).decode().replace("/", "\\/").replace("+", "\\u002b")
@@ -135,6 +136,7 @@ def test_a_body_that_is_long_without_media_is_refused(tmp_path: Path) -> None:
         read(tmp_path, b'{"a": [' + b"1," * LONGEST_DOCUMENT + b"1]}")
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_media(tmp_path: Path) -> None:
     piece = base64.b64encode(bytes(3 * 2**16))
 

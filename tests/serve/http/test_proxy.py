@@ -66,6 +66,7 @@ def test_a_head_that_is_a_little_too_long_is_told_so(port: int) -> None:
         assert b"HTTP/1.1 431" in everything(connection)
 
 
+@pytest.mark.slow
 def test_a_head_that_drips_ends_its_connection(port: int) -> None:
     began = time.monotonic()
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
@@ -74,6 +75,7 @@ def test_a_head_that_drips_ends_its_connection(port: int) -> None:
     assert 0.4 < time.monotonic() - began < 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pause", [0.0, 0.8])
 def test_ordinary_requests_on_one_connection_are_answered_however_long_they_pause(port: int, pause: float) -> None:
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:

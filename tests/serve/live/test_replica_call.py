@@ -43,6 +43,7 @@ def _through(data: bytes, order: LiveOrder = ORDER, limits: RelayLimits | None =
     return asyncio.run(asyncio.wait_for(story(), 60))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mpegts", "fmp4", "webm"])
 def test_a_stream_goes_through_whole_and_a_browser_is_told_its_codecs_before_its_first_byte(kind: str) -> None:
     pieces = _through(stream_bytes(40, kind=kind))

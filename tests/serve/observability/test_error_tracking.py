@@ -34,6 +34,7 @@ def sent() -> Iterator[list[Any]]:
     sentry_sdk.init()
 
 
+@pytest.mark.slow
 def test_a_mistake_is_reported_with_ids_and_without_secrets(sent: list[Any]) -> None:
     url = "https://ada:pa55word@example.org/x?sig=5ignature"
     sentry_sdk.add_breadcrumb(message=f"asked {url}")

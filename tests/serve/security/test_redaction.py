@@ -24,6 +24,7 @@ ANYTHING = st.text(st.characters(codec="ascii", exclude_categories=["C"]), min_s
 AROUND = st.sampled_from(["", " ", "(", '"', "GET ", "from=", "error at ", "\n"])
 
 
+@pytest.mark.slow
 @given(WORDS, WORDS, AROUND, st.sampled_from(["https", "s3", "redis", "postgresql+psycopg", "http"]))
 def test_credentials_and_queries_of_urls(user: str, secret: str, around: str, scheme: str) -> None:
     for url in (
@@ -88,6 +89,7 @@ def test_a_private_key_is_removed_even_when_it_is_cut_off() -> None:
         assert "MHcCAQEE" not in PLAIN.text(f"loaded {text}")
 
 
+@pytest.mark.slow
 @given(st.text(min_size=6, max_size=60), st.text(max_size=20), st.text(max_size=20))
 def test_what_the_deployment_knows_is_removed_wherever_it_stands(secret: str, before: str, after: str) -> None:
     redactor = Redactor([secret])

@@ -59,6 +59,7 @@ def _catalogue() -> Iterator[tuple[str, str]]:
                 yield f"{path.relative_to(PACKAGE)}:{line}", _filled(pieces, PLACES[line % len(PLACES)])
 
 
+@pytest.mark.slow
 def test_no_sentence_of_a_job_tells_a_customer_of_folders_stores_options_or_commands() -> None:
     sentences = list(_catalogue())
     assert len(sentences) > 250 and any("--" in text for _, text in sentences)

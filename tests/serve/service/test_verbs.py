@@ -228,6 +228,7 @@ def test_a_result_is_asked_for_too_early_or_in_vain(service):
         asyncio.run(service.outcomes.open_result(ANNA, job.id))
 
 
+@pytest.mark.slow
 def test_waiting_ends_with_the_job_or_with_the_time(service):
     job, _ = asyncio.run(service.submit(ANNA, URL))
     assert asyncio.run(service.wait(ANNA, job.id, 0.05)).state is JobState.QUEUED

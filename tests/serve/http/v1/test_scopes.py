@@ -121,6 +121,7 @@ def things_of(doors: Doors, owner: str) -> dict[str, str]:
     return {"job_id": job.id, "upload_id": upload.id, "which": "before", "endpoint_id": "any"}
 
 
+@pytest.mark.slow
 def test_every_route_of_the_document_says_of_somebody_elses_things_what_it_says_of_things_that_are_not_there(
     doors: Doors,
 ) -> None:
