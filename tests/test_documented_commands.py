@@ -36,7 +36,8 @@ NOT_RUN = {
     "seedvr2-ray serve": "runs until it is stopped; tests/serve starts the service in every way",
     "seedvr2-ray models pull": "fetches gigabytes",
     "cat camera.ts | seedvr2-ray live": "tests/cli/test_live.py has a process between two pipes",
-    "seedvr2-ray live udp:": "waits for a sender; tests/live/test_udp.py sends",
+    "seedvr2-ray live udp:": "waits for a sender; tests/live/test_network.py sends",
+    "seedvr2-ray live rtmp:": "waits for a sender; tests/live/test_network.py sends",
     "seedvr2-ray live rtsp:": "a camera, and a model that needs a GPU",
     "ray job submit": "needs a cluster's dashboard; tests/batch/test_submit.py starts one",
     "kubectl": "there is no Kubernetes here",
@@ -47,7 +48,7 @@ NOT_RUN = {
     "python -m training": "half an hour; their options are looked for below",
 }
 """How a command begins that no test runs as it stands, and why."""
-MOST_NOT_RUN = 39
+MOST_NOT_RUN = 40
 """Lines of all pages together. Whoever writes one more asks first whether it could not be run."""
 
 

@@ -113,7 +113,7 @@ def test_a_skip_for_another_reason_is_turned_into_a_failure_in_ci(tmp_path: Path
         "def test_machine(): pass\n"
     )
     command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.conftest", str(tmp_path)]
-    environ = {**os.environ, "CI": ci, "PYTHONPATH": str(ROOT)}
+    environ = {**os.environ, "CI": ci, "PYTHONPATH": str(ROOT), "PYTEST_ADDOPTS": ""}
     done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60, check=False)
     assert outcome in done.stdout, done.stdout + done.stderr
 

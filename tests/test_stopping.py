@@ -61,7 +61,7 @@ def test_a_stopped_run_says_one_line_and_goes_on_where_it_was(run, tmp_path, mon
     run("restore", clip, tmp_path / "whole.mp4", *arguments)
     target = tmp_path / "out.mp4"
     with monkeypatch.context() as patched:
-        patched.setattr("seedvr2_ray.restoration.one_file.load_restorer", lambda settings, options: Interrupted())
+        patched.setattr("seedvr2_ray.restoration.gang.choice.load_restorer", lambda settings, options: Interrupted())
         code, out, err = run("restore", clip, target, *arguments)
     assert (code, out) == (130, "")
     assert err.splitlines()[1:] == ["stopped; run the same command again to go on"]
