@@ -65,7 +65,7 @@ class PageDriver:
 
     def choose_exact_size(self, size: str) -> None:
         """Ask for a size that is not among the presets."""
-        self.page.locator("#more summary").click()
+        self.page.locator("#more > summary").click()
         self.page.get_by_label("Exact size").fill(size)
 
     def pending(self, name: str) -> Locator:

@@ -282,7 +282,7 @@ def test_an_upload_goes_on_after_a_reload(browser, service, long_upload, folder)
 def test_the_page_is_accessible_in_every_dress(browser, service, restored, picture, bad_file, name, options):
     with open_tab(browser, service.base_url, **options) as tab:
         tab.open()
-        tab.page.locator("#more summary").click()
+        tab.page.locator("#more > summary").click()
         tab.drop(picture, bad_file)
         expect(tab.pending(picture.name)).to_contain_text("×")
         expect(tab.pending(bad_file.name).locator(".problem")).not_to_be_empty()
