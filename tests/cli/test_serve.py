@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from seedvr2_ray.cli.main import app
 from seedvr2_ray.cli.serve import BEHIND_NGINX
 from seedvr2_ray.errors import SettingsError
 from tests.listening import Listener, accepts, listeners_of, own_address
+from tests.processes import kill_family
 
 ROOT = Path(__file__).parents[2]
 _SERVE_METHODS = ("HandleRequest", "HandleRequestStreaming", "HandleRequestWithRejection")
@@ -78,11 +80,9 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         yield Service(process.pid, port, folder / "seedvr2-ray" / "ray-token")
     finally:
         process.send_signal(signal.SIGINT)
-        try:
-            process.wait(timeout=60)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        with suppress(subprocess.TimeoutExpired):  # Whoever is started in the background may not hear it.
+            process.wait(timeout=20)
+        kill_family(process)
 
 
 def _answers(port: int) -> bool:
