@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from socket import SO_RCVBUF, SOL_SOCKET
+from socket import socket as raw_socket
 from typing import Any
 
 import pytest
@@ -60,8 +62,15 @@ class Heard:
 @contextmanager
 def live_socket(service: RunningService, **hello: Any) -> Iterator[ClientConnection]:
     url = service.base_url.replace("http", "ws") + "/v1/live"
+    host, _, port = service.base_url.removeprefix("http://").partition(":")
+    connection = raw_socket()
+    # Else a kernel takes some 32 MB for whoever reads nothing.
+    connection.setsockopt(SOL_SOCKET, SO_RCVBUF, 1 << 18)
+    connection.connect((host, int(port)))
     # Without limits of its own: what is sent waits in the connection.
-    with connect(url, additional_headers=service.headers("anna"), max_size=None, open_timeout=30) as socket:
+    with connect(
+        url, sock=connection, additional_headers=service.headers("anna"), max_size=None, open_timeout=30
+    ) as socket:
         first = {"type": "start", "settings": SETTINGS, **hello}
         socket.send(json.dumps({name: value for name, value in first.items() if value is not None}))
         yield socket
