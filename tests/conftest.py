@@ -1,5 +1,6 @@
 """What every test runs under: repeatable numbers, no accidental Ray, no silent GPU skips."""
 
+import gc
 import os
 import shutil
 import sys
@@ -26,6 +27,17 @@ ORDER = ("slow", "browser", "gpu", "ray")
 def pytest_configure(config: pytest.Config) -> None:
     """One thread: sums of floats depend on how they are split, and waiting for a second costs more than they do."""
     torch.set_num_threads(1)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session: pytest.Session) -> Generator[None, Any, Any]:
+    """Let the garbage collector leave thousands of tests and a hundred libraries alone: they stay to the end anyway."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

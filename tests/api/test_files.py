@@ -24,6 +24,7 @@ def test_a_source_that_is_not_there_is_our_error(tmp_path):
         sv.probe(tmp_path / "none.mp4")
 
 
+@pytest.mark.slow
 def test_a_plan_is_drawn_with_every_shot_and_segment(clip, tmp_path):
     planned = sv.plan(clip, tmp_path / "out.mp4", SETTINGS)
     html = planned._repr_html_()
@@ -44,6 +45,7 @@ def test_a_file_is_restored_with_its_report(restored):
     assert "clip &lt;b&gt;.mp4" in restored._repr_html_()
 
 
+@pytest.mark.slow
 def test_a_report_is_read_back_with_a_row_per_segment(restored):
     report = sv.open_report(restored.target)
     assert sum(row["num_frames"] for row in report.segments) == 24

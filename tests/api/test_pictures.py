@@ -21,6 +21,7 @@ def test_frames_come_back_larger_with_their_times_and_type():
     assert sv.restore(noise(dtype=torch.uint16), settings=SETTINGS).data_TCHW.dtype == torch.uint16
 
 
+@pytest.mark.slow
 def test_frames_in_memory_and_the_same_frames_in_a_file_get_the_same_picture(clip, tmp_path):
     settings = sv.RestoreSettings(model="lanczos", resolution="x2", codec="ffv1", detect_shots=False)
     sv.restore(clip, tmp_path / "out.mkv", settings, report=False)

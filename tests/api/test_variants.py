@@ -33,11 +33,13 @@ def test_an_excerpt_and_the_whole_are_compared_where_they_show_the_same_moment(v
     assert middle.psnr > 30
 
 
+@pytest.mark.slow
 def test_a_frame_that_is_not_in_the_excerpt_is_refused(versions):
     with pytest.raises(sv.InputError, match="frame 21 of the first is not in the second"):
         sv.compare(versions / "whole.mkv", versions / "part.mkv", [21])
 
 
+@pytest.mark.slow
 def test_a_comparison_is_saved_as_one_page_with_a_slider_per_frame(versions, tmp_path):
     sv.compare(versions / "film.mkv", versions / "whole.mkv", [3, 20]).save(tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()

@@ -22,6 +22,7 @@ def test_one_video_takes_as_long_as_arithmetic_says():
     assert outcome.days * 86400 == pytest.approx(restored + 240 / 40, rel=0.1)
 
 
+@pytest.mark.slow
 def test_work_is_neither_lost_nor_invented(archive):
     seconds = sum(
         each.num_segments * 240 * (QUIET.gpu_seconds_2160p / 0.85 if each.is_2160p else QUIET.gpu_seconds_1080p)
@@ -55,6 +56,7 @@ def test_a_node_is_there_between_its_losses_only():
         assert node.up_from(lost - 1e-6) == lost - 1e-6
 
 
+@pytest.mark.slow
 def test_the_same_fleet_twice_is_the_same(archive):
     assert simulate(archive, 64, QUIET, is_spot=True) == simulate(archive, 64, QUIET, is_spot=True)
 

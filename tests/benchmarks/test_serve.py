@@ -92,6 +92,7 @@ def test_a_form_ends_what_it_begins(tmp_path):
     assert body.endswith(b'filename="clip.mp4"\r\n\r\nbytes of a film\r\n--' + edge + b"--\r\n")
 
 
+@pytest.mark.slow
 def test_a_picture_shows_whatever_has_been_measured(tmp_path):
     results = {
         "machine": {"cores": 2, "processor": "any"},

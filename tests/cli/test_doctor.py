@@ -18,6 +18,7 @@ def nowhere(tmp_path, monkeypatch):
     return WeightsSource(weights_dir=tmp_path)
 
 
+@pytest.mark.slow
 def test_every_model_is_accounted_for_with_the_command_that_brings_it(nowhere):
     found = by_subject(examine(nowhere))
     for name, entry in CATALOGUE.items():

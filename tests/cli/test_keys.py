@@ -38,6 +38,7 @@ def _sign_in(url: str, token: str) -> Caller:
         database.close()
 
 
+@pytest.mark.slow
 def test_a_key_is_made_used_rotated_and_revoked(capsys: pytest.CaptureFixture[str], database: str) -> None:
     made = _run(capsys, "create", "ada", "--scope", "jobs:read", "--name", "laptop", "--days", "30")
     caller = _sign_in(database, made["token"])

@@ -16,6 +16,7 @@ from tests.live.streams import receive
 OPTIONS = ["--model", "lanczos", "--resolution", "x2", "--preset", "ultrafast"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["ts", "mp4"])
 def test_a_file_goes_in_and_a_stream_comes_out(ending: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, target = tmp_path / "in.ts", tmp_path / f"out.{ending}"

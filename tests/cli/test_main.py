@@ -258,6 +258,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_of_anything(clip, run, tmp_p
         subprocess.run(["umount", str(small)], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [cut_off, corrupt], ids=lambda make: make.__name__)
 def test_salvage_restores_what_can_be_read_and_says_what_is_missing(make, clip, run, tmp_path):
     source, target = make(tmp_path, clip), tmp_path / "out.mp4"
@@ -274,6 +275,7 @@ def test_salvage_restores_what_can_be_read_and_says_what_is_missing(make, clip, 
     assert sum(len(segment["restored"]["missing_frames"]) for segment in segments) > 0
 
 
+@pytest.mark.slow
 def test_normal_use_says_little_and_nothing_strange(clip, run, tmp_path):
     code, out, err = run("restore", clip, tmp_path / "out.mp4", *FAST)
     assert code == 0
@@ -354,6 +356,7 @@ def test_a_plan_knows_how_fast_the_last_runs_were(clip, run, tmp_path, monkeypat
     assert "from your last run with this model here" in out
 
 
+@pytest.mark.slow
 def test_weights_that_cannot_be_had_are_one_line(clip, run, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *names, **options: None)
     mirror = (tmp_path / "mirror").as_uri()

@@ -277,6 +277,7 @@ def test_a_refusal_survives_pickling():
     assert problem(404, "x").status_code == 404
 
 
+@pytest.mark.slow
 def test_the_client_loads_neither_torch_nor_ray_nor_av():
     code = (
         "import sys, seedvr2_ray as sv; sv.Client; sv.AsyncClient;"

@@ -153,6 +153,7 @@ def test_ray_sees_the_machines_that_a_manifest_means() -> None:
             assert (there["min_workers"], there["max_workers"]) == (group["minReplicas"], group["maxReplicas"])
 
 
+@pytest.mark.slow
 def test_nothing_that_waits_asks_for_no_machine(scaled: Any) -> None:
     assert scaled("h100-spot", MANY).pods() == {CPU: 1}
 
@@ -172,12 +173,14 @@ def test_there_are_never_more_machines_than_the_groups_may_have(scaled: Any) -> 
     assert cluster.pods(rounds=3) == {CPU: 1, SPOT: 16, ON_DEMAND: 8}
 
 
+@pytest.mark.slow
 def test_work_without_a_gpu_brings_no_machine_with_gpus(scaled: Any) -> None:
     cluster = scaled("h100-spot", MANY)
     cluster.gcs.waiting = [{"CPU": 1.0}] * 20
     assert cluster.pods(rounds=3) == {CPU: 3}
 
 
+@pytest.mark.slow
 def test_a_spot_machine_that_does_not_come_is_replaced_by_one_on_demand(
     scaled: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,6 +207,7 @@ def test_a_machine_without_work_is_drained_before_it_is_given_back(scaled: Any) 
     assert cluster.pods(rounds=5) == {CPU: 1} and cluster.gcs.drained == [pod]
 
 
+@pytest.mark.slow
 def test_gangs_fill_machines(scaled: Any) -> None:
     cluster = scaled("gangs", MANY)
     (service,) = [manifest for manifest in manifests("gangs") if manifest.kind == "RayService"]

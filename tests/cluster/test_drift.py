@@ -41,6 +41,7 @@ def _of_kind(*kinds: str) -> list[Manifest]:
     return found
 
 
+@pytest.mark.slow
 def test_images_have_the_packages_version_and_a_stage_of_the_dockerfile() -> None:
     stages = set(re.findall(r"^FROM .+ AS (\w+)$", (FOLDER / "docker" / "Dockerfile").read_text(), re.MULTILINE))
     tags = {

@@ -27,6 +27,7 @@ class _Unencoded:
         return []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drift", [Fraction(1, 2000), Fraction(-1, 2000)])
 def test_five_minutes_of_a_sender_whose_clock_is_wrong_stay_within_a_frame_of_their_times(drift: Fraction) -> None:
     container, samples = _Unencoded(), np.zeros((1, SOURCE_RATE), np.float32)

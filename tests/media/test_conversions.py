@@ -49,6 +49,7 @@ def _other_fields(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conversions, "deinterlaced", unfiltered)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [_rougher_reading, _other_siting, _other_writing, _other_white, _other_fields])
 def test_another_conversion_has_another_fingerprint(
     monkeypatch: pytest.MonkeyPatch, change: Callable[[pytest.MonkeyPatch], None]
@@ -59,6 +60,7 @@ def test_another_conversion_has_another_fingerprint(
     assert conversions_fingerprint() != before
 
 
+@pytest.mark.slow
 def test_pictures_are_converted_once_per_process() -> None:
     conversions_fingerprint()
     began = time.perf_counter()

@@ -119,6 +119,7 @@ def test_frames_beyond_the_end_are_not_shots() -> None:
     assert detect_shots(video([10, 10]), 10, frame_rate=Fraction(25)) == (0,)
 
 
+@pytest.mark.slow
 def test_pictures_are_looked_at_one_by_one_and_let_go() -> None:
     def peak_bytes(length: int) -> int:
         tracemalloc.start()

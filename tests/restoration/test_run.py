@@ -145,6 +145,7 @@ def test_settings_that_change_the_encoding_only_do_not_restore_again(clip, tmp_p
     assert second.frames == []
 
 
+@pytest.mark.slow
 def test_a_finished_run_leaves_the_master_and_its_sidecar_and_nothing_else(undisturbed):
     assert sorted(path.name for path in undisturbed.folder.iterdir()) == ["out.mp4", "out.mp4.json"]
     sidecar = json.loads((undisturbed.folder / "out.mp4.json").read_text())

@@ -39,6 +39,7 @@ def test_work_goes_on_until_shortly_before_its_machine_goes(gone, has_begun, is_
         draining.check()
 
 
+@pytest.mark.slow
 def test_a_drained_machine_ends_what_it_is_at_and_leaves_before_the_next_segment(clip, tmp_path):
     told: list[float | None] = [None]
     restorers, left = FailingRestorers(), []
@@ -53,6 +54,7 @@ def test_a_drained_machine_ends_what_it_is_at_and_leaves_before_the_next_segment
     assert restorers.calls == 1
 
 
+@pytest.mark.slow
 def test_a_segment_that_would_not_be_ready_in_time_is_handed_back_and_counts_as_nobodys_death(clip, tmp_path):
     told: list[float | None] = [None]
 

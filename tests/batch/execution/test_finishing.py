@@ -22,6 +22,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_video_that_another_driver_published_and_cleaned_up_is_found_published(clip, tmp_path):
     job, target = job_in(tmp_path), tmp_path / "out.mp4"
     video = video_in(job, clip, target)  # The second driver plans before the first is done.

@@ -43,6 +43,7 @@ def test_a_master_that_was_deleted_is_planned_again_also_with_a_percent_sign_in_
     assert isinstance(plan(tmp_path, source, target), Video)
 
 
+@pytest.mark.slow
 def test_a_sequence_without_its_last_image_is_planned_again(tmp_path):
     make_clip(tmp_path / "a.mkv", num_frames=3)
     target = "my%20frames_%03d.png"

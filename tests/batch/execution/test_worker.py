@@ -74,6 +74,7 @@ def test_a_video_goes_through_plan_restore_finish_and_publish_and_is_then_skippe
     assert isinstance(plan(replace(job, overwrite=True), clip, tmp_path / "out.mp4", crf=40), Video)
 
 
+@pytest.mark.slow
 def test_an_error_that_passes_is_tried_again(clip, tmp_path):
     restorers = FailingRestorers([StorageError("away"), OSError("reset by peer")])
     job = job_in(tmp_path, restorers)
@@ -81,6 +82,7 @@ def test_an_error_that_passes_is_tried_again(clip, tmp_path):
     assert (result.state, restorers.calls) == ("restored", 3)
 
 
+@pytest.mark.slow
 def test_an_error_that_does_not_pass_puts_the_video_off_to_another_pass(clip, tmp_path):
     job = job_in(tmp_path, FailingRestorers([StorageError("away")] * 9))
     result = restore_first(job, video_in(job, clip, tmp_path / "out.mp4"))
@@ -160,6 +162,7 @@ def test_a_touched_source_is_the_same_source(clip, tmp_path):
     assert restore_first(job, video).state == "restored"
 
 
+@pytest.mark.slow
 def test_copies_of_one_video_share_their_segments(clip, tmp_path):
     copy = tmp_path / "copy.mp4"
     copy.write_bytes(clip.read_bytes())
@@ -272,6 +275,7 @@ def _join(company, order, name, *, alone):
         order.append(name)
 
 
+@pytest.mark.slow
 def test_a_segment_is_committed_while_the_next_one_has_the_device(clip, tmp_path, monkeypatch):
     job = job_in(tmp_path)
     video = video_in(job, clip, tmp_path / "out.mp4")

@@ -139,6 +139,7 @@ def test_a_lost_transport_packet_is_damage(tmp_path):
         probe(str(tmp_path / "b.ts"))
 
 
+@pytest.mark.slow
 def test_a_transport_error_in_the_sound_is_no_damage_of_pictures(tmp_path):
     data, _, sound = transport(tmp_path)
     rotten = bytearray(data)
@@ -158,6 +159,7 @@ def test_two_recordings_in_one_file_are_no_damage(tmp_path, start_offset):
     assert media.video.num_frames == 72 and not media.damaged_frames
 
 
+@pytest.mark.slow
 def test_a_recording_that_begins_in_mid_stream_is_no_damage(tmp_path):
     data, pictures, _ = transport(tmp_path)
     at = next(at for at in pictures[len(pictures) // 3 :] if is_start(data, at))

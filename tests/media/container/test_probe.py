@@ -277,6 +277,7 @@ def test_a_file_whose_index_is_gone_is_refused(tmp_path):
     refused(cut_short(tmp_path / "a.mp4", 0.7), "no moov box")
 
 
+@pytest.mark.slow
 def test_a_cut_file_is_refused_with_what_can_be_read_and_salvaged_on_request(tmp_path):
     make_clip(tmp_path / "a.mp4", num_frames=48, container_options={"movflags": "faststart"})
     path = cut_short(tmp_path / "a.mp4", 0.6)

@@ -130,6 +130,7 @@ def decoded(media, deinterlace):
     return torch.cat([batch.data_TCHW for batch in batches])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("weave", "first"), [(top_first, "top"), (bottom_first, "bottom")])
 def test_a_capture_without_flags_is_refused_or_deinterlaced_in_its_own_order(tmp_path, weave, first):
     media = probe(write(tmp_path / "tape.mkv", weave, num_frames=8))
@@ -155,6 +156,7 @@ def test_a_capture_without_flags_is_refused_or_deinterlaced_in_its_own_order(tmp
     assert np.abs(np.clip(np.stack(expected), 16, 235) - ours).mean() < 1
 
 
+@pytest.mark.slow
 def test_frames_are_taken_as_they_are_for_who_asks_for_it(tmp_path):
     media = probe(write(tmp_path / "tape.mkv", top_first, num_frames=8))
     woven_frames = decoded(media, "off")[:, 1].float()
@@ -180,6 +182,7 @@ def test_a_few_woven_frames_in_a_whole_video_are_told(tmp_path):
     assert ("kept", "interlacing") in {(notice.outcome, notice.subject) for notice in media.preflight}
 
 
+@pytest.mark.slow
 def test_a_progressive_video_stays_progressive(tmp_path):
     media = probe(write(tmp_path / "film.mkv", progressive, num_frames=60))
     assert (media.video.field_order, media.video.first_field) == ("progressive", "")

@@ -44,6 +44,7 @@ def after_a_generation(picture_CHW, path, settings, target):
     return frames.data_TCHW[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("codec", "target", "options"),
     [

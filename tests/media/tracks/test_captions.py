@@ -123,6 +123,7 @@ def test_every_frame_keeps_its_captions_in_the_new_pictures(tmp_path, target, co
     assert not [notice for notice in report.left_out if notice.subject == "closed captions"]
 
 
+@pytest.mark.slow
 def test_captions_of_mpeg2_become_those_of_h264(tmp_path):
     source = in_mpeg2(tmp_path / "in.mkv", 30)
     media = probe(source)
@@ -175,6 +176,7 @@ def spoken(*lines):
     return frames
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "codec", "named"),
     [("out.mkv", "ffv1", "subrip"), ("out.mov", "prores", "mov_text"), ("out.webm", "av1", "webvtt")],
@@ -238,6 +240,7 @@ def test_two_fields_of_a_frame_bring_their_captions_together():
     assert captions.num_frames == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("target", "named"), [("out.mp4", "mov_text"), ("out.mkv", "subrip"), ("out.mov", "eia_608")])
 def test_a_caption_track_of_quicktime_is_copied_or_becomes_text(tmp_path, target, named):
     path, said = str(tmp_path / "in.mov"), spoken("HELLO ", "AND BYE ")

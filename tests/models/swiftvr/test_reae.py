@@ -46,6 +46,7 @@ def _repeat_last(frames, times):
     return torch.cat([frames, frames[-1:].expand(times, -1, -1, -1)])
 
 
+@pytest.mark.slow
 def test_chunks_of_a_stream_are_the_published_ones(reae):
     encoded = decoded = None
     chunks = {"first": VIDEO[:12], "middle": VIDEO[12:20], "last": _repeat_last(VIDEO[20:], 3)}

@@ -161,6 +161,7 @@ def test_a_stream_equals_the_same_frames_known_beforehand(num_frames, overlap):
     _assert_close(streamed, pictures[:num_frames].clamp(0, 1), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_frames", [5, 12, 23])
 def test_any_split_into_pushes_gives_the_same_frames(num_frames):
     model, frames, rng = load_model(), _video(num_frames), random.Random(1)

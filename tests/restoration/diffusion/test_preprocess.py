@@ -27,6 +27,7 @@ def test_the_reference_size_is_the_published_scripts(case):
     assert [size.top, size.left] == case["crop_top_left"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES["sizes"])
 def test_reference_preprocessing_gives_the_published_numbers(name):
     golden = load_file(GOLDEN / "preprocess.safetensors")

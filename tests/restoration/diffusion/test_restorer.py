@@ -382,6 +382,7 @@ class TestReference:
         task = _task(num_frames, reference=True, resolution=resolution, **settings)
         return replace(task, geometry=geometry)
 
+    @pytest.mark.slow
     def test_the_whole_segment_is_one_chunk_at_the_scripts_size(self):
         task = self._task(14)
         plan = _restorer().plan(task)

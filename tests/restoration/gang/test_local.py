@@ -49,6 +49,7 @@ def test_the_command_line_restores_with_several_processes(tmp_path, capsys):
     assert {segment["restored"]["gang_size"] for segment in provenance["segments"]} == {2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -43,6 +43,7 @@ def test_what_fits_is_told_from_what_does_not_without_any_weights():
     assert "GiB" in refused.refusal
 
 
+@pytest.mark.slow
 def test_what_swiftvr_needs_is_told_without_any_weights():
     entry = find_entry("swiftvr")
     small, large = (forecast_memory(a_plan(size), entry, a_device(10**12)) for size in ("x2", "720p"))

@@ -37,6 +37,7 @@ def _choose(gib, node_gpus=8, demand=DEMAND, **options):
     return choose_gang(demand, COSTS, int(gib * GIB), node_gpus=node_gpus, **options)
 
 
+@pytest.mark.slow
 def test_one_gpu_is_taken_where_it_fits_and_the_fewest_that_do_otherwise():
     sizes = [_choose(gib).size for gib in range(30, 5, -2)]
     assert sizes[0] == 1

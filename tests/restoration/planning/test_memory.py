@@ -77,6 +77,7 @@ def test_what_cannot_fit_at_all_is_refused_with_numbers_and_the_way_out():
         _plan(3)
 
 
+@pytest.mark.slow
 def test_offloading_needs_another_memory():
     only_offloaded = min(available for available in range(1, 200) if _fits(available)) + 0.5
     assert _plan(only_offloaded).knobs.offload

@@ -40,6 +40,7 @@ def test_what_is_foreseen_of_unloaded_networks_is_what_loaded_ones_take():
     assert foresee_swiftvr(CONFIG, torch.float32) == describe_swiftvr(load_model())
 
 
+@pytest.mark.slow
 def test_the_released_networks_take_less_than_their_file_because_constants_are_folded(released):
     # 5.04 thousand million numbers of two bytes, less the keys' and values' weights and the embedders.
     assert 8.5e9 < released.weight_bytes < 9.1e9

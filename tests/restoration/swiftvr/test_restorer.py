@@ -61,6 +61,7 @@ def _joined(frames):
     return torch.cat([batch.data_TCHW for batch in batches]), pts
 
 
+@pytest.mark.slow
 def test_a_published_file_is_restored_as_published(model):
     published = golden("offline")
     for name in ("short", "single", "overlap1"):
@@ -163,6 +164,7 @@ def test_colours_come_back_to_the_sources_unless_told_not_to(model):
     assert abs(matched - 128) < 4
 
 
+@pytest.mark.slow
 def test_less_memory_means_smaller_steps_and_the_same_picture(model):
     restorer, task = _restorer(model), _task(20)
     whole, _ = _joined(restorer.restore(_clip(20), task))

@@ -105,6 +105,7 @@ def test_the_record_says_that_the_source_was_proved(clip, tmp_path):
     assert [part["restored"]["source_proved"] for part in sidecar["segments"]] == [True] * len(sidecar["segments"])
 
 
+@pytest.mark.slow
 def test_a_segment_whose_pictures_are_not_the_proofs_is_not_committed(clip, tmp_path):
     plan, restore = planned(clip, tmp_path / "work")
     segment = plan.segments[-1]
@@ -135,6 +136,7 @@ def test_a_still_image_is_proved_too(tmp_path):
         restore(segment, address="0" * 64)
 
 
+@pytest.mark.slow
 def test_stand_ins_are_named_in_the_proof_and_the_record(tmp_path):
     make_clip(tmp_path / "a.mp4", num_frames=48, gop=12, container_options={"movflags": "faststart"})
     path = damage(tmp_path / "a.mp4", 0.5, 300)
@@ -146,6 +148,7 @@ def test_stand_ins_are_named_in_the_proof_and_the_record(tmp_path):
     assert all(record["source_proved"] for record in records)
 
 
+@pytest.mark.slow
 def test_a_folder_of_work_of_an_earlier_run_serves_the_next_one(clip, tmp_path):
     restorer = LanczosRestorer()
     for _ in range(2):

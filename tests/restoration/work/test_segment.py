@@ -56,6 +56,7 @@ def _restore(clip, restorer, folder, on_frames=lambda num_frames: None):
         return segment.num_frames, record, payload.read_bytes()
 
 
+@pytest.mark.slow
 def test_the_plain_path_is_tried_once_and_recorded(clip, tmp_path):
     restorer, told = FailingRestorer(also_plain=False), []
     num_frames, record, payload = _restore(clip, restorer, tmp_path, told.append)

@@ -21,6 +21,7 @@ def test_read_ahead_gives_the_items_in_order():
         assert list(items) == list(range(100))
 
 
+@pytest.mark.slow
 def test_read_ahead_keeps_a_bounded_number_of_items_in_flight():
     made = []
 
@@ -112,6 +113,7 @@ def test_write_behind_drops_what_waits_when_it_is_left_by_an_exception():
     assert len(written) < 50
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_the_last_frame_is_written_is_raised_after_it_is():
     written, leaving = [], threading.Event()
 

@@ -45,6 +45,7 @@ def test_belongings_are_due_once_after_their_time_or_when_the_owner_asks(
     assert [job.id for job in artifacts.expired(what, ended_before=an_hour_ago)] == [new.id]
 
 
+@pytest.mark.slow
 def test_the_row_outlives_the_data_but_forgets_what_was_the_callers(
     store: JobStore, artifacts: ArtifactStore, clock: HandClock
 ) -> None:

@@ -147,6 +147,7 @@ def test_a_locked_database_is_found_not_to_be_writable_soon_and_reads_go_on(tmp_
     database.close()
 
 
+@pytest.mark.slow
 def test_a_writer_that_hangs_is_not_waited_for_for_ever(tmp_path: Path) -> None:
     open_database(f"sqlite:///{tmp_path / 'service.db'}").close()
     database = Database(f"sqlite:///{tmp_path / 'service.db'}", busy_seconds=0.2)

@@ -197,6 +197,7 @@ def test_an_application_that_listens_for_the_end_of_the_connection_hears_of_it_a
     run(scenario())
 
 
+@pytest.mark.slow
 def test_a_socket_is_held_to_the_pace_of_its_ends_in_both_directions_and_loses_nothing() -> None:
     scope: Scope = {**SCOPE, "type": "websocket"}
     may_read = asyncio.Event()

@@ -12,6 +12,7 @@ def client():
     return TestClient(app)
 
 
+@pytest.mark.slow
 def test_the_page_is_at_the_root_and_everything_it_names_is_served(client):
     page = client.get("/")
     assert page.status_code == 200

@@ -46,6 +46,7 @@ def everything(connection: socket.socket) -> bytes:
     return received
 
 
+@pytest.mark.slow
 def test_a_head_without_an_end_is_refused_before_it_costs_anything(port: int) -> None:
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nHost: here\r\nX-Long: ")
@@ -58,6 +59,7 @@ def test_a_head_without_an_end_is_refused_before_it_costs_anything(port: int) ->
         pytest.fail(f"{num_sent} bytes of a header were taken")
 
 
+@pytest.mark.slow
 def test_a_head_that_is_a_little_too_long_is_told_so(port: int) -> None:
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nHost: here\r\nX-Long: " + b"a" * MOST_HEAD_BYTES)

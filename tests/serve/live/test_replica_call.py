@@ -66,6 +66,7 @@ def test_a_stream_that_cannot_keep_up_is_not_let_in() -> None:
         _through(stream_bytes(10), order)
 
 
+@pytest.mark.slow
 def test_a_caller_who_reads_nothing_stops_the_replica_and_not_more() -> None:
     limits = RelayLimits(most_output_bytes=2000, stall_seconds=0.1)
     pieces = _through(stream_bytes(60), limits=limits)

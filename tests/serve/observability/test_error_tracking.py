@@ -52,6 +52,7 @@ def test_a_mistake_is_reported_with_ids_and_without_secrets(sent: list[Any]) -> 
         assert secret not in text
 
 
+@pytest.mark.slow
 def test_what_a_caller_must_change_is_no_mistake_of_ours(sent: list[Any]) -> None:
     sentry_sdk.capture_exception(MediaError("film.mp4 holds text"))
     assert sent == []

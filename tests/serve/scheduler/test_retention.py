@@ -157,6 +157,7 @@ def test_a_sweep_that_is_cut_off_goes_on_at_the_next(house, monkeypatch):
     assert not any(house.left.values())
 
 
+@pytest.mark.slow
 def test_what_cannot_be_deleted_now_stops_nothing_else_and_goes_later(house, monkeypatch):
     stuck, *others = [house.finish(house.job(house.upload())) for _ in range(3)]
     idle = house.upload()

@@ -27,6 +27,7 @@ def test_no_address_of_a_special_range_is_public(text: str) -> None:
     assert not is_allowed(ipaddress.ip_address(text), ())
 
 
+@pytest.mark.slow
 @given(_in(INSIDE_V4))
 def test_an_inner_address_inside_an_ipv6_one_is_not_public_either(text: str) -> None:
     inner = int(ipaddress.IPv4Address(text))
@@ -58,6 +59,7 @@ def test_ordinary_addresses_are_public(text: str) -> None:
     assert is_public(ipaddress.ip_address(text))
 
 
+@pytest.mark.slow
 @given(_in(["10.0.0.0/8"]), _in(["127.0.0.0/8", "169.254.0.0/16", "fd00::/8"]))
 def test_an_exception_opens_its_own_network_only(inside: str, outside: str) -> None:
     assert is_allowed(ipaddress.ip_address(inside), ("10.0.0.0/8",))

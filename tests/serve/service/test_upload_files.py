@@ -71,6 +71,7 @@ def test_nothing_stays_of_a_file_that_does_not_arrive_whole(files, tmp_path, chu
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
+@pytest.mark.slow
 def test_what_arrived_before_a_break_is_kept_and_gone_on_from(files):
     confirmed = Confirmed()
     _extend(files, "u3", _pieces(DATA[:20_000], then=ConnectionError()), confirmed)

@@ -110,6 +110,7 @@ def test_a_repeated_request_finds_its_job_however_full_it_is_now(service):
         asyncio.run(service.submit(ANNA, URL))
 
 
+@pytest.mark.slow
 def test_a_crowd_is_let_in_up_to_the_limit_and_not_beyond(service):
     service.replace_limits(Limits(max_queued_jobs=5))
     outcomes = []

@@ -121,6 +121,7 @@ def test_an_option_gives_a_light_networks_plain_numbers(options: VAEOptions, len
     torch.testing.assert_close(actual, expected, atol=1e-12, rtol=1e-11)
 
 
+@pytest.mark.slow
 def test_a_light_network_is_smaller_and_remembers_less() -> None:
     light, full = random_vae(LIGHT), random_vae(replace(LIGHT, is_light=False))
     assert sum(p.numel() for p in light.parameters()) < sum(p.numel() for p in full.parameters()) / 2
@@ -129,6 +130,7 @@ def test_a_light_network_is_smaller_and_remembers_less() -> None:
     assert states[0].num_bytes < states[1].num_bytes / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fast", "fast_and_small"])
 def test_all_options_together_give_the_reference_numbers_in_fp32(name: str) -> None:
     vae = VideoVAE(VAEConfig(block_out_channels=(8, 12, 16, 16), norm_groups=4), SWITCHES[name])

@@ -28,6 +28,7 @@ STREAMS = "/events"
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 
 
+@pytest.mark.slow
 def test_the_document_is_openapi_3_1_and_names_every_error(idle):
     document = idle.client().get("/openapi.json").json()
     assert document["openapi"] == "3.1.0"

@@ -71,6 +71,7 @@ def test_places_and_machines_of_the_deployment_are_not_told(error):
         assert secret not in problem.model_dump_json()
 
 
+@pytest.mark.slow
 def test_a_crash_tells_its_request_id_and_nothing_else(tmp_path, caplog):
     with serving(tmp_path) as ingress:
 
@@ -124,6 +125,7 @@ def test_every_answer_has_safe_headers_and_no_other_site_may_read_it(idle):
         assert "access-control-allow-origin" not in answer.headers
 
 
+@pytest.mark.slow
 def test_sites_that_the_deployment_names_may_call_and_read(tmp_path):
     with serving(tmp_path, auth="keys", cors_origins=("https://app.example.org",)) as ingress:
         client = ingress.client()
@@ -139,6 +141,7 @@ def test_sites_that_the_deployment_names_may_call_and_read(tmp_path):
         assert "Upload-Offset" in failed.headers["access-control-expose-headers"]
 
 
+@pytest.mark.slow
 def test_a_request_id_that_could_forge_a_log_is_replaced(idle):
     for sent in ("short", "x" * 100, "abc def ghi", "a=1,b=2;c=3"):
         assert idle.client().get("/healthz", headers={"X-Request-Id": sent}).headers["x-request-id"] != sent

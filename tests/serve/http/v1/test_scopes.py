@@ -106,6 +106,7 @@ def test_a_route_that_is_not_known_yet_needs_a_scope() -> None:
     assert needed_scope("POST", "/v9/anything") == "jobs:write"
 
 
+@pytest.mark.slow
 def test_every_route_but_the_free_ones_refuses_whoever_has_no_key(doors: Doors) -> None:
     for method, path in doors.routes():
         url = path.replace("{which}", "before").replace("{", "a").replace("}", "a")
