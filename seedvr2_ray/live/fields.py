@@ -3,11 +3,11 @@
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
-from fractions import Fraction
 from typing import TYPE_CHECKING
 
-import av
 from av.filter import Graph
+
+from seedvr2_ray.media.reading.deinterlace import bwdif_graph, finished_frames
 
 if TYPE_CHECKING:
     from seedvr2_ray.live.source import Picture
@@ -32,7 +32,7 @@ class FieldMerger:
         kind = (frame.width, frame.height, frame.format.name)
         if kind != self._kind:
             yield from self.flush()
-            self._graph, self._kind = _build_graph(frame), kind
+            self._graph, self._kind = bwdif_graph(frame, parity="auto", of="interlaced"), kind
         assert self._graph is not None
         # The filter goes by times; what counts here is the order alone.
         frame.pts = self._num_in
@@ -49,17 +49,5 @@ class FieldMerger:
         self._graph = self._kind = None
 
     def _drain(self, graph: Graph) -> Iterator["Picture"]:
-        while True:
-            try:
-                merged = graph.vpull()
-            except (av.BlockingIOError, av.EOFError):
-                return
+        for merged in finished_frames(graph):
             yield replace(self._inside.popleft(), frame=merged)
-
-
-def _build_graph(frame: av.VideoFrame) -> Graph:
-    graph = Graph()
-    source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1))
-    bwdif = graph.add("bwdif", "mode=send_frame:parity=auto:deint=interlaced")
-    graph.link_nodes(source, bwdif, graph.add("buffersink")).configure()
-    return graph

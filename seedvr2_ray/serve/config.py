@@ -10,7 +10,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from seedvr2_ray.errors import DeploymentError
-from seedvr2_ray.storage.location import is_local, printable
+from seedvr2_ray.storage.location import is_local, open_location, printable
 
 _MIB = 2**20
 
@@ -281,5 +281,5 @@ def database_url_of(config: ServiceConfig, environ: Mapping[str, str]) -> str:
         raise DeploymentError(
             f"data is {printable(config.data)}, where SQLite cannot lie; set database_url or SEEDVR2_DATABASE_URL"
         )
-    folder = Path(config.data.removeprefix("file://").removeprefix("local://")).absolute()
+    folder = Path(open_location(config.data).path).absolute()
     return f"sqlite:///{folder / 'service.db'}"

@@ -18,19 +18,11 @@ from seedvr2_ray.restoration.lanczos import LANCZOS, LanczosRestorer
 from seedvr2_ray.restoration.run import restore_video
 from tests.batch.archives import SETTINGS, Quiet, request_for
 from tests.batch.drive_gangs import POOL
-from tests.gang.machines import machines, wait_for
+from tests.gang.machines import ON_MACHINES, machines, wait_for
 from tests.media.clips import make_clip
 from tests.restoration.gang.row_shards import RowShards, processes_left
 
-pytestmark = [
-    pytest.mark.ray,
-    pytest.mark.slow,
-    pytest.mark.timeout(400),
-    # Ray leaves its log files and sockets to the garbage collector.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-]
+pytestmark = [*ON_MACHINES, pytest.mark.timeout(400)]
 
 
 @pytest.fixture(scope="module")

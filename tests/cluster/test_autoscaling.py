@@ -22,21 +22,13 @@ from tests.cluster.api_server import api_server
 from tests.cluster.kuberay import NAME
 from tests.cluster.rendered import manifests, the
 from tests.cluster.simulated import operated
-from tests.gang.machines import wait_for
+from tests.gang.machines import ON_MACHINES, wait_for
 from tests.gang.serving import running
 from tests.media import clips
 from tests.restoration.gang.row_shards import RowShards
 from tests.serve.deployment import SETTINGS, deploy
 
-pytestmark = [
-    pytest.mark.ray,
-    pytest.mark.slow,
-    pytest.mark.timeout(300),
-    # Ray leaves its log files and sockets to the garbage collector.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-]
+pytestmark = [*ON_MACHINES, pytest.mark.timeout(300)]
 
 SPOT, ON_DEMAND = "h100-x8-spot", "h100-x8"
 WHOLE = replace(SETTINGS, segment_seconds=60.0, detect_shots=False)

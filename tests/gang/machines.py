@@ -8,11 +8,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 import ray
 from ray.cluster_utils import Cluster
 from ray.util.placement_group import placement_group_table
 
 from tests.restoration.gang.row_shards import RowShards, folders, processes_left
+
+ON_MACHINES = [
+    pytest.mark.ray,
+    pytest.mark.slow,
+    # Ray leaves its log files and sockets to the garbage collector.
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+"""Marks of tests that start and lose machines."""
 
 _ROOT = Path(__file__).parents[2]
 _NODE: dict[str, Any] = {"object_store_memory": 100 << 20}

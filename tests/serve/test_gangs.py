@@ -14,21 +14,13 @@ from seedvr2_ray.restoration.run import restore_video
 from seedvr2_ray.serve.app import restorer_application
 from seedvr2_ray.serve.config import ModelPool
 from seedvr2_ray.serve.jobs import JobState
-from tests.gang.machines import machines, wait_for
+from tests.gang.machines import ON_MACHINES, machines, wait_for
 from tests.gang.serving import running
 from tests.media import clips
 from tests.restoration.gang.row_shards import RowShards, processes_left
 from tests.serve.deployment import SETTINGS, deploy
 
-pytestmark = [
-    pytest.mark.ray,
-    pytest.mark.slow,
-    pytest.mark.timeout(400),
-    # Ray leaves its log files and sockets to the garbage collector.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-]
+pytestmark = [*ON_MACHINES, pytest.mark.timeout(400)]
 
 WHOLE = replace(SETTINGS, segment_seconds=60.0, detect_shots=False)
 """One segment, and so one gang."""

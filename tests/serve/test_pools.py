@@ -4,12 +4,10 @@ import pytest
 
 from seedvr2_ray.errors import SettingsError
 from seedvr2_ray.restoration.planning.forecast import MemoryForecast
-from seedvr2_ray.restoration.planning.plan import plan_video
-from seedvr2_ray.restoration.restorer import RestorerIdentity
 from seedvr2_ray.serve.config import GangPool, ModelPool, ServiceConfig
 from seedvr2_ray.serve.pools import choose_pool
 from seedvr2_ray.settings import RestoreSettings
-from tests.media.masters import a_source
+from tests.restoration import plans
 
 POOL = ModelPool(
     num_gpus=1, num_cpus=4, max_replicas=8, megapixels_per_second=2.0, gangs={8: GangPool(num_cpus=16), 2: GangPool()}
@@ -18,16 +16,7 @@ POOL = ModelPool(
 
 @pytest.fixture(scope="module")
 def plan():
-    return plan_video(
-        a_source(),
-        RestoreSettings(model="seedvr2-3b"),
-        source="in.mp4",
-        fingerprint="f",
-        shots=(0,),
-        restorer=RestorerIdentity("seedvr2-3b", "0"),
-        target="out.mp4",
-        max_pixels=10**8,
-    )
+    return plans.a_plan(RestoreSettings(model="seedvr2-3b"))
 
 
 @pytest.fixture

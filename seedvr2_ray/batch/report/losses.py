@@ -1,5 +1,6 @@
 """What machines and processes that went in the middle of work cost a run."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,3 +38,8 @@ class Repeated:
             "gpu_seconds_at_most": gpu_seconds,
             "cost_at_most": cost_of(gpu_seconds, price_per_gpu_hour),
         }
+
+
+def num_repeated(losses: Mapping[str, Any]) -> int:
+    """Count the attempts in a report's summary that came to no end; reports of earlier versions have none."""
+    return int(losses.get("segments_lost_with_their_machine", 0) + losses.get("segments_lost_with_their_process", 0))

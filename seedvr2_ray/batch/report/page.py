@@ -15,6 +15,7 @@ import pyarrow.parquet
 import seedvr2_ray
 from seedvr2_ray.batch.execution.videos import VideoOutcome
 from seedvr2_ray.batch.report.figures import cost_of
+from seedvr2_ray.batch.report.losses import num_repeated
 from seedvr2_ray.batch.report.outcomes import QUALITIES, SUMMED, Totals
 from seedvr2_ray.restoration.report.page import Fact
 from seedvr2_ray.restoration.report.templates import format_duration, render_page
@@ -224,7 +225,7 @@ def _facts(summary: Mapping[str, Any]) -> Iterator[Fact]:
 
 
 def _losses(losses: Mapping[str, Any], price_per_gpu_hour: float) -> Iterator[Fact]:
-    begun_again = losses.get("segments_lost_with_their_machine", 0) + losses.get("segments_lost_with_their_process", 0)
+    begun_again = num_repeated(losses)
     if not begun_again:
         return
     price = f", at most {losses['cost_at_most']:,.2f}" if price_per_gpu_hour else ""

@@ -13,6 +13,7 @@ from seedvr2_ray.batch.execution.rows import SegmentResult
 from seedvr2_ray.batch.execution.videos import VideoOutcome
 from seedvr2_ray.batch.manifest.normalise import Normalised
 from seedvr2_ray.batch.report.figures import cost_of
+from seedvr2_ray.batch.report.losses import num_repeated
 from seedvr2_ray.batch.report.outcomes import Totals
 from seedvr2_ray.restoration.report.templates import format_duration
 
@@ -124,8 +125,7 @@ def show_report(summary: dict[str, Any], folder: str, console: Console) -> None:
     if summary["price_per_gpu_hour"]:
         console.print(f"cost: {summary['cost']:.2f}, of which this run {now['cost']:.2f}")
     losses = now.get("losses", {})
-    lost = losses.get("segments_lost_with_their_machine", 0) + losses.get("segments_lost_with_their_process", 0)
-    if lost:
+    if lost := num_repeated(losses):
         price = f" or {losses['cost_at_most']:.2f}" if summary["price_per_gpu_hour"] else ""
         console.print(
             f"lost and done again: {lost} segments, {losses['machines']} machines; at most "

@@ -9,7 +9,7 @@ from av.filter import Graph
 
 from seedvr2_ray.media.reading.seek import Found
 
-_PARITIES = {"": "auto", "top": "tff", "bottom": "bff"}
+_PARITIES: dict[str, Literal["auto", "tff", "bff"]] = {"": "auto", "top": "tff", "bottom": "bff"}
 
 
 def deinterlaced(found: Iterator[Found], first_field: Literal["", "top", "bottom"] = "") -> Iterator[av.VideoFrame]:
@@ -24,33 +24,46 @@ def deinterlaced(found: Iterator[Found], first_field: Literal["", "top", "bottom
     graph: Graph | None = None
     is_wanted: list[bool] = []
     for item in found:
-        graph = graph or _build_graph(item.frame, first_field)
+        # Frames that carry no field order are taken for top field first, as players do.
+        graph = graph or bwdif_graph(item.frame, parity=_PARITIES[first_field], of="all")
         is_wanted.append(not item.is_neighbour)
         frame = item.frame
         # The filter goes by times; what counts here is the order alone.
         frame.pts = len(is_wanted) - 1
         graph.vpush(frame)
-        yield from _drain(graph, is_wanted)
+        yield from _wanted(graph, is_wanted)
     if graph is not None:
         graph.vpush(None)
-        yield from _drain(graph, is_wanted)
+        yield from _wanted(graph, is_wanted)
 
 
-def _build_graph(frame: av.VideoFrame, first_field: Literal["", "top", "bottom"]) -> Graph:
+def bwdif_graph(
+    frame: av.VideoFrame, *, parity: Literal["auto", "tff", "bff"], of: Literal["all", "interlaced"]
+) -> Graph:
+    """Build the filter for frames like this one.
+
+    Args:
+        parity: which field is first; ``auto`` goes by the frames' own flags.
+        of: all frames, or those that are flagged as interlaced; the others stay as they are.
+    """
     graph = Graph()
     source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1))
-    # Frames that carry no field order are taken for top field first, as players do.
-    bwdif = graph.add("bwdif", f"mode=send_frame:parity={_PARITIES[first_field]}:deint=all")
+    bwdif = graph.add("bwdif", f"mode=send_frame:parity={parity}:deint={of}")
     graph.link_nodes(source, bwdif, graph.add("buffersink")).configure()
     return graph
 
 
-def _drain(graph: Graph, is_wanted: list[bool]) -> Iterator[av.VideoFrame]:
+def finished_frames(graph: Graph) -> Iterator[av.VideoFrame]:
+    """Yield what the filter has done, in order."""
     while True:
         try:
-            frame = graph.vpull()
+            yield graph.vpull()
         except (av.BlockingIOError, av.EOFError):
             return
+
+
+def _wanted(graph: Graph, is_wanted: list[bool]) -> Iterator[av.VideoFrame]:
+    for frame in finished_frames(graph):
         assert frame.pts is not None
         # bwdif halves the time base so that it could give two frames per frame.
         if is_wanted[frame.pts // 2]:

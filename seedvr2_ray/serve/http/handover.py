@@ -11,7 +11,7 @@ from starlette.responses import Response
 from seedvr2_ray.serve.config import ServiceConfig
 from seedvr2_ray.serve.http.ranges import SAFE_TYPES, disposition, respond_with
 from seedvr2_ray.serve.service.results import StoredFile
-from seedvr2_ray.storage.location import sign_get
+from seedvr2_ray.storage.location import open_location, sign_get
 
 ACCEL_LOCATION = "/_results"
 """Where ``examples/nginx.conf`` has the folder of results, for such answers only."""
@@ -49,5 +49,5 @@ def hand_over(
 
 
 def _below_results(file: StoredFile, config: ServiceConfig) -> str:
-    root = config.data.removeprefix("file://").removeprefix("local://")
-    return str(PurePosixPath(file.place.path).relative_to(PurePosixPath(root) / "results"))
+    folder = open_location(config.data).child("results")
+    return str(PurePosixPath(file.place.path).relative_to(folder.path))

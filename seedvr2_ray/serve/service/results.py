@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from seedvr2_ray.serve.jobs import Job, JobState, ResultInfo
+from seedvr2_ray.serve.jobs import ResultInfo
 from seedvr2_ray.storage.commits import CommitStore
 from seedvr2_ray.storage.faults import translated
 from seedvr2_ray.storage.location import Location
@@ -138,13 +138,3 @@ def renamed(info: ResultInfo, source_name: str) -> ResultInfo:
 def _kind(kind: ResultKind, address: str) -> str:
     """Spread results over 256 folders: there may be millions."""
     return f"{kind}/{address[:2]}"
-
-
-def why_no_result(job: Job) -> str:
-    """Say what a caller who asks for the result of an unfinished job has to do."""
-    if job.state is JobState.FAILED:
-        reason = f": {job.error.detail}" if job.error else ""
-        return f"job {job.id} failed and has no result{reason}"
-    if job.state is JobState.CANCELLED:
-        return f"job {job.id} was cancelled and has no result; submit it again"
-    return f"job {job.id} is {job.state} and has no result yet; wait until it is completed"

@@ -14,11 +14,11 @@ from seedvr2_ray.restoration.load import LoadOptions
 from seedvr2_ray.restoration.planning.device_memory import DeviceMemory
 from seedvr2_ray.restoration.planning.geometry import Geometry
 from seedvr2_ray.restoration.planning.memory import LADDER, MemoryCosts, predict
-from seedvr2_ray.restoration.planning.plan import plan_video
 from seedvr2_ray.restoration.planning.segment_plan import describe_segment
 from seedvr2_ray.restoration.restorer import RestorerIdentity, SegmentTask
 from seedvr2_ray.settings import RestoreSettings
 from tests.media.masters import a_source
+from tests.restoration import plans
 
 NANO = RestoreSettings(model="nano", resolution="320x240")
 TASK = SegmentTask(
@@ -94,16 +94,7 @@ def test_a_plan_settles_what_is_loaded(machine, needed, monkeypatch):
     loaded = []
     monkeypatch.setattr(choice, "load_restorer", lambda settings, options: loaded.append(options.gpus))
     machine(needed[1] - 1)
-    plan = plan_video(
-        a_source(pts=range(29), width=160, height=120),
-        NANO,
-        source="in.mp4",
-        fingerprint="f",
-        shots=(0,),
-        restorer=RestorerIdentity("nano", "0"),
-        target="out.mp4",
-        max_pixels=10**8,
-    )
+    plan = plans.a_plan(NANO, RestorerIdentity("nano", "0"), media=a_source(pts=range(29), width=160, height=120))
     model = ModelToLoad(NANO, LoadOptions())
     model.accept(plan)
     model.load()

@@ -5,25 +5,15 @@ import pytest
 
 from seedvr2_ray.restoration.lanczos import LANCZOS
 from seedvr2_ray.restoration.planning.estimate import RunRate, estimate_time, read_history, remember_run
-from seedvr2_ray.restoration.planning.plan import plan_video
 from seedvr2_ray.restoration.restorer import RestorerIdentity
 from seedvr2_ray.settings import RestoreSettings
-from tests.media.masters import a_source
+from tests.restoration import plans
 
 NOBODY = RestorerIdentity("nobody", "0")
 
 
 def a_plan(restorer=NOBODY, **settings):
-    return plan_video(
-        a_source(),
-        RestoreSettings(resolution="1224x816", **settings),
-        source="in.mp4",
-        fingerprint="f",
-        shots=(0,),
-        restorer=restorer,
-        target="out.mp4",
-        max_pixels=10**8,
-    )
+    return plans.a_plan(RestoreSettings(resolution="1224x816", **settings), restorer)
 
 
 def a_run(plan, rate, device="cpu"):

@@ -4,10 +4,8 @@ import torch
 from seedvr2_ray.models.weights.catalogue import find_entry
 from seedvr2_ray.restoration.planning.device_memory import DeviceMemory, look_at_device
 from seedvr2_ray.restoration.planning.forecast import forecast_memory
-from seedvr2_ray.restoration.planning.plan import plan_video
-from seedvr2_ray.restoration.restorer import RestorerIdentity
 from seedvr2_ray.settings import RestoreSettings
-from tests.media.masters import a_source
+from tests.restoration import plans
 
 
 def a_device(free_bytes):
@@ -15,16 +13,7 @@ def a_device(free_bytes):
 
 
 def a_plan(resolution):
-    return plan_video(
-        a_source(),
-        RestoreSettings(resolution=resolution),
-        source="in.mp4",
-        fingerprint="f",
-        shots=(0,),
-        restorer=RestorerIdentity("seedvr2-3b", "0"),
-        target="out.mp4",
-        max_pixels=10**8,
-    )
+    return plans.a_plan(RestoreSettings(resolution=resolution))
 
 
 def test_a_filter_needs_no_forecast():

@@ -8,11 +8,9 @@ from seedvr2_ray.models.seedvr2.config import SEEDVR2_3B
 from seedvr2_ray.models.seedvr2.vae.config import SEEDVR2_VAE
 from seedvr2_ray.restoration.planning.gang import choose_gang
 from seedvr2_ray.restoration.planning.memory import MemoryCosts, MemoryDemand
-from seedvr2_ray.restoration.planning.plan import plan_video
-from seedvr2_ray.restoration.restorer import RestorerIdentity
 from seedvr2_ray.settings import RestoreSettings
 from seedvr2_ray.storage.address import jsonable
-from tests.media.masters import a_source
+from tests.restoration import plans
 
 GIB = 2**30
 COSTS = MemoryCosts.for_device("NVIDIA H200")
@@ -89,16 +87,7 @@ def test_ranks_that_a_machine_or_a_picture_does_not_have_are_refused(asked, node
 
 
 def test_the_size_of_a_gang_is_in_no_address():
-    plan = plan_video(
-        a_source(),
-        RestoreSettings(),
-        source="in.mp4",
-        fingerprint="f",
-        shots=(0,),
-        restorer=RestorerIdentity("seedvr2-3b", "0"),
-        target="out.mp4",
-        max_pixels=10**8,
-    )
+    plan = plans.a_plan()
     hashed = json.dumps(jsonable(plan.recipe)).lower()
     names = [field.name for field in fields(RestoreSettings)]
     for word in ("gang", "rank", "gpu", "sp_size"):
