@@ -46,10 +46,15 @@ class SecondMachine:
         command += ["--reason-message", "a test", "--deadline-remaining-seconds", "200"]
         subprocess.run(command, check=True, capture_output=True, timeout=120)
 
-    def pids_at_work(self, restorers: TracingRestorers) -> set[int]:
-        """Return the restorers that run there: their processes are children of the machine's raylet."""
+    @property
+    def raylet_pid(self) -> int:
+        """The process that starts all others there."""
         (raylet,) = self.node.all_processes["raylet"]
-        return {pid for pid in {trace.pid for trace in restorers.traces()} if parent_of(pid) == raylet.process.pid}
+        return int(raylet.process.pid)
+
+    def pids_at_work(self, restorers: TracingRestorers) -> set[int]:
+        """Return the restorers that run there."""
+        return {pid for pid in {trace.pid for trace in restorers.traces()} if parent_of(pid) == self.raylet_pid}
 
 
 def parent_of(pid: int) -> int | None:
@@ -98,8 +103,10 @@ def run_and_lose_machine(
             wait_for(lambda: len({trace.pid for trace in restorers.traces()[before:]}) >= 2, "two restorers at work")
             there.update(machine.pids_at_work(restorers))
             if has_notice:
-                machine.drain()
-                wait_for(lambda: not machine.pids_at_work(restorers), "restorers to leave the drained machine")
+                # The others would be done with everything before these have heard of it and left.
+                with restorers.slow_elsewhere(machine.raylet_pid):
+                    machine.drain()
+                    wait_for(lambda: not machine.pids_at_work(restorers), "restorers to leave the drained machine")
             at_loss.append(len(restorers.traces()))
             machine.lose()
 

@@ -2,7 +2,8 @@
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -15,6 +16,7 @@ from seedvr2_ray.settings import RestoreSettings
 from tests.media.clips import read_frame_number
 
 _LONGEST_WAIT_SECONDS = 120.0
+_SLOW_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,26 @@ class TracingRestorers:
     def load(self, settings: RestoreSettings) -> Restorer:
         return _Tracing(self)
 
+    @contextmanager
+    def slow_elsewhere(self, raylet_pid: int) -> Iterator[None]:
+        """Have restorers elsewhere than on one machine take longer for as long as the block runs."""
+        self._quick_one.write_text(str(raylet_pid))
+        try:
+            yield
+        finally:
+            self._quick_one.unlink()
+
+    def is_quick(self) -> bool:
+        """Whether the process that asks is none of those that take longer now."""
+        try:
+            return int(self._quick_one.read_text() or 0) == os.getppid()
+        except FileNotFoundError:
+            return True
+
+    @property
+    def _quick_one(self) -> Path:
+        return Path(f"{self.folder}.quick")
+
     def traces(self) -> list[Trace]:
         """Return all traces in the order in which they were left."""
         names = sorted(path.name for path in Path(self.folder).iterdir())
@@ -67,11 +89,16 @@ class _Tracing(LanczosRestorer):
         (Path(self._options.folder) / name).touch()
         if number == self._options.deadly_number:
             os.kill(os.getpid(), 9)
-        limit = time.monotonic() + _LONGEST_WAIT_SECONDS
-        while time.monotonic() < limit and self._num_processes() < self._options.num_together:
-            time.sleep(0.05)
+        _wait(lambda: self._num_processes() >= self._options.num_together, _LONGEST_WAIT_SECONDS)
+        _wait(self._options.is_quick, _SLOW_SECONDS)
         time.sleep(self._options.pause_seconds)
         yield from super().restore(chain([first], stream), task)
 
     def _num_processes(self) -> int:
         return len({trace.pid for trace in self._options.traces()})
+
+
+def _wait(condition: Callable[[], bool], seconds: float) -> None:
+    limit = time.monotonic() + seconds
+    while time.monotonic() < limit and not condition():
+        time.sleep(0.05)

@@ -2,7 +2,9 @@
 
 Ray says which machines are drained, and by when they are gone: a cloud's notice, an autoscaler, or whoever ran
 ``ray drain-node``. A restorer there begins no further segment; it ends the one it is at if it can before the machine
-goes, hands it back otherwise, and ends its process. Ray starts another one elsewhere and gives it the segments.
+goes, hands it back otherwise, and ends its process. Ray starts another one elsewhere and gives it the segments. It does
+not wait for a segment to leave by: Ray Data gives out nothing while its restorers hold more than the machines that stay
+have.
 """
 
 import time
@@ -22,23 +24,39 @@ _RESERVE_SECONDS = 20.0
 class Draining:
     """Knows whether this process' machine is to go."""
 
-    def __init__(self, ask: Callable[[], float | None] | None = None, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        ask: Callable[[], float | None] | None = None,
+        clock: Callable[[], float] = time.time,
+        look_seconds: float = LOOK_SECONDS,
+    ) -> None:
         """Watch nothing yet.
 
         Args:
             ask: says by when this machine goes, in seconds since 1970: 0 where that is not known, None where it
-                stays. By default Ray is asked, now and then, by a thread of its own: no device waits for the answer.
+                stays. By default Ray's answer to whoever watches is known: no device waits for one.
+            look_seconds: from one look of the watching thread to the next.
         """
-        self._ask = ask
-        self._clock = clock
         self._told: float | None = None
+        self._ask = ask or (lambda: self._told)
+        self._look = ask or _ask_ray
+        self._clock = clock
+        self._look_seconds = look_seconds
         self._is_watching = False
         self._lock = Lock()
+
+    def watch(self, leave: Callable[[], None]) -> None:
+        """Look now and then, in a thread of its own, and leave when it has begun, whether or not work comes."""
+        with self._lock:
+            if self._is_watching:
+                return
+            self._is_watching = True
+        Thread(target=self._watch, args=(leave,), name="draining", daemon=True).start()
 
     @property
     def has_begun(self) -> bool:
         """Whether nothing more is to be begun here."""
-        return self._gone_at() is not None
+        return self._ask() is not None
 
     def check(self) -> None:
         """Stop work that would not be committed before the machine goes.
@@ -46,24 +64,24 @@ class Draining:
         Raises:
             HandedBackError: it is time.
         """
-        gone_at = self._gone_at()
+        gone_at = self._ask()
         if gone_at and gone_at - self._clock() < _RESERVE_SECONDS:
             raise HandedBackError("this machine is about to go; the segment is restored on another one")
 
-    def _gone_at(self) -> float | None:
-        if self._ask is not None:
-            return self._ask()
-        with self._lock:
-            if not self._is_watching and ray.is_initialized():
-                self._is_watching = True
-                Thread(target=self._watch, name="draining", daemon=True).start()
-        return self._told
-
-    def _watch(self) -> None:
-        machine = ray.get_runtime_context().get_node_id()
+    def _watch(self, leave: Callable[[], None]) -> None:
+        is_leaving = False
         while True:
-            self._told = gone_at(machine, draining_machines())
-            time.sleep(LOOK_SECONDS)
+            self._told = self._look()
+            if self._told is not None and not is_leaving:
+                is_leaving = True
+                Thread(target=leave, name="leaving", daemon=True).start()
+            time.sleep(self._look_seconds)
+
+
+def _ask_ray() -> float | None:
+    if not ray.is_initialized():
+        return None
+    return gone_at(ray.get_runtime_context().get_node_id(), draining_machines())
 
 
 def draining_machines() -> Mapping[str, int]:

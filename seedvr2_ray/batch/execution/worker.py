@@ -85,6 +85,7 @@ class SegmentWorker:
 
     def restore_rows(self, rows: Sequence[SegmentRow | VideosRow]) -> list[SegmentResult | VideosRow]:
         """Restore segments; pass on what is not to be restored."""
+        self._draining.watch(self._leave_drained_machine)
         return [row if isinstance(row, VideosRow) else self._restore(row) for row in rows]
 
     def _restore(self, row: SegmentRow) -> SegmentResult:

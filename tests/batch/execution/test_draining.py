@@ -1,5 +1,6 @@
 """A machine that is to go: what is begun there, what is ended there, and what is handed back. No Ray."""
 
+import queue
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from tests.batch.execution.one_video import FailingRestorers, job_in, restore_fi
 from tests.media.clips import make_clip
 
 NOW = 1000.0
+NEVER_SECONDS = 3600.0
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +47,27 @@ def test_a_drained_machine_ends_what_it_is_at_and_leaves_before_the_next_segment
     restorers, left = FailingRestorers(), []
     job = job_in(tmp_path, restorers)
     rows = list(rows_of_video(video_in(job, clip, tmp_path / "out.mp4")))
-    worker = SegmentWorker(job, leave=left.append, draining=Draining(lambda: told[0], clock=lambda: NOW))
+    draining = Draining(lambda: told[0], clock=lambda: NOW, look_seconds=NEVER_SECONDS)
+    worker = SegmentWorker(job, leave=left.append, draining=draining)
     assert [result.state for result in worker.restore_rows(rows[:1])] == ["restored"]
     told[0] = NOW + 60
     (result,) = worker.restore_rows(rows[1:])
     assert left == [0]
     assert result.failure is not None and result.failure.consequence == "later"
     assert restorers.calls == 1
+
+
+@pytest.mark.slow
+def test_who_has_nothing_to_do_leaves_a_drained_machine_too(clip, tmp_path):
+    told: list[float | None] = [None]
+    left: queue.Queue[int] = queue.Queue()
+    job = job_in(tmp_path, FailingRestorers())
+    draining = Draining(lambda: told[0], look_seconds=0.01)
+    worker = SegmentWorker(job, leave=left.put, draining=draining)
+    assert restore_first(job, video_in(job, clip, tmp_path / "out.mp4"), worker).state == "restored"
+    assert left.empty()
+    told[0] = 0.0
+    assert left.get(timeout=30) == 0
 
 
 @pytest.mark.slow
@@ -65,7 +81,7 @@ def test_a_segment_that_would_not_be_ready_in_time_is_handed_back_and_counts_as_
 
     job, left = job_in(tmp_path, Noticed()), []
     video = video_in(job, clip, tmp_path / "out.mp4")
-    draining = Draining(lambda: told[0], clock=lambda: NOW)
+    draining = Draining(lambda: told[0], clock=lambda: NOW, look_seconds=NEVER_SECONDS)
     result = restore_first(job, video, SegmentWorker(job, leave=left.append, draining=draining))
     assert left == [0] and result.failure is not None and result.failure.consequence == "later"
     assert video.store(job).attempt_notes("deaths/run1", video.plan.segments[0].address) == []

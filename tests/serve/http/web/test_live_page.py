@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from seedvr2_ray.serve.config import LiveLimits, ModelPool
 from tests.serve.http.web.page_driver import PATIENCE_MS, PageDriver, open_tab
@@ -105,6 +105,26 @@ def test_a_connection_that_breaks_is_taken_up_again(tab: PageDriver) -> None:
     expect(page.locator("#problem")).to_be_empty()
     page.locator("#stop").click()
     expect(page.locator("#state")).to_have_text("The stream has ended.")
+
+
+@pytest.mark.parametrize("path", ["", "live"])
+def test_nothing_can_be_clicked_in_vain_while_a_page_is_not_ready(
+    browser: Browser, service: RunningService, path: str
+) -> None:
+    with open_tab(browser, service.base_url) as driver:
+        page = driver.page
+        waiting: list[Route] = []
+        page.route("**/languages/*", lambda route: waiting.append(route))
+        page.goto(f"{service.base_url}/{path}")
+        body = page.locator("body")
+        expect(body).to_have_js_property("inert", True)
+        while not waiting:
+            page.wait_for_timeout(20)
+        for route in waiting:
+            route.continue_()
+        expect(body).to_have_js_property("inert", False)
+        page.locator("#language").click()
+        expect(page.locator("html")).to_have_attribute("lang", "zh-CN")
 
 
 def test_the_page_works_by_keyboard_in_chinese_in_the_dark_and_on_a_phone(

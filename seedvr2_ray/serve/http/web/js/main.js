@@ -175,4 +175,6 @@ async function readLimits() {
 
 document.addEventListener("language", showLanguage);
 showLanguage();
+// Until now nothing would have heard a click.
+document.body.inert = false;
 await begin();

@@ -198,5 +198,7 @@ document.addEventListener("language", showLanguage);
 showLanguage();
 setInterval(() => running && show(), LOOK_MS);
 window.addEventListener("pagehide", release);
+// Until now nothing would have heard a click.
+document.body.inert = false;
 const { models } = await api.models().catch(() => ({ models: [] }));
 for (const { name } of models) byId("model").append(element("option", { value: name, text: name }));
