@@ -84,9 +84,15 @@ class AsyncClient:
             self._connection, path, resume=resume, piece_bytes=piece_bytes, on_progress=on_progress
         )
 
-    async def estimate(self, source: JobSource, settings: Settings | None = None) -> JobEstimate:
-        """Return what a job would take and cost, and why it would be refused. A path is uploaded."""
-        return await verbs.estimate(self._connection, source, settings)
+    async def estimate(
+        self, source: JobSource, settings: Settings | None = None, *, gang_size: int | None = None
+    ) -> JobEstimate:
+        """Return what a job would take and cost, and why it would be refused. A path is uploaded.
+
+        Args:
+            gang_size: GPUs that restore a segment together; by default the fewest that can.
+        """
+        return await verbs.estimate(self._connection, source, settings, gang_size)
 
     async def submit(
         self,
@@ -96,6 +102,7 @@ class AsyncClient:
         priority: int = 0,
         metadata: Mapping[str, Any] | None = None,
         webhook_url: str | None = None,
+        gang_size: int | None = None,
         idempotency_key: str | None = None,
         on_upload: OnTransfer | None = None,
     ) -> Job:
@@ -106,6 +113,7 @@ class AsyncClient:
             settings: what differs from the service's defaults.
             priority: -10..10; higher ones of one's own go first.
             metadata: kept with the job; at most 4 KiB as JSON.
+            gang_size: GPUs that restore a segment together; by default the fewest that can. Changes no picture.
             idempotency_key: the same request under the same key makes one job, also by another process; with a
                 path it is another request, for it uploads anew.
             on_upload: told how many bytes of how many have arrived.
@@ -120,6 +128,7 @@ class AsyncClient:
             priority=priority,
             metadata=metadata,
             webhook_url=webhook_url,
+            gang_size=gang_size,
             idempotency_key=idempotency_key,
             on_upload=on_upload,
         )

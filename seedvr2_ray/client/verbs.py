@@ -43,8 +43,14 @@ async def read_usage(connection: Connection, days: int) -> Usage:
     return parse(Usage, answer.body)
 
 
-async def estimate(connection: Connection, source: JobSource, settings: Settings | None) -> JobEstimate:
-    body = {"source": await _named(connection, source, None), "settings": _chosen(settings)}
+async def estimate(
+    connection: Connection, source: JobSource, settings: Settings | None, gang_size: int | None
+) -> JobEstimate:
+    body = {
+        "source": await _named(connection, source, None),
+        "settings": _chosen(settings),
+        "gang_size": gang_size,
+    }
     answer = await connection.send("POST", "/v1/estimate", json=body)
     return parse(JobEstimate, answer.body)
 
@@ -57,6 +63,7 @@ async def submit(
     priority: int,
     metadata: Mapping[str, Any] | None,
     webhook_url: str | None,
+    gang_size: int | None,
     idempotency_key: str | None,
     on_upload: OnTransfer | None,
 ) -> Job:
@@ -66,6 +73,7 @@ async def submit(
         "priority": priority,
         "metadata": dict(metadata or {}),
         "webhook_url": webhook_url,
+        "gang_size": gang_size,
     }
     # With a key the request may be sent again after a break without making a second job.
     headers = {"Idempotency-Key": idempotency_key or uuid4().hex}
@@ -184,6 +192,7 @@ async def restore(
         priority=0,
         metadata=None,
         webhook_url=None,
+        gang_size=None,
         idempotency_key=None,
         on_upload=None,
     )

@@ -286,6 +286,7 @@ def test_normal_use_says_little_and_nothing_strange(clip, run, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.mp4", "out.mp4.json"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["restore", "plan", "probe", "doctor", "models list", "models verify"])
 def test_json_is_one_object_on_stdout_and_nothing_on_stderr(command, clip, run, tmp_path):
     arguments = {

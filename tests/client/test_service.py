@@ -31,9 +31,9 @@ def test_a_job_goes_from_a_file_to_a_file(ingress, clip, tmp_path):
     with Client(ingress.url) as client:
         assert [model.name for model in client.models()] == ["lanczos", "nano"]
         upload = client.upload(clip, piece_bytes=1000)
-        estimate = client.estimate(upload, QUICK)
-        assert (estimate.width, estimate.height, estimate.refusals) == (128, 96, ())
-        job = client.submit(upload, QUICK, metadata={"shelf": 7})
+        estimate = client.estimate(upload, QUICK, gang_size=1)
+        assert (estimate.width, estimate.height, estimate.refusals, estimate.gang_size) == (128, 96, (), 1)
+        job = client.submit(upload, QUICK, metadata={"shelf": 7}, gang_size=1)
         seen = list(client.events(job, timeout_seconds=60))
         assert (seen[-1].state, seen[-1].metadata) == ("completed", {"shelf": 7})
         path = client.download(seen[-1], tmp_path)
@@ -57,3 +57,11 @@ def test_the_asynchronous_client_does_it_too(ingress, clip, tmp_path):
 def test_what_the_service_refuses_is_our_error(ingress, clip):
     with Client(ingress.url) as client, pytest.raises(SettingsError, match="did you mean resolution"):
         client.submit(clip, {"resolutoin": "x2"})
+
+
+def test_a_gang_that_is_not_deployed_is_refused_by_estimate_and_job(ingress, clip):
+    with Client(ingress.url) as client:
+        upload = client.upload(clip)
+        for ask in (client.estimate, client.submit):
+            with pytest.raises(SettingsError, match="gangs of 1, not of 2"):
+                ask(upload, QUICK, gang_size=2)

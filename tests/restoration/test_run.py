@@ -216,6 +216,7 @@ def test_a_picture_of_one_pixel_is_restored_like_any_other(size, resolution, tmp
         assert image.getpixel((0, 0)) == (200, 100, 50)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (3, 1), (2, 2)])
 @pytest.mark.parametrize("target", ["b.mkv", "b.mp4"])
 def test_a_video_of_one_pixel_is_restored_like_any_other(size, target, tmp_path):

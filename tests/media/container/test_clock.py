@@ -63,6 +63,7 @@ def joined_master(path, target):
 KINDS = [("ts", "h264", (0, 0)), ("ts", "h264", (5, 2)), ("ts", "h264", (0, HOURS)), ("vob", "mpeg2", (0, 0))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ending", "codec", "starts"), [*KINDS, ("flv", "flv", (0, 0))])
 def test_recordings_joined_end_to_end_go_on_at_their_rate(tmp_path, ending, codec, starts):
     media = probe(str(recordings(tmp_path, ending, codec, starts=starts)))

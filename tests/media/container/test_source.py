@@ -16,6 +16,7 @@ TRAILERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trailer", TRAILERS.values(), ids=TRAILERS)
 @pytest.mark.parametrize("ending", ["mp4", "mov"])
 def test_bytes_behind_the_last_box_are_no_damage(tmp_path, trailer, ending):

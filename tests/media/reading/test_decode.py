@@ -66,6 +66,7 @@ QUICK = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "kwargs"), QUICK, ids=[name for name, _ in QUICK])
 def test_any_stretch_holds_exactly_its_frames(tmp_path, name, kwargs):
     path = str(tmp_path / name)

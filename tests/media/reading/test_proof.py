@@ -132,6 +132,7 @@ IN_BAND = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "codec", "cabac", "bframes"), IN_BAND)
 def test_decoding_begins_only_where_the_parameter_sets_in_force_are(tmp_path, name, codec, cabac, bframes):
     """Without the proof's help, and without calling a sound file damaged."""
@@ -207,6 +208,7 @@ def test_a_file_that_has_rotted_since_is_noticed(tmp_path):
 DAMAGED = [("a.mp4", {"bframes": 2}), ("a.mkv", {"codec": "mpeg4"}), ("a.ts", {"codec": "mpeg2", "bframes": 2})]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "kwargs"), DAMAGED)
 @pytest.mark.parametrize("share", [0.3, 0.6])
 def test_stand_ins_are_proved_like_pictures(tmp_path, name, kwargs, share):

@@ -55,6 +55,7 @@ def restore(source, target, *, resolution="x2", **settings):
     return {(notice.outcome, notice.subject): notice.reason for notice in finished.assembly.notices}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["JPEG", "PNG", "TIFF", "WEBP"])
 @pytest.mark.parametrize("target", ["a.jpg", "a.png", "a.tif", "a.webp"])
 def test_profile_exif_and_resolution_of_a_photo_come_out_again(source, target, tmp_path):

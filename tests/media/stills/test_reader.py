@@ -227,6 +227,7 @@ def test_every_kind_that_is_read_stands_in_the_documentation_and_is_tested():
     assert kinds_tested == set(listed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [*EXACT, *CLOSE])
 def test_whatever_the_bytes_there_is_a_picture_or_one_sentence(kind, tmp_path, capfd):
     whole = {**EXACT, **CLOSE}[kind][0]()

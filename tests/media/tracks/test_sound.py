@@ -59,6 +59,7 @@ def times(path):
         return [float(packet.pts * packet.time_base) for packet in container.demux(stream) if packet.size]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", ["pcm_s16le", "pcm_s24le", "pcm_f32le"])
 @pytest.mark.parametrize(("suffix", "layout"), [("avi", "stereo"), ("mkv", "stereo"), ("nut", "5.1"), ("mkv", "7.1")])
 def test_uncompressed_sound_that_only_counts_its_channels_is_kept_in_mp4(tmp_path, codec, suffix, layout):
@@ -70,6 +71,7 @@ def test_uncompressed_sound_that_only_counts_its_channels_is_kept_in_mp4(tmp_pat
     assert report.left_out == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["out.mp4", "out.mov"])
 @pytest.mark.parametrize(
     ("suffix", "codec", "rate", "layout", "expected"),

@@ -140,6 +140,7 @@ def _video(num_frames, side=32):
     return torch.rand(num_frames, 3, side, side, generator=torch.Generator().manual_seed(num_frames))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overlap", [0, 1])
 @pytest.mark.parametrize("num_frames", [1, 9, 12, 21, 26])
 def test_a_stream_equals_the_same_frames_known_beforehand(num_frames, overlap):

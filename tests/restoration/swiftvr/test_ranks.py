@@ -123,6 +123,7 @@ def test_a_published_file_is_restored_as_published_by_ranks(name, size):
     assert int(difference.abs().max()) <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_frames", "size"), [(1, 2), (13, 2), (26, 2), (5, 3), (33, 3), (19, 4)])
 def test_ranks_give_the_very_frames_of_one_device_and_leave_no_message_behind(model, size, num_frames):
     task = _task(num_frames, depth=16)

@@ -116,6 +116,7 @@ def test_no_owner_holds_every_place_of_the_runners(store: JobStore, clock: HandC
     assert [job.id for job in store.claim("two", lease_seconds=1000, limit=64, most_per_owner=3)] == [later.id]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_whatever_arrives_when_the_least_served_owner_is_next_with_his_most_urgent_job(
     store: JobStore, clock: HandClock, seed: int

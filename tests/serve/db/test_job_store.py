@@ -153,6 +153,7 @@ def test_a_released_job_is_free_at_once_and_closed_to_who_released_it(store: Job
 # Steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", WAYS)
 def test_only_legal_steps_are_written(store: JobStore, before: JobState) -> None:
     for after in JobState:

@@ -19,6 +19,7 @@ def run(scenario: Awaitable[Any]) -> None:
     asyncio.run(in_time())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(10))
 def test_nobody_has_more_than_his_share_nor_all_together_more_than_there_is_and_everybody_has_his_turn(
     seed: int,

@@ -35,6 +35,7 @@ def _network(variant: str, windows: WindowGrid = FINE) -> SeedVR2Transformer:
     return network
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("num_ranks", [2, 3])
 @pytest.mark.parametrize("windows", [FINE, COARSE], ids=["many windows", "few windows"])
