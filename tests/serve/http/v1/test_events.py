@@ -169,7 +169,8 @@ def test_a_receiver_that_hangs_up_on_a_silent_job_is_noticed(ingress, driver):
     until(lambda: ingress.service.watch.num_watchers == 0)
     stream = ingress.client()
     with stream.stream("GET", f"{driver.path}/events") as opened:
-        next(jobs_in(opened))
+        told = jobs_in(opened)  # Kept: httpx closes what nobody goes on reading.
+        next(told)
         until(lambda: ingress.service.watch.num_watchers == 1)
     stream.close()
     until(lambda: ingress.service.watch.num_watchers == 0)
