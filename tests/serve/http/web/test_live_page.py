@@ -114,14 +114,13 @@ def test_nothing_can_be_clicked_in_vain_while_a_page_is_not_ready(
     with open_tab(browser, service.base_url) as driver:
         page = driver.page
         waiting: list[Route] = []
-        page.route("**/languages/*", lambda route: waiting.append(route))
+        page.route("**/languages/*", lambda route: waiting.append(route), times=1)
         page.goto(f"{service.base_url}/{path}")
         body = page.locator("body")
         expect(body).to_have_js_property("inert", True)
         while not waiting:
             page.wait_for_timeout(20)
-        for route in waiting:
-            route.continue_()
+        waiting[0].continue_()
         expect(body).to_have_js_property("inert", False)
         page.locator("#language").click()
         expect(page.locator("html")).to_have_attribute("lang", "zh-CN")
