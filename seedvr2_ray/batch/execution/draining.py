@@ -3,8 +3,7 @@
 Ray says which machines are drained, and by when they are gone: a cloud's notice, an autoscaler, or whoever ran
 ``ray drain-node``. A restorer there begins no further segment; it ends the one it is at if it can before the machine
 goes, hands it back otherwise, and ends its process. Ray starts another one elsewhere and gives it the segments. It does
-not wait for a segment to leave by: Ray Data gives out nothing while its restorers hold more than the machines that stay
-have.
+not wait for a segment to leave by: none may come until the archive is done.
 """
 
 import time
