@@ -24,6 +24,14 @@ def descendants(pid: int) -> list[int]:
     return [one for one in found if Path(f"/proc/{one}").exists()]
 
 
+def parent_of(pid: int) -> int | None:
+    """Return the process that started another one; None if that is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return None
+
+
 def kill_family(process: "subprocess.Popen[bytes]") -> None:
     """End a process and all that descend from it at once, as a power cut does."""
     # Stopped first, so that none of them can start another one or notice that its parent is gone.

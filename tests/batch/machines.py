@@ -17,6 +17,7 @@ from seedvr2_ray.batch.bulk import BulkRequest, run_bulk
 from seedvr2_ray.batch.execution.cluster import Pool
 from tests.batch.archives import Quiet
 from tests.batch.restorers import TracingRestorers
+from tests.processes import parent_of
 
 PATIENCE_SECONDS = 15.0
 
@@ -55,14 +56,6 @@ class SecondMachine:
     def pids_at_work(self, restorers: TracingRestorers) -> set[int]:
         """Return the restorers that run there."""
         return {pid for pid in {trace.pid for trace in restorers.traces()} if parent_of(pid) == self.raylet_pid}
-
-
-def parent_of(pid: int) -> int | None:
-    """Return the process that started another one; None if that is gone."""
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except FileNotFoundError:
-        return None
 
 
 @contextmanager

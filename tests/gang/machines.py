@@ -13,6 +13,7 @@ import ray
 from ray.cluster_utils import Cluster
 from ray.util.placement_group import placement_group_table
 
+from tests.processes import parent_of
 from tests.restoration.gang.row_shards import RowShards, folders, processes_left
 
 ON_MACHINES = [
@@ -55,9 +56,8 @@ class Machines:
 
     def lose_that_of(self, pid: int) -> None:
         """Take the machine away on which a process runs."""
-        parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
         raylets = {each.all_processes["raylet"][0].process.pid: each.node_id for each in self.nodes}
-        self.lose(raylets[parent])
+        self.lose(raylets[parent_of(pid)])
 
     def lose(self, node_id: str) -> None:
         """Take a machine away, as a power cut does."""
@@ -73,8 +73,7 @@ class Machines:
         found = []
         for folder in Path("/proc").glob("[0-9]*"):
             try:
-                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-                if parent in raylets and title in (folder / "cmdline").read_text():
+                if parent_of(int(folder.name)) in raylets and title in (folder / "cmdline").read_text():
                     found.append(int(folder.name))
             except OSError:
                 continue  # It has ended meanwhile.

@@ -8,7 +8,7 @@ not wait for a segment to leave by: none may come until the archive is done.
 
 import time
 from collections.abc import Callable, Mapping
-from threading import Lock, Thread
+from threading import Thread
 
 import ray
 from ray._private import state
@@ -20,42 +20,45 @@ _RESERVE_SECONDS = 20.0
 """Before a machine goes: for the commit of what was finished in time."""
 
 
+def _ask_ray() -> float | None:
+    if not ray.is_initialized():
+        return None
+    return gone_at(ray.get_runtime_context().get_node_id(), draining_machines())
+
+
 class Draining:
     """Knows whether this process' machine is to go."""
 
     def __init__(
         self,
-        ask: Callable[[], float | None] | None = None,
+        ask: Callable[[], float | None] = _ask_ray,
         clock: Callable[[], float] = time.time,
         look_seconds: float = LOOK_SECONDS,
     ) -> None:
-        """Watch nothing yet.
+        """Know nothing yet.
 
         Args:
             ask: says by when this machine goes, in seconds since 1970: 0 where that is not known, None where it
-                stays. By default Ray's answer to whoever watches is known: no device waits for one.
+                stays. Only who looks asks: no device waits for the answer.
             look_seconds: from one look of the watching thread to the next.
         """
-        self._told: float | None = None
-        self._ask = ask or (lambda: self._told)
-        self._look = ask or _ask_ray
+        self._ask = ask
         self._clock = clock
         self._look_seconds = look_seconds
-        self._is_watching = False
-        self._lock = Lock()
+        self._gone_at: float | None = None
 
     def watch(self, leave: Callable[[], None]) -> None:
         """Look now and then, in a thread of its own, and leave when it has begun, whether or not work comes."""
-        with self._lock:
-            if self._is_watching:
-                return
-            self._is_watching = True
         Thread(target=self._watch, args=(leave,), name="draining", daemon=True).start()
+
+    def look(self) -> None:
+        """Ask once."""
+        self._gone_at = self._ask()
 
     @property
     def has_begun(self) -> bool:
         """Whether nothing more is to be begun here."""
-        return self._ask() is not None
+        return self._gone_at is not None
 
     def check(self) -> None:
         """Stop work that would not be committed before the machine goes.
@@ -63,24 +66,18 @@ class Draining:
         Raises:
             HandedBackError: it is time.
         """
-        gone_at = self._ask()
+        gone_at = self._gone_at
         if gone_at and gone_at - self._clock() < _RESERVE_SECONDS:
             raise HandedBackError("this machine is about to go; the segment is restored on another one")
 
     def _watch(self, leave: Callable[[], None]) -> None:
         is_leaving = False
         while True:
-            self._told = self._look()
-            if self._told is not None and not is_leaving:
+            self.look()
+            if self.has_begun and not is_leaving:
                 is_leaving = True
                 Thread(target=leave, name="leaving", daemon=True).start()
             time.sleep(self._look_seconds)
-
-
-def _ask_ray() -> float | None:
-    if not ray.is_initialized():
-        return None
-    return gone_at(ray.get_runtime_context().get_node_id(), draining_machines())
 
 
 def draining_machines() -> Mapping[str, int]:

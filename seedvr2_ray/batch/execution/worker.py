@@ -77,6 +77,7 @@ class SegmentWorker:
         self._unfinished = Company()
         self._loading = Lock()
         self._copies = SourceCopies(Path(job.scratch) / "sources", job.scratch_bytes)
+        self._draining.watch(self._leave_drained_machine)
 
     def __call__(self, batch: pyarrow.Table) -> pyarrow.Table:
         """Do what each row of a batch says, and say what became of it."""
@@ -85,7 +86,6 @@ class SegmentWorker:
 
     def restore_rows(self, rows: Sequence[SegmentRow | VideosRow]) -> list[SegmentResult | VideosRow]:
         """Restore segments; pass on what is not to be restored."""
-        self._draining.watch(self._leave_drained_machine)
         return [row if isinstance(row, VideosRow) else self._restore(row) for row in rows]
 
     def _restore(self, row: SegmentRow) -> SegmentResult:

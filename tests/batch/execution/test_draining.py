@@ -33,6 +33,7 @@ def test_a_machine_goes_when_ray_says_so():
 )
 def test_work_goes_on_until_shortly_before_its_machine_goes(gone, has_begun, is_due):
     draining = Draining(lambda: gone, clock=lambda: NOW)
+    draining.look()
     assert draining.has_begun == bool(has_begun)
     if is_due:
         with pytest.raises(HandedBackError):
@@ -51,6 +52,7 @@ def test_a_drained_machine_ends_what_it_is_at_and_leaves_before_the_next_segment
     worker = SegmentWorker(job, leave=left.append, draining=draining)
     assert [result.state for result in worker.restore_rows(rows[:1])] == ["restored"]
     told[0] = NOW + 60
+    draining.look()
     (result,) = worker.restore_rows(rows[1:])
     assert left == [0]
     assert result.failure is not None and result.failure.consequence == "later"
@@ -77,6 +79,7 @@ def test_a_segment_that_would_not_be_ready_in_time_is_handed_back_and_counts_as_
     class Noticed(FailingRestorers):
         def load(self, settings):
             told[0] = NOW + 5  # When it has begun.
+            draining.look()
             return super().load(settings)
 
     job, left = job_in(tmp_path, Noticed()), []

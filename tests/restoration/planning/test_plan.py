@@ -8,9 +8,10 @@ from seedvr2_ray.errors import InputError
 from seedvr2_ray.media.container.info import Notice
 from seedvr2_ray.restoration.lanczos import LANCZOS
 from seedvr2_ray.restoration.planning import plan
-from seedvr2_ray.restoration.planning.plan import ALIGNMENT, cut_segments, plan_video
+from seedvr2_ray.restoration.planning.plan import ALIGNMENT, cut_segments
 from seedvr2_ray.settings import RestoreSettings
 from tests.media.masters import a_source
+from tests.restoration import plans
 
 VIDEOS = [
     pytest.param(shots, num_frames, longest, overlap, id=f"{len(shots)}shots-{num_frames}f-{longest}-{overlap}")
@@ -74,16 +75,7 @@ def test_a_long_shot_is_cut_into_about_equal_segments():
 def test_fields_are_refused_unless_the_way_out_that_the_refusal_names_is_taken(field_order, subject):
     refusal = Notice("refused", subject, "pass --deinterlace bwdif")
     media = replace(a_source(field_order=field_order), preflight=(refusal,))
-    plan_with = partial(
-        plan_video,
-        media,
-        source="in.mp4",
-        fingerprint="sha256-0",
-        shots=(0,),
-        restorer=LANCZOS,
-        target="out.mp4",
-        max_pixels=10**9,
-    )
+    plan_with = partial(plans.a_plan, restorer=LANCZOS, media=media)
     with pytest.raises(InputError, match=subject):
         plan_with(RestoreSettings(resolution="x2"))
     notices = plan_with(RestoreSettings(resolution="x2", deinterlace="bwdif")).notices
@@ -92,16 +84,7 @@ def test_fields_are_refused_unless_the_way_out_that_the_refusal_names_is_taken(f
 
 def test_intermediates_of_other_conversions_have_other_addresses_and_those_of_the_same_do_not(monkeypatch):
     def addresses():
-        planned = plan_video(
-            a_source(),
-            RestoreSettings(resolution="x2"),
-            source="in.mp4",
-            fingerprint="sha256-0",
-            shots=(0,),
-            restorer=LANCZOS,
-            target="out.mp4",
-            max_pixels=10**9,
-        )
+        planned = plans.a_plan(RestoreSettings(resolution="x2"), LANCZOS)
         return {address for segment in planned.segments for address in (segment.address, segment.part_address)}
 
     before = addresses()
