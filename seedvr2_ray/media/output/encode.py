@@ -1,7 +1,7 @@
 """From restored R'G'B' frames to the master's pixel format, and from there to encoded parts."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
@@ -25,6 +25,9 @@ _GREEN_BLUE_RED = (1, 2, 0, 3)
 # "area" averages, which for chroma is the classical 1-2-1 filter at MPEG's left position; no sample
 # of luma is moved. "bitexact" keeps the result the same on every processor.
 _SWS_FLAGS = "area+accurate_rnd+full_chroma_int+full_chroma_inp+bitexact"
+
+_X265_DELAY = 2
+"""Most places that x265 decodes a picture before it is shown, with a pyramid of B-frames."""
 
 
 class FrameConverter:
@@ -165,16 +168,25 @@ class _VideoPart:
         self._container = av.open(file_url(path), "w", format="matroska")
         self._container.flags |= BITEXACT
         self._stream = _open_encoder(self._container, master, num_threads)
+        self._says_wrong_dts = master.codec == "libx265"
+        self._num_packets = 0
 
     def write(self, frame: av.VideoFrame) -> None:
         frame.time_base = self._stream.codec_context.time_base
-        for packet in self._stream.encode(frame):
-            self._container.mux(packet)
+        self._mux(self._stream.encode(frame))
 
     def close(self) -> None:
-        for packet in self._stream.encode(None):
-            self._container.mux(packet)
+        self._mux(self._stream.encode(None))
         self._container.close()
+
+    def _mux(self, packets: Iterable[Any]) -> None:
+        for packet in packets:
+            if self._says_wrong_dts:
+                # It learns from its third frame how late it decodes. In a part of one or two frames it reads
+                # memory that nobody has written, and now and then the muxer refuses what it finds there.
+                packet.dts = self._num_packets - _X265_DELAY
+            self._num_packets += 1
+            self._container.mux(packet)
 
     def abandon(self) -> None:
         self._container.close()

@@ -14,6 +14,7 @@ import torch
 
 from seedvr2_ray.errors import CapacityError, TargetError
 from seedvr2_ray.frames import Frames
+from seedvr2_ray.media.output import encode
 from seedvr2_ray.media.output.codecs import CODECS
 from seedvr2_ray.media.output.encode import FrameConverter, PartWriter
 from seedvr2_ray.media.output.master import plan_master
@@ -193,6 +194,29 @@ def test_a_part_begins_with_a_picture_that_needs_no_other(tmp_path):
             packets = [packet for packet in part.demux(video=0) if packet.size]
             assert packets[0].is_keyframe
             assert packets[0].pts == min(packet.pts for packet in packets)
+
+
+class GarbledStream:
+    """An encoder's stream that says for each packet to decode it at any time at all."""
+
+    def __init__(self, stream):
+        self._stream = stream
+
+    def __getattr__(self, name):
+        return getattr(self._stream, name)
+
+    def encode(self, frame):
+        for packet in self._stream.encode(frame):
+            packet.dts = 281_472_700_569_319
+            yield packet
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, 3, 7])
+def test_a_part_however_short_does_not_hang_on_what_x265_says_of_decoding(num_frames, tmp_path, monkeypatch):
+    whole = encoded(tmp_path / "whole.mkv", "hevc", num_frames)
+    open_encoder = encode._open_encoder
+    monkeypatch.setattr(encode, "_open_encoder", lambda *arguments: GarbledStream(open_encoder(*arguments)))
+    assert encoded(tmp_path / "garbled.mkv", "hevc", num_frames) == whole
 
 
 def test_picture_types_left_by_a_decoder_do_not_force_the_encoder(tmp_path):
