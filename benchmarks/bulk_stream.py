@@ -10,8 +10,8 @@ is read, restored or published.
 2. Planned: every row is found published by an earlier run, as when a finished archive is run again.
 3. One long video, taken through the driver's picture of it without Ray, and one of a quarter of its length.
 
-Of the first two the driver after a tenth of the rows is compared with the driver at the end; of the third, seconds per
-segment with those of the shorter one.
+Of the first two the driver after a tenth of the rows is compared with the driver at the end, and the pace of the second
+half of the rows with that of the first; of the third, seconds per segment with those of the shorter one.
 """
 
 import argparse
@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,8 @@ from seedvr2_ray.storage.records import Commit
 ROWS_OF_A_SHARD = 1000
 GROWTH_LIMIT_MIB = 200.0
 SECONDS_OF_A_SEGMENT = 2.0
+NUM_SAMPLES = 20
+LEAST_PACE_OF_THE_SECOND_HALF = 0.8
 
 
 def plan_one_video(folder: Path) -> Video:
@@ -224,8 +226,9 @@ def resident_mib() -> float:
 
 
 def measure_memory(num_rows: int, *, are_streamed: bool) -> dict[str, Any]:
-    """Drive an archive and note the driver's memory at every twentieth of it."""
+    """Drive an archive and note the time and the driver's memory at every twentieth of it."""
     samples: list[tuple[int, float]] = []
+    passed: list[float] = []
     with tempfile.TemporaryDirectory() as scratch:
         video = plan_one_video(Path(scratch)) if are_streamed else None
         ray.init(
@@ -234,9 +237,10 @@ def measure_memory(num_rows: int, *, are_streamed: bool) -> dict[str, Any]:
         try:
             began = time.monotonic()
             for num_settled in stream(video, num_rows, Path(scratch)):
-                if num_settled % max(1, num_rows // 20) == 0:
+                if num_settled % max(1, num_rows // NUM_SAMPLES) == 0:
                     samples.append((num_settled, round(resident_mib(), 1)))
-                    print(f"{num_settled} rows, {samples[-1][1]:.0f} MiB", flush=True)
+                    passed.append(round(time.monotonic() - began, 1))
+                    print(f"{num_settled} rows, {samples[-1][1]:.0f} MiB, {passed[-1]:.0f} s", flush=True)
             seconds = time.monotonic() - began
         finally:
             ray.shutdown()
@@ -244,8 +248,22 @@ def measure_memory(num_rows: int, *, are_streamed: bool) -> dict[str, Any]:
         "rows": num_rows,
         "rows_per_second": round(num_rows / seconds, 1),
         "driver_mib_at_rows": samples,
+        "seconds_at_rows": passed,
+        "pace_of_the_second_half": round(pace_of_the_second_half(passed), 3),
         "driver_growth_mib_after_a_tenth": round(samples[-1][1] - samples[1][1], 1),
     }
+
+
+def pace_of_the_second_half(passed: Sequence[float]) -> float:
+    """Compare the pace of the later rows with that of the earlier ones, the first tenth left out.
+
+    Args:
+        passed: seconds at equal steps through the rows.
+    """
+    begin, end = len(passed) // 10 - 1, len(passed) - 1
+    middle = (begin + end) // 2
+    earlier = (passed[middle] - passed[begin]) / (middle - begin)
+    return earlier / ((passed[end] - passed[middle]) / (end - middle))
 
 
 def measure_long_video(hours: float) -> dict[str, float]:
@@ -281,6 +299,7 @@ def main() -> int:
         if num_rows:
             results[name] = measure_memory(num_rows, are_streamed=name == "streamed")
             is_met = is_met and results[name]["driver_growth_mib_after_a_tenth"] <= GROWTH_LIMIT_MIB
+            is_met = is_met and results[name]["pace_of_the_second_half"] >= LEAST_PACE_OF_THE_SECOND_HALF
     results["long_video"] = long = measure_long_video(arguments.hours)
     is_met = is_met and long["microseconds_per_segment"] <= 2 * long["of_a_quarter_of_its_length"]
     file.write_text(json.dumps(results, indent=1) + "\n")

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import queue
 import shlex
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pyarrow.parquet
 import pytest
@@ -20,7 +22,9 @@ import torch
 
 from seedvr2_ray.batch.bulk import BulkRequest, estimate_bulk, run_bulk
 from seedvr2_ray.batch.execution.cluster import Pool
+from seedvr2_ray.batch.execution.feed import Events, Feed, FeedOver, Restraint
 from seedvr2_ray.batch.execution.heartbeats import at_work, watch_run
+from seedvr2_ray.batch.execution.rows import VideosRow, to_columns
 from seedvr2_ray.batch.manifest.manifest import ManifestSource
 from seedvr2_ray.cli.main import main
 from seedvr2_ray.errors import DeploymentError
@@ -256,6 +260,41 @@ def test_who_is_at_work_on_a_cluster_is_known_to_its_driver() -> None:
 
     with watch_run("a-run", timeout_seconds=60):
         assert set(ray.get(ray.remote(num_cpus=1)(toil_until_known).remote(60))) == {"restore"}
+
+
+class NotedBlocks:
+    """How many blocks Ray's operators hold notes of, as its executor is told at every step after the feed was."""
+
+    seen: ClassVar[list[int]] = []
+
+    def before_execution_starts(self, executor: object) -> None: ...
+
+    def on_execution_step(self, executor: Any) -> None:
+        noted = [blocks for operator in executor._topology for blocks in operator.get_stats().values()]
+        self.seen.append(sum(map(len, noted)))
+
+    def after_execution_succeeds(self, executor: object) -> None: ...
+
+    def after_execution_fails(self, executor: object, error: Exception) -> None: ...
+
+
+@pytest.mark.usefixtures("small_ray")
+def test_ray_keeps_no_notes_of_rows_that_are_done() -> None:
+    def described(batch: object) -> dict[str, list[object]]:
+        return {name: [value] for name, value in to_columns(VideosRow(outcomes=(), videos=())).items()}
+
+    dataset = ray.data.range(30, override_num_blocks=30).map_batches(described, batch_size=1)
+    events: Events = queue.SimpleQueue()
+    NotedBlocks.seen.clear()
+    feed = Feed(dataset, events.put, Restraint(100))
+    dataset.context.custom_execution_callback_classes.append(NotedBlocks)  # Called after the feed's own.
+    received = 0
+    with feed:
+        while not isinstance(event := events.get(timeout=60), FeedOver):
+            feed.read(event)
+            received += 1
+    assert event.error is None and received == 30
+    assert NotedBlocks.seen and set(NotedBlocks.seen) == {0}
 
 
 @pytest.mark.usefixtures("small_ray")
