@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import expect, sync_playwright
 
 from tests.batch.archives import digests, make_archive, quarantined, restore_one_by_one
 from tests.processes import kill_family
@@ -77,7 +79,28 @@ def _require_tasks_named_after_what_they_do(cluster: str) -> None:
     assert sum(number for name, number in names.items() if "eartbeat" in name) <= names.total() / 20, told
 
 
-def test_a_submitted_job_restores_an_archive_and_its_log_can_be_read(cluster: str, tmp_path: Path) -> None:
+def _require_dashboard_to_show_them(cluster: str, chromium: Path) -> None:
+    """Ray's own page of the job, opened as its operator opens it, has a line for each kind of work."""
+    expect.set_options(timeout=30_000)
+    with sync_playwright() as playwright:
+        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+        browser = playwright.chromium.launch(executable_path=chromium, args=arguments)
+        page = browser.new_page()
+        page.goto(f"{cluster}/#/jobs/archive-1")
+        page.get_by_text("Ray Data Overview", exact=True).click()
+        page.get_by_role("row", name="dataset_").locator("svg").first.click()
+        for operator in ("FlatMap(planning)", "MapBatches(Restoring)"):
+            expect(page.get_by_text(operator, exact=True)).to_be_visible()
+        page.get_by_test_id("progress-bar-segment").last.locator("xpath=preceding::*[local-name()='svg'][1]").click()
+        for task in ("FlatMap(planning)", "finishing", "publishing", "cleaning"):
+            # Each with how often it was done.
+            expect(page.locator("body")).to_contain_text(re.compile(rf"{re.escape(task)}\s*\(\s*\d+\s*\)"))
+        browser.close()
+
+
+def test_a_submitted_job_restores_an_archive_and_its_log_can_be_read(
+    cluster: str, chromium: Path, tmp_path: Path
+) -> None:
     archive = make_archive(tmp_path / "in", num_good=4)
     expected = restore_one_by_one(archive, tmp_path / "one-by-one")
     working_dir = tmp_path / "project"
@@ -98,4 +121,5 @@ def test_a_submitted_job_restores_an_archive_and_its_log_can_be_read(cluster: st
     assert "4 files restored, 0 were there from an earlier run, 5 set aside" in log
     assert "Traceback" not in log
     _require_tasks_named_after_what_they_do(cluster)
+    _require_dashboard_to_show_them(cluster, chromium)
     assert "exit code 3" in _run("job", "status", "--address", cluster, "archive-1").stdout + submitted.stdout
