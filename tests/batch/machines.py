@@ -3,8 +3,7 @@
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,16 +17,9 @@ from seedvr2_ray.batch.execution.cluster import Pool
 from tests.batch.archives import Quiet
 from tests.batch.restorers import TracingRestorers
 from tests.processes import parent_of
+from tests.waiting import wait_for
 
 PATIENCE_SECONDS = 15.0
-
-
-def wait_for(condition: Callable[[], bool], what: str, seconds: float = 240) -> None:
-    """Wait until something holds, and fail when it takes too long."""
-    limit = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < limit, f"waited {seconds:.0f} s in vain for {what}"
-        time.sleep(0.05)
 
 
 @dataclass(frozen=True)

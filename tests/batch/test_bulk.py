@@ -43,10 +43,11 @@ from tests.batch.archives import (
     restore_one_by_one,
 )
 from tests.batch.drive import HALF_OF_SMALL_RAY
-from tests.batch.machines import PATIENCE_SECONDS, run_and_lose_machine, wait_for
+from tests.batch.machines import PATIENCE_SECONDS, run_and_lose_machine
 from tests.batch.restorers import TracingRestorers
 from tests.documents import PAGES, commands
 from tests.media.clips import make_clip, make_image
+from tests.waiting import wait_for
 
 pytestmark = [
     pytest.mark.ray,

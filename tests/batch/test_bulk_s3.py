@@ -32,9 +32,10 @@ from tests.batch.archives import (
     request_for,
     restore_one_by_one,
 )
-from tests.batch.machines import run_and_lose_machine, wait_for
+from tests.batch.machines import run_and_lose_machine
 from tests.batch.restorers import TracingRestorers
 from tests.s3_server import bucket, endpoint
+from tests.waiting import wait_for
 
 __all__ = ["bucket", "endpoint"]
 

@@ -18,9 +18,10 @@ from seedvr2_ray.restoration.lanczos import LANCZOS, LanczosRestorer
 from seedvr2_ray.restoration.run import restore_video
 from tests.batch.archives import SETTINGS, Quiet, request_for
 from tests.batch.drive_gangs import POOL
-from tests.gang.machines import ON_MACHINES, machines, wait_for
+from tests.gang.machines import ON_MACHINES, machines
 from tests.media.clips import make_clip
 from tests.restoration.gang.row_shards import RowShards, processes_left
+from tests.waiting import wait_for
 
 pytestmark = [*ON_MACHINES, pytest.mark.timeout(400)]
 

@@ -22,11 +22,12 @@ from tests.cluster.api_server import api_server
 from tests.cluster.kuberay import NAME
 from tests.cluster.rendered import manifests, the
 from tests.cluster.simulated import operated
-from tests.gang.machines import ON_MACHINES, wait_for
+from tests.gang.machines import ON_MACHINES
 from tests.gang.serving import running
 from tests.media import clips
 from tests.restoration.gang.row_shards import RowShards
 from tests.serve.deployment import SETTINGS, deploy
+from tests.waiting import wait_for
 
 pytestmark = [*ON_MACHINES, pytest.mark.timeout(300)]
 

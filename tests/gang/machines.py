@@ -1,8 +1,7 @@
 """Simulated machines with GPUs, and what must be left on them afterwards: nothing. Not a test module."""
 
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from ray.util.placement_group import placement_group_table
 
 from tests.processes import parent_of
 from tests.restoration.gang.row_shards import RowShards, folders, processes_left
+from tests.waiting import wait_for
 
 ON_MACHINES = [
     pytest.mark.ray,
@@ -29,15 +29,6 @@ ON_MACHINES = [
 _ROOT = Path(__file__).parents[2]
 _NODE: dict[str, Any] = {"object_store_memory": 100 << 20}
 _QUICK = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 500, "health_check_timeout_ms": 2000}
-
-
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = 120.0) -> Any:
-    """Wait until something is true, and return it."""
-    limit = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < limit, f"waited {seconds:.0f} s in vain for {what}"
-        time.sleep(0.05)
-    return found
 
 
 @dataclass

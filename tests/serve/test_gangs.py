@@ -13,11 +13,12 @@ from seedvr2_ray.restoration.run import restore_video
 from seedvr2_ray.serve.app import restorer_application
 from seedvr2_ray.serve.config import ModelPool
 from seedvr2_ray.serve.jobs import JobState
-from tests.gang.machines import ON_MACHINES, machines, wait_for
+from tests.gang.machines import ON_MACHINES, machines
 from tests.gang.serving import running
 from tests.media import clips
 from tests.restoration.gang.row_shards import RowShards, folders, processes_left
 from tests.serve.deployment import SETTINGS, deploy
+from tests.waiting import wait_for
 
 pytestmark = [*ON_MACHINES, pytest.mark.timeout(400)]
 

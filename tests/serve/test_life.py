@@ -30,11 +30,9 @@ from tests.serve.http_jobs import (
     until,
 )
 
-pytestmark = [
-    pytest.mark.ray,
-    pytest.mark.slow,
-    pytest.mark.parametrize("service", ["sqlite", "postgresql"], indirect=True),
-]
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+OVER_BOTH = pytest.mark.parametrize("service", ["sqlite", "postgresql"], indirect=True)
+"""For what the database decides; what replicas and streams do is the same over either."""
 
 NUM_JOBS = 50
 STOP_SECONDS = 15
@@ -81,6 +79,7 @@ def listen_to_socket(service, job_id):
         return [json.loads(text) for text in socket]
 
 
+@OVER_BOTH
 def test_a_video_is_uploaded_watched_and_downloaded(service, brake, seeds, video):
     seed = next(seeds)
     brake.set(0.01, seed=seed)
@@ -115,6 +114,7 @@ def test_a_video_is_uploaded_watched_and_downloaded(service, brake, seeds, video
     assert [still.headers["content-type"] for still in stills] == ["image/jpeg"] * 2
 
 
+@OVER_BOTH
 def test_many_jobs_of_several_owners_are_each_done_once_and_short_ones_overtake_a_video(
     service, brake, seeds, video, short
 ):
@@ -154,6 +154,7 @@ def test_many_jobs_of_several_owners_are_each_done_once_and_short_ones_overtake_
         assert day.num_records == sum(row.owner == owner for row in rows)
 
 
+@OVER_BOTH
 def test_owners_neither_see_nor_end_one_anothers_jobs(service, brake, seeds, video):
     seed = next(seeds)
     brake.set(HELD, seed=seed)
@@ -176,6 +177,7 @@ def test_owners_neither_see_nor_end_one_anothers_jobs(service, brake, seeds, vid
         assert bert.get(f"{path}/result").status_code == 404
 
 
+@OVER_BOTH
 def test_a_job_that_is_cancelled_in_mid_segment_stops_within_seconds(service, brake, seeds, video):
     seed = next(seeds)
     brake.set(HELD, seed=seed, from_frame=10)
@@ -215,6 +217,7 @@ def test_a_watcher_who_leaves_frees_the_stream_and_stops_nothing(service, brake,
         completed(client, job_id)
 
 
+@OVER_BOTH
 def test_limits_change_while_a_job_runs_and_a_full_queue_says_when_to_come_again(service, brake, seeds, video, short):
     seed = next(seeds)
     brake.set(HELD, seed=seed)
