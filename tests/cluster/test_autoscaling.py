@@ -86,7 +86,7 @@ def test_a_backlog_brings_a_spot_machine_whose_loss_costs_no_byte_and_the_last_o
         await until(lambda: groups("cpu")["ready"] == 1, "the machine that is always there")
         assert groups(SPOT) == groups(ON_DEMAND) == NONE
         shards.hold(1)
-        async with running(service, handle):
+        async with running(service, {"lanczos": handle}):
             jobs = [service.submit(clip, replace(WHOLE, seed=1)) for _ in range(2)]
             await until(lambda: groups(SPOT)["coming"] == 1, "a spot machine to be asked for")
             assert groups(SPOT)["waits_for"] == "Unschedulable: no machine is free"

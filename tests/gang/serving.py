@@ -1,7 +1,7 @@
 """A runner whose segments go to replicas of Ray Serve, and everything else to threads of this process."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -14,9 +14,10 @@ from tests.serve.deployment import Deployment
 class ReplicaWorkers(LocalWorkers):
     """Workers of which only those that restore are replicas."""
 
-    def __init__(self, layout: StorageLayout, handle: Any) -> None:
+    def __init__(self, layout: StorageLayout, handles: Mapping[str, Any]) -> None:
         super().__init__(layout)
-        self._replicas = RayWorkers(layout.data, handle, {"lanczos": handle})
+        finisher = next(iter(handles.values()))  # Never asked to finish.
+        self._replicas = RayWorkers(layout.data, finisher, handles)
 
     async def restore(self, order: Any) -> AsyncIterator[Any]:
         async for item in self._replicas.restore(order):
@@ -24,9 +25,13 @@ class ReplicaWorkers(LocalWorkers):
 
 
 @asynccontextmanager
-async def running(service: Deployment, handle: Any) -> AsyncIterator[None]:
-    """A runner at work as long as the block runs."""
-    task = asyncio.create_task(service.runner(ReplicaWorkers(service.layout, handle)).run())
+async def running(service: Deployment, handles: Mapping[str, Any]) -> AsyncIterator[None]:
+    """A runner at work as long as the block runs.
+
+    Args:
+        handles: of replicas, by the name of their pool.
+    """
+    task = asyncio.create_task(service.runner(ReplicaWorkers(service.layout, handles)).run())
     try:
         yield
     finally:

@@ -11,7 +11,7 @@ from ray import serve
 from seedvr2_ray.restoration.lanczos import LANCZOS, LanczosRestorer
 from seedvr2_ray.restoration.run import restore_video
 from seedvr2_ray.serve.app import restorer_application
-from seedvr2_ray.serve.config import ModelPool
+from seedvr2_ray.serve.config import GangPool, ModelPool
 from seedvr2_ray.serve.jobs import JobState
 from tests.gang.machines import ON_MACHINES, machines
 from tests.gang.serving import running
@@ -83,7 +83,7 @@ def test_gangs_come_and_go_whole(fleet, shards, service, handle, clip, undisturb
     """0 to 1 to 3 to 1 to 0 gangs of two GPUs each."""
 
     async def grow_and_shrink():
-        async with running(service, handle):
+        async with running(service, {"lanczos": handle}):
             assert fleet.gpus_in_use() == 0
             shards.hold(1)
             shards.hold(2)
@@ -99,6 +99,43 @@ def test_gangs_come_and_go_whole(fleet, shards, service, handle, clip, undisturb
             await until(lambda: fleet.gpus_in_use() == 0, "no gang")
 
     asyncio.run(grow_and_shrink())
+    fleet.wait_until_nothing_is_left(shards)
+
+
+def test_one_model_in_two_sizes_restores_each_job_on_as_many_gpus_as_it_asks_for(
+    fleet, shards, service, handle, clip, undisturbed
+):
+    own = POOL.model_copy(update={"gangs": {1: GangPool()}})
+    of_two = service.config
+    service.config = of_two.model_copy(update={"models": {"lanczos": own}})
+    (single,) = (name for name in service.config.pools if name != "lanczos")
+    single_handle = serve.run(
+        restorer_application("lanczos", own.sizes[1], service.config, service.layout, own=own),
+        name=single,
+        route_prefix=None,
+    )
+
+    async def restore_on_both():
+        async with running(service, {"lanczos": handle, single: single_handle}):
+            shards.hold(20)
+            shards.hold(21)
+            began = shards.segments()
+            alone = service.submit(clip, replace(WHOLE, seed=20), gang_size=1)
+            await until(lambda: shards.segments() == began + 1, "one GPU at work")
+            assert fleet.gpus_in_use() == 1
+            together = service.submit(clip, replace(WHOLE, seed=21), gang_size=2)
+            await until(lambda: shards.segments() == began + 2, "a gang beside it")
+            assert fleet.gpus_in_use() == 3
+            shards.let_go(20)
+            shards.let_go(21)
+            for job in (alone, together):
+                assert service.master(await service.until(job, seconds=120)) == undisturbed
+
+    try:
+        asyncio.run(restore_on_both())
+    finally:
+        service.config = of_two
+        serve.delete(single)
     fleet.wait_until_nothing_is_left(shards)
 
 
@@ -131,7 +168,7 @@ def test_a_gang_that_loses_anything_in_mid_segment_leaves_the_job_the_same_bytes
     seed = 10 + len(shards.pids())
 
     async def disturb():
-        async with running(service, handle):
+        async with running(service, {"lanczos": handle}):
             shards.hold(seed)
             before = shards.segments()
             job = service.submit(clip, replace(WHOLE, seed=seed))
@@ -152,7 +189,7 @@ def test_a_job_that_is_cancelled_in_mid_segment_leaves_its_gang_to_the_next(
     fleet, shards, service, handle, clip, undisturbed
 ):
     async def cancel():
-        async with running(service, handle):
+        async with running(service, {"lanczos": handle}):
             before = shards.segments()
             job = service.submit(clip, replace(WHOLE, seed=8))
             await until(lambda: shards.segments() > before, "a segment at work")
