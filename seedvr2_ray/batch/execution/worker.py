@@ -21,6 +21,7 @@ from seedvr2_ray.batch.execution.rows import SegmentResult, SegmentRow, VideosRo
 from seedvr2_ray.batch.job import Job
 from seedvr2_ray.batch.leftovers import require_shared_folder
 from seedvr2_ray.errors import RetryableError
+from seedvr2_ray.restoration.garbage import loaded_for_good
 from seedvr2_ray.restoration.restorer import Restorer, close_restorer
 from seedvr2_ray.restoration.work.failures import (
     Failure,
@@ -186,7 +187,8 @@ class SegmentWorker:
             if self._restorer is None or self._restorer.identity.name != wanted.name:
                 close_restorer(self._restorer)
                 self._restorer = None  # Before the next one is loaded: both may not fit.
-                self._restorer = self._job.restorers.load(replace(row.recipe.settings, model=wanted.name))
+                with loaded_for_good():
+                    self._restorer = self._job.restorers.load(replace(row.recipe.settings, model=wanted.name))
             return self._restorer
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from seedvr2_ray.errors import DeploymentError
 from seedvr2_ray.restoration.gang.restorer import GangRestorer
+from seedvr2_ray.restoration.garbage import loaded_for_good
 from seedvr2_ray.restoration.restorer import Restorer, RestorerIdentity, close_restorer
 from seedvr2_ray.restoration.work.failures import leaves_device_unusable
 from seedvr2_ray.serve.live.order import LiveOrder
@@ -151,6 +152,7 @@ class RestorerReplica:
         return self._restorer
 
     def _load(self) -> Restorer:
-        restorer = self._layout.restorers.load(RestoreSettings(model=self._model))
+        with loaded_for_good():
+            restorer = self._layout.restorers.load(RestoreSettings(model=self._model))
         remember_identity(self._layout.data, self._model, restorer.identity)
         return restorer

@@ -1,5 +1,6 @@
 """Live streams over a real WebSocket of a really running service."""
 
+import ast
 import contextlib
 import json
 import threading
@@ -7,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from socket import SO_RCVBUF, SOL_SOCKET
 from socket import socket as raw_socket
 from typing import Any
@@ -15,6 +17,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
+from tests.documents import ROOT, blocks
 from tests.live.senders import RATE, Sent, make_stream, noisy_bytes, stream_bytes
 from tests.live.streams import receive
 from tests.serve.running import RunningService
@@ -124,6 +127,20 @@ def _refused(service: RunningService, data: bytes, **hello: Any) -> Heard:
             pass
         heard.listen(socket)
     return heard
+
+
+def test_the_program_of_the_documents_runs_as_it_stands(
+    service: RunningService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (program,) = (block for block in blocks(ROOT / "docs/live.md", "python") if "/v1/live" in block)
+    (tmp_path / "camera.ts").write_bytes(stream_bytes(25))
+    monkeypatch.chdir(tmp_path)
+    address = service.base_url.replace("http", "ws")
+    key = service.headers("anna")["Authorization"].removeprefix("Bearer ")
+    exec(program.replace("ws://127.0.0.1:8000", address), {"key": key})
+    said = [ast.literal_eval(line) for line in capsys.readouterr().out.splitlines()]
+    assert [event["event"] for event in said if event["event"] != "chunk"] == ["ready", "plan", "begin", "end"], said
+    assert said[-1]["frames_out"] == 25, said[-1]
 
 
 class _Enough(Exception):
