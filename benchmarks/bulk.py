@@ -284,8 +284,7 @@ def _peak_mib() -> float:
 
 def draw(results: dict[str, Any], path: Path) -> None:
     """Draw throughput against the number of GPUs, of the longest segments that were measured for each."""
-    earlier = results.get("earlier_version", {}).get("scaling", [])
-    rows = sorted({row["num_gpus"]: row for row in (*earlier, *results["scaling"])}.values(), key=_num_gpus)
+    rows = sorted({row["num_gpus"]: row for row in results["scaling"]}.values(), key=_num_gpus)
     sizes = [row["num_gpus"] for row in rows]
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     axes.plot(sizes, sizes, color="0.7", linestyle="--", label="bare restorers in loops")

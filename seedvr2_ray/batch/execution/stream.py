@@ -19,6 +19,7 @@ from seedvr2_ray.batch.manifest.manifest import ManifestRow
 from seedvr2_ray.batch.manifest.normalise import Shard, read_shard
 from seedvr2_ray.errors import DeploymentError
 from seedvr2_ray.gang.placement import in_bundle
+from seedvr2_ray.restoration.garbage import loaded_for_good
 from seedvr2_ray.restoration.restorer import RestorerIdentity
 from seedvr2_ray.restoration.work.failures import describe_failure
 
@@ -31,6 +32,11 @@ _ONE_ROW = 1
 
 class Restoring(SegmentWorker):
     """A worker under the name that Ray's dashboard shows for its operator."""
+
+    def __init__(self, job: Job) -> None:
+        """Start without a model; what it takes to load one is here already."""
+        with loaded_for_good():
+            super().__init__(job)
 
 
 def segments_dataset(
