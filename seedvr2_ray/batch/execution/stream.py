@@ -96,7 +96,7 @@ def configure(context: DataContext) -> None:
     context.max_errored_blocks = -1  # What is lost with a block is planned again in the next pass.
     context.actor_init_retry_on_errors = True
     context.max_consecutive_actor_init_deaths = 3
-    context.memory_usage_poll_interval_s = None  # Of each process at work, twice a second, and nobody looks at it.
+    context.memory_usage_poll_interval_s = None  # Else of each task at work, every second, for a summary nobody reads.
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_options.preserve_order = False
