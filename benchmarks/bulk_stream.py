@@ -239,7 +239,7 @@ def measure_memory(num_rows: int, *, are_streamed: bool) -> dict[str, Any]:
             for num_settled in stream(video, num_rows, Path(scratch)):
                 if num_settled % max(1, num_rows // NUM_SAMPLES) == 0:
                     samples.append((num_settled, round(resident_mib(), 1)))
-                    passed.append(round(time.monotonic() - began, 1))
+                    passed.append(time.monotonic() - began)
                     print(f"{num_settled} rows, {samples[-1][1]:.0f} MiB, {passed[-1]:.0f} s", flush=True)
             seconds = time.monotonic() - began
         finally:
@@ -248,7 +248,7 @@ def measure_memory(num_rows: int, *, are_streamed: bool) -> dict[str, Any]:
         "rows": num_rows,
         "rows_per_second": round(num_rows / seconds, 1),
         "driver_mib_at_rows": samples,
-        "seconds_at_rows": passed,
+        "seconds_at_rows": [round(seconds, 1) for seconds in passed],
         "pace_of_the_second_half": round(pace_of_the_second_half(passed), 3),
         "driver_growth_mib_after_a_tenth": round(samples[-1][1] - samples[1][1], 1),
     }

@@ -16,8 +16,9 @@ def loaded_for_good() -> Iterator[None]:
     What an earlier block loaded is looked through again at the begin: a model that was left in cycles goes before
     the next one comes.
     """
-    gc.unfreeze()
-    gc.collect()
+    if gc.get_freeze_count():
+        gc.unfreeze()
+        gc.collect()
     yield
     gc.collect()
     gc.freeze()

@@ -11,7 +11,7 @@ from ray import serve
 from seedvr2_ray.restoration.lanczos import LANCZOS, LanczosRestorer
 from seedvr2_ray.restoration.run import restore_video
 from seedvr2_ray.serve.app import restorer_application
-from seedvr2_ray.serve.config import GangPool, ModelPool
+from seedvr2_ray.serve.config import GangPool, ModelPool, pool_name
 from seedvr2_ray.serve.jobs import JobState
 from tests.gang.machines import ON_MACHINES, machines
 from tests.gang.serving import running
@@ -108,7 +108,7 @@ def test_one_model_in_two_sizes_restores_each_job_on_as_many_gpus_as_it_asks_for
     own = POOL.model_copy(update={"gangs": {1: GangPool()}})
     of_two = service.config
     service.config = of_two.model_copy(update={"models": {"lanczos": own}})
-    (single,) = (name for name in service.config.pools if name != "lanczos")
+    single = pool_name("lanczos", own, 1)
     single_handle = serve.run(
         restorer_application("lanczos", own.sizes[1], service.config, service.layout, own=own),
         name=single,
