@@ -14,9 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from tests.batch.archives import digests, make_archive, quarantined, restore_one_by_one
+from tests.browsers import open_browser
 from tests.processes import kill_family
 
 pytestmark = pytest.mark.ray
@@ -82,9 +83,7 @@ def _require_tasks_named_after_what_they_do(cluster: str) -> None:
 def _require_dashboard_to_show_them(cluster: str, chromium: Path) -> None:
     """Ray's own page of the job, opened as its operator opens it, has a line for each kind of work."""
     expect.set_options(timeout=30_000)
-    with sync_playwright() as playwright:
-        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-        browser = playwright.chromium.launch(executable_path=chromium, args=arguments)
+    with open_browser(chromium) as browser:
         page = browser.new_page()
         page.goto(f"{cluster}/#/jobs/archive-1")
         page.get_by_text("Ray Data Overview", exact=True).click()
@@ -95,7 +94,6 @@ def _require_dashboard_to_show_them(cluster: str, chromium: Path) -> None:
         for task in ("FlatMap(planning)", "finishing", "publishing", "cleaning"):
             # Each with how often it was done.
             expect(page.locator("body")).to_contain_text(re.compile(rf"{re.escape(task)}\s*\(\s*\d+\s*\)"))
-        browser.close()
 
 
 def test_a_submitted_job_restores_an_archive_and_its_log_can_be_read(

@@ -1,14 +1,14 @@
 """The live page in Chromium: a camera that is none, and the restored picture that plays beside it."""
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect
 
 from seedvr2_ray.serve.config import LiveLimits, ModelPool
+from tests.browsers import open_browser
 from tests.serve.http.web.page_driver import PATIENCE_MS, PageDriver, open_tab
 from tests.serve.running import RunningService, start_service
 
@@ -45,12 +45,8 @@ def service(chromium: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 def browser(chromium: Path) -> Iterator[Browser]:
     """One with a camera that shows a test picture and beeps, and says yes whenever it is asked."""
     expect.set_options(timeout=PATIENCE_MS)
-    arguments = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
-    arguments += ["--no-sandbox"] if os.geteuid() == 0 else []
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=chromium, args=arguments)
-        yield launched
-        launched.close()
+    with open_browser(chromium, "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream") as browser:
+        yield browser
 
 
 @pytest.fixture
