@@ -1,7 +1,8 @@
-"""Waiting for what other processes do. Not a test module."""
+"""Waiting for what others do. Not a test module."""
 
+import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 Found = TypeVar("Found")
@@ -14,3 +15,9 @@ def wait_for(condition: Callable[[], Found], what: str, seconds: float = 240.0) 
         assert time.monotonic() < limit, f"waited {seconds:.0f} s in vain for {what}"
         time.sleep(0.05)
     return found
+
+
+async def within(seconds: float, awaited: Awaitable[Found]) -> Found:
+    """Wait for something of an event loop; fail when it takes too long."""
+    async with asyncio.timeout(seconds):
+        return await awaited

@@ -115,8 +115,9 @@ class Deployment:
             yield runner
         finally:
             task.cancel()
-            await asyncio.wait([task])
+            _, at_work = await asyncio.wait([task], timeout=30.0)
             workers.close()
+            assert not at_work, "the runner goes on after its end"
 
     async def until(
         self, job: Job, condition: Callable[[Job], bool] = lambda job: job.state.is_final, *, seconds: float = 60.0

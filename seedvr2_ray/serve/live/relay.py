@@ -196,7 +196,8 @@ class StreamRelay:
     async def _until(self, ready: Any, timeout: float | None) -> bool:
         async with self._changed:
             try:
-                await asyncio.wait_for(self._changed.wait_for(ready), timeout)
+                async with asyncio.timeout(timeout):
+                    await self._changed.wait_for(ready)
             except TimeoutError:
                 return bool(ready())
         return True

@@ -78,7 +78,8 @@ class LiveStreams:
         drive = asyncio.create_task(self._drive(name, model, order, relay, started), name=f"live-{name}")
         self._drives[name] = drive
         try:
-            await asyncio.wait_for(asyncio.shield(started), live.wait_seconds)
+            async with asyncio.timeout(live.wait_seconds):
+                await asyncio.shield(started)
         except TimeoutError:
             drive.cancel()
             most = self._config.models[model].max_replicas

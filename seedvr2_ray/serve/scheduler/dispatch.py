@@ -254,7 +254,8 @@ class Dispatcher:
         # Waiting for a replica is no stall: there may be none yet, or others' segments are before this one.
         seconds = None if call.started_at is None else self._limits().stall_seconds
         try:
-            return await asyncio.wait_for(anext(events), seconds)
+            async with asyncio.timeout(seconds):
+                return await anext(events)
         except StopAsyncIteration:
             raise RetryableError(f"segment {call.order.segment.index} ended without a record") from None
         except TimeoutError:

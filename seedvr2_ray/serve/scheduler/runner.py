@@ -158,7 +158,8 @@ class JobRunner:
             if room > 0:
                 await self._claim(room)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._has_event.wait(), _LOOK_SECONDS)
+                async with asyncio.timeout(_LOOK_SECONDS):
+                    await self._has_event.wait()
 
     async def _claim(self, room: int) -> None:
         try:

@@ -16,6 +16,7 @@ from seedvr2_ray.serve.http.flow_control import (
     Window,
     paced,
 )
+from tests.waiting import within
 
 PIECE = 64 << 10
 SCOPE: Scope = {"type": "http", "headers": [(b"host", b"here"), (PACED, b"forged")]}
@@ -115,10 +116,7 @@ async def settled(look: Callable[[], int]) -> int:
 
 
 def run(scenario: Awaitable[Any]) -> None:
-    async def in_time() -> None:
-        await asyncio.wait_for(scenario, 30)
-
-    asyncio.run(in_time())
+    asyncio.run(within(30, scenario))
 
 
 def answering(num_pieces: int) -> App:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from seedvr2_ray.serve.live.relay import RelayLimits, StreamRelay
+from tests.waiting import within
 
 QUICK = RelayLimits(
     most_input_bytes=10, most_output_bytes=10, most_kept_bytes=10, grace_seconds=0.05, stall_seconds=0.05
@@ -14,7 +15,7 @@ QUICK = RelayLimits(
 
 
 def run(story: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(story, 10))
+    asyncio.run(within(10, story))
 
 
 def test_bytes_and_pieces_go_through_in_order_and_end() -> None:
@@ -131,9 +132,9 @@ def test_the_end_is_kept_for_somebody_who_still_reads_and_not_for_ever() -> None
         await asyncio.sleep(0.02)
         assert not kept.done()
         assert await relay.fetch(socket, 1) == ([b"init", {"event": "end"}], True)
-        await asyncio.wait_for(kept, 1)
+        await within(1, kept)
         other = StreamRelay("anna", RelayLimits())
         await other.give(b"init")
-        await asyncio.wait_for(other.await_fetched(0.02), 1)
+        await within(1, other.await_fetched(0.02))
 
     run(story())

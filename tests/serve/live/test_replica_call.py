@@ -14,6 +14,7 @@ from seedvr2_ray.serve.live.replica_call import LiveCall
 from seedvr2_ray.settings import RestoreSettings
 from tests.live.senders import stream_bytes
 from tests.live.streams import receive
+from tests.waiting import within
 
 ORDER = LiveOrder(
     settings=RestoreSettings(model="lanczos", resolution="x2", preset="ultrafast"), policy="slow", least_factor=0.0
@@ -40,7 +41,7 @@ def _through(data: bytes, order: LiveOrder = ORDER, limits: RelayLimits | None =
         assert is_over
         return pieces
 
-    return asyncio.run(asyncio.wait_for(story(), 60))
+    return asyncio.run(within(60, story()))
 
 
 @pytest.mark.slow
@@ -90,4 +91,4 @@ def test_closing_the_call_ends_its_thread() -> None:
                 await asyncio.sleep(0.05)
             assert call.thread.done()
 
-    asyncio.run(asyncio.wait_for(story(), 60))
+    asyncio.run(within(60, story()))

@@ -347,6 +347,17 @@ def test_limits_change_while_jobs_run(short_clip, tmp_path):
     assert max(most) > 1
 
 
+def test_a_runner_that_is_woken_in_the_moment_of_its_end_ends(tmp_path):
+    service = deploy(tmp_path)
+
+    async def work():
+        async with service.running() as runner:
+            await asyncio.sleep(0.3)  # It has looked for jobs, and waits for something new.
+            runner.wake()
+
+    asyncio.run(work())
+
+
 def test_nano_restores_a_clip_as_a_job(short_clip, tmp_path):
     service = deploy(tmp_path, CatalogueRestorers())
     service.config = service.config.model_copy(update={"models": {"nano": ModelPool()}})

@@ -10,13 +10,11 @@ import pytest
 
 from seedvr2_ray.serve.problems import RateRefusal
 from seedvr2_ray.serve.service.shares import SharedPlaces
+from tests.waiting import within
 
 
 def run(scenario: Awaitable[Any]) -> None:
-    async def in_time() -> None:
-        await asyncio.wait_for(scenario, 20)
-
-    asyncio.run(in_time())
+    asyncio.run(within(20, scenario))
 
 
 @pytest.mark.slow
