@@ -6,6 +6,7 @@ goes, hands it back otherwise, and ends its process. Ray starts another one else
 not wait for a segment to leave by: none may come until the archive is done.
 """
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from threading import Thread
@@ -14,6 +15,8 @@ import ray
 from ray._private import state
 
 from seedvr2_ray.restoration.work.failures import HandedBackError
+
+_log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 5.0
 _RESERVE_SECONDS = 20.0
@@ -73,7 +76,10 @@ class Draining:
     def _watch(self, leave: Callable[[], None]) -> None:
         is_leaving = False
         while True:
-            self.look()
+            try:
+                self.look()
+            except Exception as error:  # noqa: BLE001  # Ray's head may be starting again: it is asked once more.
+                _log.warning("Ray does not say which machines are drained: %s", error)
             if self.has_begun and not is_leaving:
                 is_leaving = True
                 Thread(target=leave, name="leaving", daemon=True).start()

@@ -72,6 +72,20 @@ def test_who_has_nothing_to_do_leaves_a_drained_machine_too(clip, tmp_path):
     assert left.get(timeout=30) == 0
 
 
+def test_a_head_that_does_not_answer_for_a_while_is_asked_again():
+    answers = iter([ConnectionError("the head is away"), None, ConnectionError("again")])
+    left: queue.Queue[None] = queue.Queue()
+
+    def ask():
+        answer = next(answers, 0.0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    Draining(ask, look_seconds=0.01).watch(lambda: left.put(None))
+    left.get(timeout=30)
+
+
 @pytest.mark.slow
 def test_a_segment_that_would_not_be_ready_in_time_is_handed_back_and_counts_as_nobodys_death(clip, tmp_path):
     told: list[float | None] = [None]
