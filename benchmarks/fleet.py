@@ -46,9 +46,9 @@ class Assumptions:
     gang_efficiency: float = 0.85
     variation: float = 0.05
     """Of a segment's time, either way."""
-    idle_seconds: float = 0.45
+    idle_seconds: float = 0.22
     """Of a GPU between two segments."""
-    driver_seconds: float = 0.019
+    driver_seconds: float = 0.013
     plan_seconds_per_frame: tuple[float, float] = (1 / 250, 1 / 60)
     finish_seconds_per_frame: tuple[float, float] = (1 / 40, 1 / 10)
     """Of one core, at 1080p and at 2160p."""
@@ -70,8 +70,8 @@ class Assumptions:
 SOURCES = {
     "gpu_seconds_1080p": "counted: 73.0 TFLOP per frame (3B), at an assumed 40 % of an H100's 989 TFLOP/s",
     "gpu_seconds_2160p": "counted: 305.0 TFLOP per frame, the same",
-    "driver_seconds": "measured: 52.5 segments/s through an earlier version of one driver, with Ray Data, on two cores",
-    "idle_seconds": "measured between two segments of bulk before its commits were pipelined",
+    "driver_seconds": "measured: 77 segments/s through one driver, with Ray Data, on two cores (bulk_stream.json)",
+    "idle_seconds": "measured: 0.72 % of the time of a simulated GPU with segments of 30 s (bulk.json)",
     "swiftvr": "counted: about a tenth of SeedVR2's arithmetic per frame; the same share is assumed",
     "gang_efficiency": "assumed; benchmarks.gang predicts it",
 }

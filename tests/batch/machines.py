@@ -17,6 +17,7 @@ from seedvr2_ray.batch.execution.cluster import Pool
 from tests.batch.archives import Quiet
 from tests.batch.restorers import TracingRestorers
 from tests.processes import parent_of
+from tests.ray_nodes import NOTICES_LOSS_SOON, SMALL_NODE
 from tests.waiting import wait_for
 
 PATIENCE_SECONDS = 15.0
@@ -53,10 +54,8 @@ class SecondMachine:
 @contextmanager
 def two_machines() -> Iterator[SecondMachine]:
     """Run a cluster of two machines with two cores each."""
-    quick = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 500, "health_check_timeout_ms": 2000}
-    node = {"num_cpus": 2, "object_store_memory": 100 << 20}
-    system = {**quick, "health_check_failure_threshold": 5}
-    cluster = Cluster(initialize_head=True, head_node_args={**node, "_system_config": system})
+    node = {"num_cpus": 2, **SMALL_NODE}
+    cluster = Cluster(initialize_head=True, head_node_args={**node, "_system_config": NOTICES_LOSS_SOON})
     try:
         lost = cluster.add_node(resources={"elsewhere": 2}, **node)
         ray.init(address=cluster.address, log_to_driver=False)

@@ -14,15 +14,9 @@ from ray.cluster_utils import Cluster
 from seedvr2_ray.cluster.platform_rules import gpus_of
 from tests.cluster.api_server import Store
 from tests.cluster.kuberay import NAME, NAMESPACE, Operator
+from tests.ray_nodes import NOTICES_LOSS_SOON, SMALL_NODE
 
 _ROOT = Path(__file__).parents[2]
-_SYSTEM = {
-    "health_check_initial_delay_ms": 1000,
-    "health_check_period_ms": 500,
-    "health_check_timeout_ms": 2000,
-    "health_check_failure_threshold": 5,
-}
-_NODE: dict[str, Any] = {"object_store_memory": 100 << 20}
 
 
 @contextmanager
@@ -61,10 +55,10 @@ def operated(
         limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
         with _in_pod(pod, group["groupName"]):
             return cluster.add_node(
-                num_cpus=int(limits["cpu"]), num_gpus=int(gpus_of(group)), labels=group.get("labels"), **_NODE
+                num_cpus=int(limits["cpu"]), num_gpus=int(gpus_of(group)), labels=group.get("labels"), **SMALL_NODE
             )
 
-    head = {"num_cpus": 0, "no_monitor": True, "_system_config": _SYSTEM, **_NODE}
+    head = {"num_cpus": 0, "no_monitor": True, "_system_config": NOTICES_LOSS_SOON, **SMALL_NODE}
     said = {entry["name"]: entry["value"] for entry in spec["autoscalerOptions"].get("env") or []}
     with _environ(PYTHONPATH=str(_ROOT), OMP_NUM_THREADS="1"):
         with _in_pod(f"{NAME}-head", "headgroup"):

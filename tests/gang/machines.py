@@ -13,6 +13,7 @@ from ray.cluster_utils import Cluster
 from ray.util.placement_group import placement_group_table
 
 from tests.processes import parent_of
+from tests.ray_nodes import NOTICES_LOSS_SOON, SMALL_NODE
 from tests.restoration.gang.row_shards import RowShards, folders, processes_left
 from tests.waiting import wait_for
 
@@ -27,8 +28,6 @@ ON_MACHINES = [
 """Marks of tests that start and lose machines."""
 
 _ROOT = Path(__file__).parents[2]
-_NODE: dict[str, Any] = {"object_store_memory": 100 << 20}
-_QUICK = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 500, "health_check_timeout_ms": 2000}
 
 
 @dataclass
@@ -41,7 +40,7 @@ class Machines:
 
     def add(self) -> Any:
         """Add a machine."""
-        node = self.cluster.add_node(num_cpus=2, num_gpus=2, **_NODE)
+        node = self.cluster.add_node(num_cpus=2, num_gpus=2, **SMALL_NODE)
         self.nodes.append(node)
         return node
 
@@ -93,8 +92,8 @@ def machines(num: int) -> Iterator[Machines]:
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = str(_ROOT)
     os.environ["OMP_NUM_THREADS"] = "1"
-    system = {**_QUICK, "health_check_failure_threshold": 5}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "_system_config": system, **_NODE})
+    head = {"num_cpus": 2, "_system_config": NOTICES_LOSS_SOON, **SMALL_NODE}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         ray.init(address=cluster.address, log_to_driver=False)
         found = Machines(cluster)

@@ -5,8 +5,7 @@ import base64
 import hashlib
 import json
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -30,6 +29,7 @@ from seedvr2_ray.serve.service.verbs import Service
 from seedvr2_ray.serve.workers.local import LocalWorkers
 from seedvr2_ray.serve.workers.storage_layout import StorageLayout
 from tests.serve.deployment import QUICK_RETRIES, WatchedRestorers
+from tests.waiting import wait_for
 
 QUICK = {"model": "lanczos", "resolution": "x2", "segment_seconds": 0.5, "segment_overlap": 4, "preset": "ultrafast"}
 DATA = bytes(range(256)) * 5000
@@ -100,7 +100,7 @@ def serving(
     thread.start()
     ingress = Ingress(service, restorers, "", KeyStore(database))
     try:
-        until(lambda: server.started or not thread.is_alive())
+        wait_for(lambda: server.started or not thread.is_alive(), "the server")
         ingress.url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
         yield ingress
     finally:
@@ -129,15 +129,6 @@ async def _serve(server: uvicorn.Server, service: Service, layout: StorageLayout
         workers.close()
 
 
-def until(condition: Callable[[], Any], *, seconds: float = 30.0) -> Any:
-    """Wait for something to be true, and return it."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
-    return found
-
-
 def submit(client: httpx.Client, clip: Path, *, name: str = "film.mp4", settings: Any = QUICK, **headers: str) -> Any:
     """Submit a file as a form and return the answer."""
     with clip.open("rb") as file:
@@ -153,7 +144,7 @@ def finished(client: httpx.Client, job_id: str) -> dict[str, Any]:
         job: dict[str, Any] = client.get(f"/v1/jobs/{job_id}").raise_for_status().json()
         return job if job["finished_at"] else None
 
-    found: dict[str, Any] = until(look, seconds=60)
+    found: dict[str, Any] = wait_for(look, "the job to end", seconds=60)
     return found
 
 

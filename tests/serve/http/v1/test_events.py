@@ -10,7 +10,8 @@ from websockets.sync.client import connect
 from seedvr2_ray.serve.config import Limits
 from seedvr2_ray.serve.db.job_store import NewJob
 from seedvr2_ray.serve.jobs import JobState, Progress, Source
-from tests.serve.http.v1.ingress import Ingress, serving, until
+from tests.serve.http.v1.ingress import Ingress, serving
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -90,7 +91,7 @@ def test_events_and_socket_tell_the_same_story_to_its_end(ingress, driver):
     listeners = [threading.Thread(target=listen) for listen in (listen_to_events, listen_to_socket)]
     for listener in listeners:
         listener.start()
-    until(lambda: ingress.service.watch.num_watchers == 2)
+    wait_for(lambda: ingress.service.watch.num_watchers == 2, "2 watchers")
     driver.begin()
     for done in range(1, 4):
         driver.note(done)
@@ -106,7 +107,7 @@ def test_events_and_socket_tell_the_same_story_to_its_end(ingress, driver):
         assert versions == sorted(set(versions))
         assert {1, 2, 3} & {job["progress"]["segments_done"] for job in story}
     assert told["events"][-1] == ingress.client().get(driver.path).json()
-    until(lambda: ingress.service.watch.num_watchers == 0)
+    wait_for(lambda: ingress.service.watch.num_watchers == 0, "0 watchers")
 
 
 def test_whoever_comes_back_has_lost_nothing(ingress, driver):
@@ -141,7 +142,7 @@ def test_streams_that_are_left_are_freed_and_no_more_than_allowed_are_open(ingre
         next(told)
         with socket_to(ingress, f"{driver.path}/socket") as received:
             next(received)
-            until(lambda: ingress.service.watch.num_watchers == 3)
+            wait_for(lambda: ingress.service.watch.num_watchers == 3, "3 watchers")
             refused = client.get(f"{driver.path}/events")
             assert refused.status_code == 429
             assert "3 event streams" in refused.json()["detail"]
@@ -151,7 +152,7 @@ def test_streams_that_are_left_are_freed_and_no_more_than_allowed_are_open(ingre
                     socket.recv(timeout=10)
             assert closed.value.rcvd.code == 4429
             assert "poll the job" in closed.value.rcvd.reason
-    until(lambda: ingress.service.watch.num_watchers == 0)
+    wait_for(lambda: ingress.service.watch.num_watchers == 0, "0 watchers")
     with client.stream("GET", f"{driver.path}/events") as stream:
         assert next(jobs_in(stream))["state"] == "queued"
 
@@ -166,14 +167,14 @@ def test_a_stream_ends_when_its_job_is_deleted(ingress, driver):
 
 def test_a_receiver_that_hangs_up_on_a_silent_job_is_noticed(ingress, driver):
     """Nothing is being sent, so only listening tells."""
-    until(lambda: ingress.service.watch.num_watchers == 0)
+    wait_for(lambda: ingress.service.watch.num_watchers == 0, "0 watchers")
     stream = ingress.client()
     with stream.stream("GET", f"{driver.path}/events") as opened:
         told = jobs_in(opened)  # Kept: httpx closes what nobody goes on reading.
         next(told)
-        until(lambda: ingress.service.watch.num_watchers == 1)
+        wait_for(lambda: ingress.service.watch.num_watchers == 1, "1 watchers")
     stream.close()
-    until(lambda: ingress.service.watch.num_watchers == 0)
+    wait_for(lambda: ingress.service.watch.num_watchers == 0, "0 watchers")
 
 
 @pytest.mark.parametrize("path", ["/v1/jobs/job_nothing/socket", "/v1/jobs/a%00b/socket"])
@@ -212,7 +213,7 @@ def test_many_listeners_cost_one_query_per_look(ingress, driver, monkeypatch):
         next(each)
     asked.clear()
     began = time.monotonic()
-    until(lambda: len(asked) >= 3)
+    wait_for(lambda: len(asked) >= 3, "three looks")
     assert len(asked) <= (time.monotonic() - began) / 0.25 + 2
     for stream in opened:
         stream.__exit__(None, None, None)

@@ -6,7 +6,8 @@ import pytest
 
 from seedvr2_ray.serve.config import Limits
 from seedvr2_ray.settings import RestoreSettings
-from tests.serve.http.v1.ingress import QUICK, finished, serving, submit, until, upload
+from tests.serve.http.v1.ingress import QUICK, finished, serving, submit, upload
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -291,6 +292,6 @@ def test_a_form_that_breaks_off_leaves_nothing_behind(tmp_path, clip):
                 + b"x" * 5000
             )
             uploads = tmp_path / "data" / "uploads"
-            until(lambda: [file for file in uploads.glob("*/a.mp4") if file.stat().st_size])
-        until(lambda: not list(uploads.glob("*")))
+            wait_for(lambda: [file for file in uploads.glob("*/a.mp4") if file.stat().st_size], "the upload to begin")
+        wait_for(lambda: not list(uploads.glob("*")), "it to be deleted")
         assert ingress.client().get("/v1/jobs").json()["jobs"] == []

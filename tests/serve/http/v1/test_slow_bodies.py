@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from seedvr2_ray.serve.config import Limits
-from tests.serve.http.v1.ingress import Ingress, serving, until
+from tests.serve.http.v1.ingress import Ingress, serving
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -69,13 +70,13 @@ def test_whoever_has_too_much_open_is_refused_at_once_and_others_are_not(ingress
             for _ in range(MOST_AT_ONCE):
                 stack.enter_context(begin(ingress, "greedy", "POST", "/v1/jobs", "application/json"))
             greedy = ingress.client("greedy")
-            until(lambda: greedy.get("/v1/jobs").status_code == 429)
+            wait_for(lambda: greedy.get("/v1/jobs").status_code == 429, "the limit")
             refused = greedy.get("/v1/jobs")
             assert refused.headers["retry-after"] == "1" and "5 requests of yours" in refused.json()["detail"]
             began = time.monotonic()
             assert ingress.client("patient").get("/v1/jobs").status_code == 200
             assert time.monotonic() - began < 1
-        until(lambda: greedy.get("/v1/jobs").status_code == 200)
+        wait_for(lambda: greedy.get("/v1/jobs").status_code == 200, "the limit to be over")
     finally:
         ingress.service.replace_limits(ingress.service.limits.model_copy(update={"body_seconds": BODY_SECONDS}))
 
@@ -88,7 +89,7 @@ def test_one_address_does_not_hold_everything_either(ingress: Ingress) -> None:
         with ExitStack() as stack:
             for number in range(3):
                 stack.enter_context(begin(ingress, f"one-of-{number}", "POST", "/v1/jobs", "application/json"))
-            until(lambda: ingress.client("patient").get("/v1/jobs").status_code == 429)
+            wait_for(lambda: ingress.client("patient").get("/v1/jobs").status_code == 429, "the limit")
             assert "your address" in ingress.client().get("/healthz").json()["detail"]
     finally:
         ingress.service.replace_limits(

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from seedvr2_ray.serve.config import Limits
-from tests.serve.http.v1.ingress import PIECE, QUICK, serving, tus, until, upload
+from tests.serve.http.v1.ingress import PIECE, QUICK, serving, tus, upload
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -76,8 +77,8 @@ def test_an_upload_goes_on_where_a_broken_connection_left_it(working, client):
         )
         upload_id = location.rpartition("/")[2]
         file = Path(working.service.config.data, "uploads", upload_id, "a.mp4")
-        until(lambda: file.exists() and file.stat().st_size == 150_000)
-    until(lambda: offset_of(client, location) == 150_000)
+        wait_for(lambda: file.exists() and file.stat().st_size == 150_000, "the half of it to be written")
+    wait_for(lambda: offset_of(client, location) == 150_000, "it to be counted")
     assert patch(client, location, 150_000, data[150_000:]).status_code == 204
     assert stored(working, location, "a.mp4") == data
 
@@ -106,7 +107,7 @@ def test_a_sender_takes_over_from_his_own_dead_connection(working, client):
             + data[:50_000]
         )
         file = Path(working.service.config.data, "uploads", location.rpartition("/")[2], "a.mp4")
-        until(lambda: file.exists() and file.stat().st_size == 50_000)
+        wait_for(lambda: file.exists() and file.stat().st_size == 50_000, "the beginning to be written")
         first = patch(client, location, 0, data)  # By what it knew: nothing had been confirmed.
         assert first.status_code == 409
         offset = offset_of(client, location)
