@@ -38,10 +38,9 @@ BANNED_WORDS = {
 }
 """Words of our own for which the field has one: see docs/glossary.md."""
 WORDS_ELSEWHERE = (
-    # batch/execution and whoever implements its progress are being rewritten: delete this line with that.
-    *("seedvr2_ray.batch", "seedvr2_ray.api.archive", "seedvr2_ray.cli.archive.console"),
     # A picture's rectangle, or what lies between quotation marks: no network.
-    *("seedvr2_ray.media.stills.exif", "seedvr2_ray.serve.http.inline_media"),
+    "seedvr2_ray.media.stills.exif",
+    "seedvr2_ray.serve.http.inline_media",
 )
 """Modules whose identifiers may have them, and why."""
 BANNED_IN_DOCUMENTS = ("film", "films", "patience", "appraisal", "tidying", "LostClaim", "Belonging")

@@ -84,13 +84,13 @@ class _Pulse:
                 self._unheard.add(kind)
             if not self._is_beating:
                 self._is_beating = True
-                Thread(target=self._beat, name="heartbeats", daemon=True).start()
+                Thread(target=self._send_heartbeats, name="heartbeats", daemon=True).start()
 
     def end(self, kind: Kind) -> None:
         with self._lock:
             self._active[kind] -= 1
 
-    def _beat(self) -> None:
+    def _send_heartbeats(self) -> None:
         while True:
             time.sleep(self._seconds)
             with self._lock:
@@ -149,7 +149,7 @@ class Watch:
         self._asked = now
         self._nothing_to_finish = now
 
-    def came(self, kind: Kind) -> None:
+    def received(self, kind: Kind) -> None:
         """Note that somebody's work came in."""
         self._seen[kind] = self._clock()
 

@@ -174,7 +174,7 @@ class _ArchiveRun:
         return True
 
     def _take(self, item: SegmentResult | VideosRow) -> Iterator[Order]:
-        self._watch.came("plan" if isinstance(item, VideosRow) else "restore")
+        self._watch.received("plan" if isinstance(item, VideosRow) else "restore")
         if isinstance(item, VideosRow):
             yield from self._in_flight.receive_videos(item)
             return
@@ -182,7 +182,7 @@ class _ArchiveRun:
         yield from self._in_flight.receive_result(item)
 
     def _take_done(self, event: OrderDone) -> Iterator[Order]:
-        self._watch.came("finish")
+        self._watch.received("finish")
         order, result = event.order, event.result
         if isinstance(order, CleaningOrder):
             if isinstance(result, Failure):

@@ -60,7 +60,7 @@ def normalise(manifest: ManifestSource, folder: str) -> Normalised:
         InputError: there are no rows; a row is unreadable; two rows have one target; a target would
             replace a source or lies inside the input; a bucket is missing or may not be used. The row is named.
     """
-    _require_output_outside(manifest)
+    _require_separate_output(manifest)
     passed_over = PassedOver()
     # Closed at once when a row is refused: a copy of the manifest is open underneath.
     with (
@@ -233,12 +233,12 @@ def _require_bucket(root: str, source: str) -> None:
             raise InputError(f"the bucket of {printable(root)} does not exist; check its name") from None
 
 
-def _require_output_outside(manifest: ManifestSource) -> None:
+def _require_separate_output(manifest: ManifestSource) -> None:
     """Results inside the input would be sources of the next run."""
     if manifest.is_table or manifest.output is None:
         return
-    inside, outside = _canonical(manifest.output), _canonical(manifest.url)
-    if inside == outside or inside.startswith(outside.rstrip("/") + "/"):
+    output, source = _canonical(manifest.output), _canonical(manifest.url)
+    if output == source or output.startswith(source.rstrip("/") + "/"):
         raise TargetError(
             f"the output {printable(manifest.output)} lies inside the input {printable(manifest.url)}; "
             "choose a folder outside it, or the next run would restore the results"

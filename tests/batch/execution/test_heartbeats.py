@@ -41,10 +41,10 @@ def test_work_is_stuck_only_after_nobody_gave_a_sign_for_long(scene: Scene) -> N
 
 def test_what_comes_in_or_is_finished_is_a_sign(scene: Scene) -> None:
     scene.passes(PATIENCE - 1)
-    scene.watch.came("plan")
+    scene.watch.received("plan")
     scene.passes(PATIENCE - 1)
     assert not scene.watch.is_stuck()
-    scene.watch.came("finish")
+    scene.watch.received("finish")
     scene.passes(PATIENCE - 1)
     assert not scene.watch.is_stuck()
     scene.passes(2)
