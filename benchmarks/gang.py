@@ -45,7 +45,7 @@ from seedvr2_ray.models.seedvr2.vae.costs import vae_flops
 from seedvr2_ray.models.seedvr2.vae.ranks.rows import RowShares, split_rows
 from seedvr2_ray.models.seedvr2.vae.upsampler import Upsampler
 from seedvr2_ray.models.seedvr2.vae.video_vae import VideoVAE
-from seedvr2_ray.restoration.diffusion.padding import plan_padding
+from seedvr2_ray.restoration.planning.padding import plan_padding
 
 SIZES = {"1080p": (1080, 1920), "1440p": (1440, 2560), "2160p": (2160, 3840), "4320p": (4320, 7680)}
 MODELS = {"3B": SEEDVR2_3B, "7B": SEEDVR2_7B}

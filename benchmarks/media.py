@@ -24,8 +24,8 @@ from typing import Any
 import av
 
 from benchmarks.machine import describe_machine, results_folder
-from seedvr2_ray.media.container.probe import probe
 from seedvr2_ray.media.output.master import plan_master
+from seedvr2_ray.media.probe import probe
 from seedvr2_ray.media.reading.proof import picture_crc
 from seedvr2_ray.settings import RestoreSettings
 

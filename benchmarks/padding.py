@@ -21,17 +21,17 @@ from torch import Tensor
 
 from benchmarks.machine import describe_machine, results_folder
 from seedvr2_ray.frames import Frames, FrameSpan, to_codes, to_unit_range
-from seedvr2_ray.media.container.probe import probe
+from seedvr2_ray.media.probe import probe
 from seedvr2_ray.media.reading.decode import decode_span
 from seedvr2_ray.models.weights.catalogue import ModelEntry, Role, find_entry
 from seedvr2_ray.models.weights.download import FoundFile, WeightsSource, require_model
 from seedvr2_ray.restoration.device import default_dtype
 from seedvr2_ray.restoration.diffusion.load import load_networks
 from seedvr2_ray.restoration.diffusion.noise import draw_noise
-from seedvr2_ray.restoration.diffusion.preprocess import resize_frames
 from seedvr2_ray.restoration.diffusion.restorer import DiffusionRestorer
 from seedvr2_ray.restoration.load import local_device
 from seedvr2_ray.restoration.planning.geometry import Geometry
+from seedvr2_ray.restoration.resize import resize_frames
 from seedvr2_ray.restoration.restorer import RestorerIdentity, SegmentTask
 from seedvr2_ray.settings import Padding, RestoreSettings
 

@@ -22,7 +22,7 @@ from benchmarks.serve_uploads import send_as_form, send_by_tus
 from seedvr2_ray.serve.db.job_rows import NewJob
 from seedvr2_ray.serve.db.job_store import JobStore
 from seedvr2_ray.serve.jobs import JobState, ResultInfo, Source
-from seedvr2_ray.serve.service.results import Results
+from seedvr2_ray.serve.results import Results
 
 Front = Literal["ray", "nginx"]
 DIRECT_PORTS = range(30000, 30004)

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from seedvr2_ray.frames import FrameSpan
-from seedvr2_ray.media.container.probe import probe
+from seedvr2_ray.media.probe import probe
 from seedvr2_ray.media.reading.decode import decode_span
 from seedvr2_ray.restoration.report.comparison import side_by_side
 

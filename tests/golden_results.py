@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seedvr2_ray.media.container.probe import probe
 from seedvr2_ray.media.conversions import conversions_fingerprint
 from seedvr2_ray.media.output.libraries import library_versions
+from seedvr2_ray.media.probe import probe
 from seedvr2_ray.restoration.lanczos import LANCZOS, LanczosRestorer
 from seedvr2_ray.restoration.load import LoadOptions, load_restorer
 from seedvr2_ray.restoration.planning.geometry import DEFAULT_MAX_PIXELS

@@ -22,7 +22,7 @@ def _loaded(module: str, names: tuple[str, ...]) -> str:
         "seedvr2_ray.settings",
         "seedvr2_ray.client",
         "seedvr2_ray.cli.main",
-        "seedvr2_ray.media.container.probe",
+        "seedvr2_ray.media.probe",
         "seedvr2_ray.restoration.planning.plan",
         "seedvr2_ray.restoration.planning.geometry",
         # Planners: looking through a source, and what of it is left to do.

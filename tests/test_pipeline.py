@@ -15,7 +15,7 @@ from PIL import Image
 
 from seedvr2_ray.errors import InputError
 from seedvr2_ray.frames import ColourTags, FrameSpan, to_unit_range
-from seedvr2_ray.media.container.probe import probe
+from seedvr2_ray.media.probe import probe
 from seedvr2_ray.media.reading.decode import decode_span
 from seedvr2_ray.restoration.lanczos import LANCZOS, LanczosRestorer
 from seedvr2_ray.restoration.run import restore_video

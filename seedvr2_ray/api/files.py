@@ -10,8 +10,8 @@ from typing import Any
 from seedvr2_ray.api.drawings import draw_plan
 from seedvr2_ray.api.progress import ProgressBar
 from seedvr2_ray.html import render_facts, render_grid
-from seedvr2_ray.media.container.info import MediaInfo, Notice
-from seedvr2_ray.media.container.probe import probe as probe_file
+from seedvr2_ray.media.info import MediaInfo, Notice
+from seedvr2_ray.media.probe import probe as probe_file
 from seedvr2_ray.restoration.load import LoadOptions, find_model, local_device
 from seedvr2_ray.restoration.one_file import Outlook, plan_one_file, restore_one_file
 from seedvr2_ray.restoration.planning.device_memory import look_at_device

@@ -16,8 +16,8 @@ from seedvr2_ray.api.report import open_report
 from seedvr2_ray.errors import InputError, SettingsError
 from seedvr2_ray.frames import Frames, FrameSpan
 from seedvr2_ray.html import render_grid, render_picture
-from seedvr2_ray.media.container.info import MediaInfo
-from seedvr2_ray.media.container.probe import probe
+from seedvr2_ray.media.info import MediaInfo
+from seedvr2_ray.media.probe import probe
 from seedvr2_ray.media.reading.decode import decode_span
 from seedvr2_ray.restoration.gang.choice import settle_gang
 from seedvr2_ray.restoration.load import LoadOptions, load_restorer

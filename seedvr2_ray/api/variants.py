@@ -13,8 +13,8 @@ from seedvr2_ray.api.files import FileName, RestoredFile, restore_file
 from seedvr2_ray.api.pictures import FIGURES_HINT, Comparison, compare
 from seedvr2_ray.errors import InputError
 from seedvr2_ray.html import render_grid, render_picture
-from seedvr2_ray.media.container.probe import probe
-from seedvr2_ray.media.output.codecs import IMAGE_CONTAINERS, SUFFIXES
+from seedvr2_ray.media.codecs import IMAGE_CONTAINERS, SUFFIXES
+from seedvr2_ray.media.probe import probe
 from seedvr2_ray.restoration.load import LoadOptions
 from seedvr2_ray.restoration.report.templates import format_duration
 from seedvr2_ray.restoration.report.versions import VersionsPage, render_versions

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from seedvr2_ray.media.container.probe import ProbeLimits
+from seedvr2_ray.media.probe import ProbeLimits
 from seedvr2_ray.restoration.load import CatalogueRestorers, RestorerSource
 from seedvr2_ray.restoration.planning.geometry import DEFAULT_MAX_PIXELS
 from seedvr2_ray.restoration.work.failures import RetryPolicy, with_retries

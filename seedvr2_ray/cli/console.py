@@ -30,7 +30,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from seedvr2_ray.api.variants import Variants
     from seedvr2_ray.cli.doctor import Finding
-    from seedvr2_ray.media.container.info import MediaInfo, Notice
+    from seedvr2_ray.media.info import MediaInfo, Notice
     from seedvr2_ray.models.weights.download import FileRecord, ModelRecord
     from seedvr2_ray.restoration.planning.estimate import Estimate
     from seedvr2_ray.restoration.planning.forecast import MemoryForecast

@@ -13,7 +13,7 @@ from seedvr2_ray.models.backends import AttentionBackend
 from seedvr2_ray.restoration.planning.geometry import DEFAULT_MAX_PIXELS
 
 if TYPE_CHECKING:
-    from seedvr2_ray.media.container.probe import ProbeLimits
+    from seedvr2_ray.media.probe import ProbeLimits
     from seedvr2_ray.models.weights.download import WeightsSource
     from seedvr2_ray.restoration.planning.device_memory import DeviceMemory
 
@@ -79,7 +79,7 @@ def weights_source(weights_dir: Path | None, mirror: str | None) -> "WeightsSour
 
 def probe_limits(max_pixels: int) -> "ProbeLimits":
     """Return the limits of a probe; larger pictures than usual are read only when asked for."""
-    from seedvr2_ray.media.container.probe import ProbeLimits
+    from seedvr2_ray.media.probe import ProbeLimits
 
     if max_pixels <= DEFAULT_MAX_PIXELS:
         return ProbeLimits()

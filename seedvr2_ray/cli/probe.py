@@ -20,7 +20,7 @@ def probe_command(
     Also says what restore would keep, convert, leave out or refuse of it, and why.
     """
     from seedvr2_ray.cli.console import show_media
-    from seedvr2_ray.media.container.probe import probe
+    from seedvr2_ray.media.probe import probe
     from seedvr2_ray.storage.address import jsonable
     from seedvr2_ray.storage.location import require_source
 

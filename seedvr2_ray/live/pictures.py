@@ -11,7 +11,7 @@ import torch
 from seedvr2_ray.errors import MediaError
 from seedvr2_ray.frames import ColourTags, Frames
 from seedvr2_ray.live.source import Picture
-from seedvr2_ray.media.container.info import Rotation, VideoInfo
+from seedvr2_ray.media.info import Rotation, VideoInfo
 from seedvr2_ray.media.output.master import MasterFormat
 from seedvr2_ray.media.picture.colour import HDR_TRANSFERS, LUMA_WEIGHTS, fill_in, tags_from_codes
 from seedvr2_ray.media.picture.pixel_formats import bit_depth_of, chroma_of

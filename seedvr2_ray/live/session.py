@@ -20,7 +20,7 @@ from seedvr2_ray.live.events import Tell, chunk_event, notice_event, plan_event
 from seedvr2_ray.live.output import Bytes, Kind, LiveOutput, measure_encoding
 from seedvr2_ray.live.pictures import BatchReader, describe_live, plan_live_master
 from seedvr2_ray.live.source import Connected, LiveSource, Picture, Sound
-from seedvr2_ray.media.container.info import VideoInfo
+from seedvr2_ray.media.info import VideoInfo
 from seedvr2_ray.media.output.master import MasterFormat
 from seedvr2_ray.restoration.planning.geometry import Geometry, parse_resolution, plan_geometry
 

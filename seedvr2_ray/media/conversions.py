@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seedvr2_ray.frames import ColourTags
-from seedvr2_ray.media.container.info import Chroma, VideoInfo
+from seedvr2_ray.media.info import Chroma, VideoInfo
 from seedvr2_ray.media.output.encode import FrameConverter
 from seedvr2_ray.media.output.master import MasterFormat
 from seedvr2_ray.media.picture.pixels import PixelReader, natural_depth

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from seedvr2_ray.media.container.probe import ProbeLimits
+from seedvr2_ray.media.probe import ProbeLimits
 from seedvr2_ray.restoration.gang.choice import ModelToLoad
 from seedvr2_ray.restoration.load import LoadOptions, identify
 from seedvr2_ray.restoration.planning.geometry import DEFAULT_MAX_PIXELS

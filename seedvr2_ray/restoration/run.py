@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from seedvr2_ray.errors import InputError, TargetError
-from seedvr2_ray.media.container.info import merge_notices
-from seedvr2_ray.media.container.probe import ProbeLimits, probe
+from seedvr2_ray.media.info import merge_notices
 from seedvr2_ray.media.output.master import is_sequence, sequence_name
 from seedvr2_ray.media.output.rehearsal import rehearse
+from seedvr2_ray.media.probe import ProbeLimits, probe
+from seedvr2_ray.restoration.outcome import write_run_report
 from seedvr2_ray.restoration.planning.geometry import DEFAULT_MAX_PIXELS
 from seedvr2_ray.restoration.planning.plan import Plan, plan_video
-from seedvr2_ray.restoration.report.outcome import write_run_report
 from seedvr2_ray.restoration.restorer import Restorer, RestorerIdentity, close_restorer
 from seedvr2_ray.restoration.work.assemble import Assembly, assemble, beside, folder_of, require_free_names
 from seedvr2_ray.restoration.work.earlier import EarlierWork

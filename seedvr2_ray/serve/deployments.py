@@ -29,8 +29,8 @@ from seedvr2_ray.serve.http.page import page_router
 from seedvr2_ray.serve.http.runpod import routes as runpod
 from seedvr2_ray.serve.http.v1.live import live_router
 from seedvr2_ray.serve.live.streams import LiveStreams
+from seedvr2_ray.serve.notifier import notifier_of
 from seedvr2_ray.serve.observability.instrumentation import Instrumentation
-from seedvr2_ray.serve.scheduler.notifier import notifier_of
 from seedvr2_ray.serve.scheduler.retention import Sweeper
 from seedvr2_ray.serve.scheduler.runner import JobRunner
 from seedvr2_ray.serve.secrets import Secrets

@@ -11,7 +11,7 @@ import av
 import pytest
 
 from seedvr2_ray.cli.main import main
-from seedvr2_ray.media.container.probe import probe
+from seedvr2_ray.media.probe import probe
 from tests.media import clips, damaged
 
 FAST = ("--model", "lanczos", "--resolution", "x2", "--preset", "ultrafast", "--no-report")

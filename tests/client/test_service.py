@@ -7,7 +7,7 @@ import pytest
 from seedvr2_ray.client.asynchronous import AsyncClient
 from seedvr2_ray.client.blocking import Client
 from seedvr2_ray.errors import SettingsError
-from seedvr2_ray.media.container.probe import probe
+from seedvr2_ray.media.probe import probe
 from tests.media import clips
 from tests.serve.http.v1.ingress import QUICK, serving
 

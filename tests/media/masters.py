@@ -17,7 +17,7 @@ import torch
 from av.stream import Disposition
 
 from seedvr2_ray.frames import ColourTags, Frames, to_codes
-from seedvr2_ray.media.container.info import MediaInfo, VideoInfo
+from seedvr2_ray.media.info import MediaInfo, VideoInfo
 from seedvr2_ray.media.output.encode import FrameConverter, PartWriter
 from seedvr2_ray.media.output.join import JoinReport, join_parts
 from seedvr2_ray.media.output.master import MasterFormat, plan_master

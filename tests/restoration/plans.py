@@ -1,6 +1,6 @@
 """The plan of an ordinary video, for tests that only need one. Not a test module."""
 
-from seedvr2_ray.media.container.info import MediaInfo
+from seedvr2_ray.media.info import MediaInfo
 from seedvr2_ray.restoration.planning.plan import Plan, plan_video
 from seedvr2_ray.restoration.restorer import RestorerIdentity
 from seedvr2_ray.settings import RestoreSettings

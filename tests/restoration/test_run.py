@@ -11,7 +11,7 @@ from PIL import Image
 
 from seedvr2_ray.errors import CapacityError, InputError, StorageError, TargetError
 from seedvr2_ray.frames import FrameSpan
-from seedvr2_ray.media.container.probe import probe
+from seedvr2_ray.media.probe import probe
 from seedvr2_ray.media.reading.decode import decode_span
 from seedvr2_ray.restoration.lanczos import LanczosRestorer
 from seedvr2_ray.restoration.run import open_work, prepare, restore_video

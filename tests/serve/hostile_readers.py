@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from seedvr2_ray.errors import MediaError
-from seedvr2_ray.media.container.info import MediaInfo
-from seedvr2_ray.media.container.probe import probe
+from seedvr2_ray.media.info import MediaInfo
+from seedvr2_ray.media.probe import probe
 
 
 def misbehave(path: str, **options: Any) -> MediaInfo:

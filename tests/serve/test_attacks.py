@@ -18,7 +18,7 @@ import pytest
 from seedvr2_ray.serve.db.job_rows import NewJob, new_row
 from seedvr2_ray.serve.db.tables import jobs
 from seedvr2_ray.serve.jobs import JobState, ResultInfo, Source
-from seedvr2_ray.serve.service.results import Results
+from seedvr2_ray.serve.results import Results
 from tests.media import clips
 from tests.serve import servers
 from tests.serve.running import RunningService

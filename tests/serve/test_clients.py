@@ -11,7 +11,7 @@ import pytest
 import requests
 import runpod
 
-from seedvr2_ray.media.container.probe import probe
+from seedvr2_ray.media.probe import probe
 from tests.media import clips
 from tests.missing import require_programs
 from tests.serve.running import RunningService

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from seedvr2_ray.batch.execution.heartbeats import at_work
 from seedvr2_ray.batch.execution.videos import Video, VideoOutcome, find_published, log_kind, published_record
+from seedvr2_ray.batch.figures import figures_of
 from seedvr2_ray.batch.job import Job
 from seedvr2_ray.batch.leftovers import require_shared_folder
-from seedvr2_ray.batch.report.figures import figures_of
 from seedvr2_ray.errors import TargetError
 from seedvr2_ray.restoration.planning.plan import Recipe, Segment
 from seedvr2_ray.restoration.report.thumbnail import thumbnail

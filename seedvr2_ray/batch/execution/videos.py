@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from seedvr2_ray.batch.execution.machines import losses_in, this_machine
+from seedvr2_ray.batch.figures import figures_of
 from seedvr2_ray.batch.job import Job
 from seedvr2_ray.batch.manifest.manifest import ManifestRow
-from seedvr2_ray.batch.report.figures import figures_of
 from seedvr2_ray.errors import TargetError
-from seedvr2_ray.media.container.info import merge_notices
-from seedvr2_ray.media.container.probe import probe
+from seedvr2_ray.media.info import merge_notices
 from seedvr2_ray.media.output.rehearsal import rehearse
+from seedvr2_ray.media.probe import probe
 from seedvr2_ray.restoration.planning.plan import Plan, plan_video, publication_key
 from seedvr2_ray.restoration.restorer import RestorerIdentity
 from seedvr2_ray.restoration.work.assemble import beside

@@ -10,7 +10,7 @@ from typing import Any
 from fsspec.core import url_to_fs  # type: ignore[import-untyped]
 
 from seedvr2_ray.errors import InputError
-from seedvr2_ray.media.output.codecs import SUFFIXES
+from seedvr2_ray.media.codecs import SUFFIXES
 from seedvr2_ray.storage.faults import printable, translated
 from seedvr2_ray.storage.location import is_local
 

@@ -17,7 +17,7 @@ import pyarrow.parquet
 
 from seedvr2_ray.batch.manifest.listing import IMAGE_SUFFIXES, list_sources, target_name
 from seedvr2_ray.errors import InputError, SettingsError
-from seedvr2_ray.media.output.codecs import CODECS, IMAGE_CONTAINERS
+from seedvr2_ray.media.codecs import CODECS, IMAGE_CONTAINERS
 from seedvr2_ray.settings import RestoreSettings, setting_of_text
 from seedvr2_ray.storage.faults import printable
 from seedvr2_ray.storage.location import fetch, is_local

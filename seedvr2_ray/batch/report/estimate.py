@@ -10,10 +10,10 @@ import ray.data
 from seedvr2_ray.batch.execution.cluster import SettledPool, ask_worker, identify_on_worker
 from seedvr2_ray.batch.execution.stream import configure, shards_dataset
 from seedvr2_ray.batch.execution.videos import Video, VideoOutcome, outcome_of, plan_row
+from seedvr2_ray.batch.figures import cost_of
 from seedvr2_ray.batch.job import Job
 from seedvr2_ray.batch.manifest.manifest import ManifestRow
 from seedvr2_ray.batch.manifest.normalise import Normalised, Shard, read_shard
-from seedvr2_ray.batch.report.figures import cost_of
 from seedvr2_ray.batch.report.outcomes import quarantine_line
 from seedvr2_ray.errors import SettingsError
 from seedvr2_ray.models.weights.catalogue import find_entry

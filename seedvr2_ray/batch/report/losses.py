@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from seedvr2_ray.batch.execution.machines import Losses
-from seedvr2_ray.batch.report.figures import cost_of
+from seedvr2_ray.batch.figures import cost_of
 
 
 @dataclass(slots=True)

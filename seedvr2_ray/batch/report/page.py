@@ -14,7 +14,7 @@ import pyarrow.parquet
 
 import seedvr2_ray
 from seedvr2_ray.batch.execution.videos import VideoOutcome
-from seedvr2_ray.batch.report.figures import cost_of
+from seedvr2_ray.batch.figures import cost_of
 from seedvr2_ray.batch.report.losses import num_repeated
 from seedvr2_ray.batch.report.outcomes import QUALITIES, SUMMED, Totals
 from seedvr2_ray.restoration.report.page import Fact

@@ -11,8 +11,8 @@ from rich.text import Text
 
 from seedvr2_ray.batch.execution.rows import SegmentResult
 from seedvr2_ray.batch.execution.videos import VideoOutcome
+from seedvr2_ray.batch.figures import cost_of
 from seedvr2_ray.batch.manifest.normalise import Normalised
-from seedvr2_ray.batch.report.figures import cost_of
 from seedvr2_ray.batch.report.losses import num_repeated
 from seedvr2_ray.batch.report.outcomes import Totals
 from seedvr2_ray.restoration.report.templates import format_duration

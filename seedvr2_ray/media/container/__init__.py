@@ -1,1 +1,1 @@
-"""Files as they come: opened, scanned, indexed and probed, before anybody vouches for them."""
+"""Files as they come: opened, scanned and indexed, before anybody vouches for them."""

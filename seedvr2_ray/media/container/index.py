@@ -16,10 +16,10 @@ from itertools import pairwise
 from seedvr2_ray.errors import MediaError
 from seedvr2_ray.media.bitstream.entry_points import Stretches
 from seedvr2_ray.media.container.clock import ClockChange, shifts_in_ticks
-from seedvr2_ray.media.container.info import ranges_of
 from seedvr2_ray.media.container.packets import PacketScan, scan_packets, seeks_truthfully
 from seedvr2_ray.media.container.picture_data import NOTHING_INSIDE, PictureData
 from seedvr2_ray.media.container.source import BACKTRACK_SECONDS, Timestamps, decode_packets, open_source, ticks
+from seedvr2_ray.media.info import ranges_of
 
 _HEAD_FRAMES = 24
 _STRAY_FRAMES = 2

@@ -6,7 +6,7 @@ import av
 from av.container import InputContainer
 from av.stream import Disposition, Stream
 
-from seedvr2_ray.media.container.info import Chapter, StreamInfo, StreamKind
+from seedvr2_ray.media.info import Chapter, StreamInfo, StreamKind
 
 
 def describe_streams(container: InputContainer) -> tuple[StreamInfo, ...]:

@@ -14,8 +14,8 @@ from seedvr2_ray.media.bitstream.nal_units import (
     unit_spans,
 )
 from seedvr2_ray.media.bitstream.payloads import has_messages, messages
+from seedvr2_ray.media.container.caption_data import can_carry, captions_of, other_form, says_something
 from seedvr2_ray.media.picture.hdr import NO_HDR, StaticHdr, hdr_of_container, hdr_of_header, hdr_of_packet
-from seedvr2_ray.media.tracks.captions import can_carry, captions_of, other_form, says_something
 
 _DYNAMIC_SIGNS = {
     b"\xb5\x00\x3c\x00\x01\x04": "HDR10+",

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 from seedvr2_ray.media.container.index import FrameIndex
-from seedvr2_ray.media.container.info import Notice, VideoInfo
 from seedvr2_ray.media.container.picture_data import PictureData
 from seedvr2_ray.media.container.samples import Samples
+from seedvr2_ray.media.info import Notice, VideoInfo
 from seedvr2_ray.media.picture.colour import HDR_TRANSFERS, LUMA_WEIGHTS
 from seedvr2_ray.media.picture.pixel_formats import is_floating_point
 

@@ -14,7 +14,6 @@ from seedvr2_ray.errors import MediaError
 from seedvr2_ray.frames import ColourTags
 from seedvr2_ray.media.bitstream.matroska import read_tracks
 from seedvr2_ray.media.container.index import FrameIndex
-from seedvr2_ray.media.container.info import Rotation
 from seedvr2_ray.media.container.side_data import SideDataFinder, display_matrix
 from seedvr2_ray.media.container.source import (
     BACKTRACK_SECONDS,
@@ -25,6 +24,7 @@ from seedvr2_ray.media.container.source import (
     ticks,
 )
 from seedvr2_ray.media.container.views import has_second_view
+from seedvr2_ray.media.info import Rotation
 from seedvr2_ray.media.picture.colour import tags_from_codes
 from seedvr2_ray.media.picture.fields import FieldCounts, FieldReader
 from seedvr2_ray.media.picture.pixel_formats import may_have_alpha

@@ -24,7 +24,7 @@ from seedvr2_ray.media.bitstream.iso_boxes import boxes_of
 from seedvr2_ray.media.bitstream.matroska import SEGMENT
 from seedvr2_ray.media.container.file_url import file_url
 from seedvr2_ray.media.container.inventory import is_cover, is_unknown
-from seedvr2_ray.media.stills.kinds import STILL_BRANDS
+from seedvr2_ray.media.container.still_kinds import STILL_BRANDS
 
 Timestamps = Literal["pts", "dts", "counted"]
 

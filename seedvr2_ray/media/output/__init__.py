@@ -1,1 +1,1 @@
-"""From restored frames to a finished file: encoders, encoded segments, joins, verification."""
+"""From restored frames to a finished file: encoders, segments, images, joins, the clock of all tracks, verification."""

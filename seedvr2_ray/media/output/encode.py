@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from seedvr2_ray.frames import ColourTags, Frames
 from seedvr2_ray.media.container.file_url import file_url
 from seedvr2_ray.media.output.encoders import BITEXACT, configure_encoder, stamp_rate, tag_frame
+from seedvr2_ray.media.output.image_files import ImagePart
 from seedvr2_ray.media.output.master import MasterFormat
 from seedvr2_ray.media.output.scheduling import scheduling_kept
 from seedvr2_ray.media.output.write_errors import remove_file, whole_file_or_none
-from seedvr2_ray.media.stills.image_files import ImagePart
 
 _GREEN_BLUE_RED = (1, 2, 0, 3)
 """Order of the planes in FFmpeg's planar RGB, as channels of our frames."""

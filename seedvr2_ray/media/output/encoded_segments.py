@@ -12,9 +12,9 @@ import av
 
 from seedvr2_ray.errors import StorageError
 from seedvr2_ray.media.container.file_url import file_url
+from seedvr2_ray.media.output.timeline import Timeline
 from seedvr2_ray.media.picture.hdr import StaticHdr, described_part
 from seedvr2_ray.media.tracks.captions import CaptionWriter
-from seedvr2_ray.media.tracks.timeline import Timeline
 
 _HEAD_BYTES = 8 * 2**20
 """Of a part: its header and so much of its packets that libav knows the stream."""

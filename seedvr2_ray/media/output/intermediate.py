@@ -9,8 +9,8 @@ from pathlib import Path
 import av
 
 from seedvr2_ray.errors import StorageError
+from seedvr2_ray.media.codecs import ffv1_slices
 from seedvr2_ray.media.container.file_url import file_url
-from seedvr2_ray.media.output.codecs import ffv1_slices
 from seedvr2_ray.media.output.encode import PartWriter
 from seedvr2_ray.media.output.master import MasterFormat
 

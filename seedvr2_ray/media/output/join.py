@@ -11,23 +11,23 @@ from typing import Any
 
 import av
 
+from seedvr2_ray.media.codecs import MUXERS
 from seedvr2_ray.media.container.file_url import file_url
-from seedvr2_ray.media.container.info import MediaInfo, Notice
 from seedvr2_ray.media.container.inventory import is_cover
 from seedvr2_ray.media.container.source import open_container, path_of
-from seedvr2_ray.media.output.codecs import MUXERS
+from seedvr2_ray.media.info import MediaInfo, Notice
 from seedvr2_ray.media.output.encoded_segments import described, open_part, part_packets
 from seedvr2_ray.media.output.encoders import BITEXACT, stamp_rate
+from seedvr2_ray.media.output.image_files import join_images
 from seedvr2_ray.media.output.master import MasterFormat, has_a_way
+from seedvr2_ray.media.output.timeline import Timeline, plan_timeline
 from seedvr2_ray.media.output.verify import verify_master
 from seedvr2_ray.media.output.write_errors import whole_file_or_none
-from seedvr2_ray.media.stills.image_files import join_images
 from seedvr2_ray.media.stills.reader import read_tags
 from seedvr2_ray.media.tracks.caption_text import CaptionText
 from seedvr2_ray.media.tracks.captions import CARRIERS, CaptionWriter, FrameCaptions, read_captions
 from seedvr2_ray.media.tracks.stream_plan import StreamPlan
 from seedvr2_ray.media.tracks.streams import plan_streams
-from seedvr2_ray.media.tracks.timeline import Timeline, plan_timeline
 from seedvr2_ray.media.tracks.tracks import Track, copy_description, demux_tracks, open_track
 from seedvr2_ray.media.tracks.trim import Trim, trim_to
 

@@ -2,7 +2,7 @@
 
 import av
 
-from seedvr2_ray.media.output.codecs import CODECS
+from seedvr2_ray.media.codecs import CODECS
 
 
 def library_versions() -> dict[str, str]:

@@ -27,9 +27,9 @@ import av
 
 from seedvr2_ray.errors import SettingsError
 from seedvr2_ray.frames import ColourTags
+from seedvr2_ray.media.codecs import CODECS, IMAGE_CONTAINERS, SUFFIXES, CodecFacts, codecs_for, ffv1_slices
 from seedvr2_ray.media.container.frame_rates import grid_rate
-from seedvr2_ray.media.container.info import MediaInfo, Notice, VideoInfo
-from seedvr2_ray.media.output.codecs import CODECS, IMAGE_CONTAINERS, SUFFIXES, CodecFacts, codecs_for, ffv1_slices
+from seedvr2_ray.media.info import MediaInfo, Notice, VideoInfo
 from seedvr2_ray.media.picture.colour import HDR_TRANSFERS, LUMA_WEIGHTS
 from seedvr2_ray.media.picture.hdr import NO_HDR, StaticHdr, svt_av1_params, x265_params
 from seedvr2_ray.media.tracks.caption_text import TEXT_CODECS

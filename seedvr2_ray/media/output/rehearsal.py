@@ -6,7 +6,7 @@ from pathlib import Path
 
 import av
 
-from seedvr2_ray.media.container.info import MediaInfo, Notice
+from seedvr2_ray.media.info import MediaInfo, Notice
 from seedvr2_ray.media.output.encode import PartWriter
 from seedvr2_ray.media.output.encoders import tag_frame
 from seedvr2_ray.media.output.intermediate import IntermediateWriter

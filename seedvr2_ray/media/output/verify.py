@@ -9,9 +9,9 @@ import av
 
 from seedvr2_ray.errors import StorageError
 from seedvr2_ray.media.container.file_url import file_url
-from seedvr2_ray.media.container.info import Notice
 from seedvr2_ray.media.container.inventory import is_cover
-from seedvr2_ray.media.tracks.timeline import Timeline
+from seedvr2_ray.media.info import Notice
+from seedvr2_ray.media.output.timeline import Timeline
 
 _MATROSKA_TICK = Fraction(1, 1000)
 

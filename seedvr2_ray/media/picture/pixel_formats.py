@@ -2,7 +2,7 @@
 
 import av
 
-from seedvr2_ray.media.container.info import Chroma
+from seedvr2_ray.media.info import Chroma
 
 _CHROMA_BY_DIVISORS: dict[tuple[int, int], Chroma] = {
     (1, 1): "444",

@@ -7,7 +7,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
-from seedvr2_ray.media.container.info import VideoInfo
+from seedvr2_ray.media.info import VideoInfo
 from seedvr2_ray.media.picture.colour import MATRICES
 from seedvr2_ray.media.picture.siting import EXACT, LeftSiting
 

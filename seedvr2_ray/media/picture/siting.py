@@ -11,7 +11,7 @@ import av
 from av.filter import Graph
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from seedvr2_ray.media.container.info import VideoInfo
+from seedvr2_ray.media.info import VideoInfo
 
 # Bicubic chroma at full resolution and exact rounding. Planar R'G'B' is the only target for which
 # libswscale has vector code with these flags; packed targets take four times as long.

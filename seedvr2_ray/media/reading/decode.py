@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from seedvr2_ray.errors import MediaError
 from seedvr2_ray.frames import Frames, FrameSpan
-from seedvr2_ray.media.container.info import VideoInfo
 from seedvr2_ray.media.container.source import size_changes
+from seedvr2_ray.media.info import VideoInfo
 from seedvr2_ray.media.picture.pixels import PixelReader, describe, natural_depth
 from seedvr2_ray.media.picture.tone import tone_map
 from seedvr2_ray.media.reading.deinterlace import deinterlaced

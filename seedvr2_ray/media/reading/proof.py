@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from seedvr2_ray.errors import StorageError
 from seedvr2_ray.frames import Frames
-from seedvr2_ray.media.container.info import Ranges, ranges_of
+from seedvr2_ray.media.info import Ranges, ranges_of
 
 PROOF_VERSION = 1
 """Raised when the check value of the same picture changes: remembered ones are then made again."""

@@ -16,8 +16,8 @@ import av
 
 from seedvr2_ray.errors import StorageError
 from seedvr2_ray.frames import FrameSpan
-from seedvr2_ray.media.container.info import VideoInfo
 from seedvr2_ray.media.container.source import DecodedFrame, damaged, decode_packets, open_source, stamp_of
+from seedvr2_ray.media.info import VideoInfo
 from seedvr2_ray.media.reading.proof import SpanProof
 from seedvr2_ray.media.stills.reader import read_still
 

@@ -1,1 +1,1 @@
-"""Still images, read and written by libraries made for them."""
+"""Still images, read by libraries made for them, and what a written one says about itself."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from seedvr2_ray.media.container.info import Notice
+from seedvr2_ray.media.info import Notice
 from seedvr2_ray.media.stills.raster import Array, Raster
 
 _ROWS_AT_ONCE = 256

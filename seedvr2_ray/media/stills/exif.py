@@ -8,7 +8,7 @@ import struct
 from dataclasses import dataclass, field
 from typing import BinaryIO, Literal
 
-from seedvr2_ray.media.container.info import Rotation
+from seedvr2_ray.media.info import Rotation
 
 ORIENTATION = 274
 X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 282, 283, 296

@@ -9,7 +9,7 @@ import av
 import numpy as np
 
 from seedvr2_ray.errors import MediaError
-from seedvr2_ray.media.container.info import Notice
+from seedvr2_ray.media.info import Notice
 from seedvr2_ray.media.stills.boxes import (
     Jpeg2000Header,
     jpegxl_metadata,

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seedvr2_ray.errors import DamagedMediaError, MediaError
-from seedvr2_ray.media.container.info import Notice
+from seedvr2_ray.media.info import Notice
 
 Array = NDArray[Any]
 SizeCheck = Callable[[int, int], None]

@@ -18,9 +18,10 @@ import av
 from seedvr2_ray.errors import MediaError
 from seedvr2_ray.frames import ColourTags
 from seedvr2_ray.media.container.index import FrameIndex
-from seedvr2_ray.media.container.info import MediaInfo, Notice, VideoInfo
 from seedvr2_ray.media.container.preflight import preflight
 from seedvr2_ray.media.container.samples import Samples
+from seedvr2_ray.media.container.still_kinds import StillKind, still_kind
+from seedvr2_ray.media.info import MediaInfo, Notice, VideoInfo
 from seedvr2_ray.media.picture.colour import fill_in, tags_from_codes
 from seedvr2_ray.media.picture.pixel_formats import bit_depth_of, chroma_of
 from seedvr2_ray.media.stills.colour import to_rgb
@@ -36,7 +37,6 @@ from seedvr2_ray.media.stills.formats import (
     read_png,
     read_webp,
 )
-from seedvr2_ray.media.stills.kinds import StillKind, still_kind
 from seedvr2_ray.media.stills.pnm import read_pnm
 from seedvr2_ray.media.stills.raster import (
     DAMAGED_PICTURE,

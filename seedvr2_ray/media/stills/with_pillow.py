@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from seedvr2_ray.media.stills.kinds import StillKind
+from seedvr2_ray.media.container.still_kinds import StillKind
 from seedvr2_ray.media.stills.raster import Raster, SizeCheck, StillTags, damaged_still, unsupported_still
 
 _READERS: dict[StillKind, tuple[str, str]] = {

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from seedvr2_ray.errors import MediaError
-from seedvr2_ray.media.container.info import Notice
+from seedvr2_ray.media.info import Notice
 from seedvr2_ray.media.stills.exif import ICC_PROFILE, IPTC, XMP, Exif, read_exif_at, write_exif
 from seedvr2_ray.media.stills.raster import (
     FLOATS_ARE_CUT,

@@ -1,1 +1,1 @@
-"""What accompanies the pictures: sound, subtitles, captions, and the one clock that all of it keeps."""
+"""What accompanies the pictures: sound, subtitles, captions."""

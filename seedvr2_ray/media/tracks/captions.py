@@ -1,8 +1,6 @@
-"""Closed captions inside coded pictures: found, read picture by picture, and put into the new pictures.
+"""Closed captions inside coded pictures: read picture by picture, and put into the new pictures.
 
-EIA-608 and CTA-708 captions travel as ATSC's ``GA94`` user data (ATSC A/53 part 4, 6.2.3), which MPEG-2, H.264 and
-HEVC all carry. They belong to a frame, not to a time, so every frame of the master gets those of its own. AV1 has a
-place for them too, but readers differ in which of a packet's frames, hidden ones included, they take it for.
+They belong to a frame, not to a time, so every frame of the master gets those of its own.
 """
 
 from __future__ import annotations  # av.Packet is generic for type checkers only
@@ -15,8 +13,9 @@ from typing import Any
 
 import av
 
-from seedvr2_ray.media.bitstream.nal_units import length_size_of, unescaped
+from seedvr2_ray.media.bitstream.nal_units import length_size_of
 from seedvr2_ray.media.bitstream.payloads import with_t35
+from seedvr2_ray.media.container.caption_data import captions_of, t35_payload
 from seedvr2_ray.media.container.clock import ClockChange, shifts_in_ticks
 from seedvr2_ray.media.container.source import demux_video, open_source
 from seedvr2_ray.media.tracks.trim import Trim
@@ -26,51 +25,6 @@ CARRIERS = {"libx264": "h264", "libx265": "hevc"}
 
 ERASE = bytes([0xFC, 0x94, 0x2C])
 """EIA-608's "erase displayed memory", with which the last caption ends when the video does."""
-
-_IN_T35 = b"\xb5\x00\x31GA94\x03"
-_IN_MPEG2 = b"\x00\x00\x01\xb2GA94\x03"
-_SIGNS = {"h264": _IN_T35, "hevc": _IN_T35, "vvc": _IN_T35, "mpeg2video": _IN_MPEG2}
-_OTHER_FORMS = {b"\x00\x00\x01\xb2CC\x01": "DVD", b"\x00\x00\x01\xb2\x03": "SCTE-20"}
-_LONGEST = 3 * 31
-_HAS_CAPTIONS, _COUNT, _IS_VALID, _IS_708 = 0x40, 0x1F, 4, 2
-
-
-def can_carry(codec: str) -> bool:
-    """Whether captions can be read from a codec's pictures."""
-    return codec in _SIGNS
-
-
-def captions_of(codec: str, data: bytes) -> bytes:
-    """Return the caption data of a packet: three bytes each, padding included; empty where there is none."""
-    sign = _SIGNS[codec]
-    found = b""
-    at = data.find(sign)
-    while at >= 0:
-        body = data[at + len(sign) : at + len(sign) + 2 * _LONGEST]
-        if codec != "mpeg2video":
-            body = unescaped(body)
-        if len(body) > 2 and body[0] & _HAS_CAPTIONS:
-            found += body[2 : 2 + 3 * (body[0] & _COUNT)]
-        at = data.find(sign, at + len(sign))
-    return found[: len(found) // 3 * 3]
-
-
-def says_something(captions: bytes) -> bool:
-    """Whether there is more than padding, which many encoders write into every picture."""
-    for at in range(0, len(captions), 3):
-        head, first, second = captions[at : at + 3]
-        if head & _IS_VALID and (head & _IS_708 or (first | second) & 0x7F):
-            return True
-    return False
-
-
-def other_form(codec: str, data: bytes) -> str:
-    """Name captions in a form that is not carried over; empty where there are none."""
-    if codec == "av1" and _IN_T35 in data:
-        return "AV1"
-    if codec != "mpeg2video":
-        return ""
-    return next((name for sign, name in _OTHER_FORMS.items() if sign in data), "")
 
 
 class FrameCaptions:
@@ -156,10 +110,10 @@ class CaptionWriter:
 
     def captioned(self, packet: av.Packet[Any], frame: int) -> av.Packet[Any]:
         """Return the packet of a frame with the frame's captions, or as it is where there are none."""
-        captions = self._captions.of_frame(frame)[:_LONGEST]
+        captions = self._captions.of_frame(frame)
         if not captions:
             return packet
-        payload = _IN_T35 + bytes([0x80 | _HAS_CAPTIONS | len(captions) // 3, 0xFF]) + captions + b"\xff"
-        written: av.Packet[Any] = av.Packet(with_t35(self._codec, bytes(packet), payload, self._length_size))
+        data = with_t35(self._codec, bytes(packet), t35_payload(captions), self._length_size)
+        written: av.Packet[Any] = av.Packet(data)
         written.is_keyframe = packet.is_keyframe
         return written

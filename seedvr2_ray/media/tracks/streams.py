@@ -4,8 +4,8 @@ from typing import Any, Literal
 
 import av
 
-from seedvr2_ray.media.container.info import Notice
 from seedvr2_ray.media.container.inventory import codec_name, is_cover, is_unknown
+from seedvr2_ray.media.info import Notice
 from seedvr2_ray.media.tracks.sound import encodings, has_named_channels, layout_of
 from seedvr2_ray.media.tracks.stream_plan import StreamPlan
 from seedvr2_ray.media.tracks.trial import Trials

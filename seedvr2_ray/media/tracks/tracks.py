@@ -11,9 +11,9 @@ import av
 
 from seedvr2_ray.errors import MediaError
 from seedvr2_ray.media.container.clock import TrackClock
-from seedvr2_ray.media.container.info import Notice, VideoInfo
 from seedvr2_ray.media.container.inventory import codec_name, is_cover
 from seedvr2_ray.media.container.source import open_container, path_of
+from seedvr2_ray.media.info import Notice, VideoInfo
 from seedvr2_ray.media.tracks.captions import ERASE
 from seedvr2_ray.media.tracks.sound import described_for
 from seedvr2_ray.media.tracks.stream_plan import StreamPlan

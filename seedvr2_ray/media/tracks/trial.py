@@ -10,8 +10,8 @@ from typing import Any
 
 import av
 
+from seedvr2_ray.media.codecs import MUXERS
 from seedvr2_ray.media.container.source import open_container, path_of
-from seedvr2_ray.media.output.codecs import MUXERS
 from seedvr2_ray.media.tracks.stream_plan import StreamPlan
 from seedvr2_ray.media.tracks.tracks import head_packets, open_track
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import av
 
-from seedvr2_ray.media.container.info import MediaInfo
 from seedvr2_ray.media.container.inventory import is_cover
+from seedvr2_ray.media.info import MediaInfo
 
 _TIMECODE = re.compile(r"(\d{2}):(\d{2}):(\d{2})([:;])(\d{2})")
 

@@ -6,7 +6,7 @@ Shape letters: T frames, H height, W width.
 import torch
 from torch import Tensor
 
-from seedvr2_ray.restoration.diffusion.preprocess import resize_frames
+from seedvr2_ray.restoration.resize import resize_frames
 
 _EDGE_VARIANCE = 1e-3
 """Variance of luma, in 0..1 squared, from which on a neighbourhood counts as an edge."""

@@ -21,11 +21,11 @@ from seedvr2_ray.restoration.diffusion.frame_stream import SourceFrame
 from seedvr2_ray.restoration.diffusion.preprocess import (
     from_model_range,
     preprocess_reference,
-    resize_frames,
     to_model_range,
 )
 from seedvr2_ray.restoration.diffusion.ranks import PictureShare
 from seedvr2_ray.restoration.planning.reference_size import ReferenceSize
+from seedvr2_ray.restoration.resize import resize_frames
 from seedvr2_ray.restoration.restorer import SegmentTask
 
 Stage = Literal["encode", "transform", "decode", "finish"]

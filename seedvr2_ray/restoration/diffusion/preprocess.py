@@ -7,19 +7,7 @@ import torch
 from torch import Tensor
 
 from seedvr2_ray.restoration.planning.reference_size import ReferenceSize
-
-
-def resize_frames(frames_TCHW: Tensor, height: int, width: int) -> Tensor:
-    """Scale frames with a bicubic kernel that widens when the picture shrinks; not clamped.
-
-    Args:
-        frames_TCHW: float32.
-    """
-    if frames_TCHW.shape[-2:] == (height, width):
-        return frames_TCHW
-    return torch.nn.functional.interpolate(
-        frames_TCHW, size=(height, width), mode="bicubic", align_corners=False, antialias=True
-    )
+from seedvr2_ray.restoration.resize import resize_frames
 
 
 def to_model_range(frames_TCHW: Tensor) -> Tensor:

@@ -17,7 +17,8 @@ from torch import Tensor
 from seedvr2_ray.errors import NotFiniteError, SeedVR2Error, StoppedElsewhereError
 from seedvr2_ray.models.parallel import ALONE, SequenceParallel
 from seedvr2_ray.models.seedvr2.vae.ranks.rows import RowShares, split_rows
-from seedvr2_ray.restoration.diffusion.padding import SpatialPadding, crop_frames
+from seedvr2_ray.restoration.diffusion.padding import crop_frames
+from seedvr2_ray.restoration.planning.padding import SpatialPadding
 
 Item = TypeVar("Item")
 PICTURES = "pictures/source"

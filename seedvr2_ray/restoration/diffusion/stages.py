@@ -23,7 +23,6 @@ from seedvr2_ray.models.seedvr2.vae.config import PLAIN, VAEOptions
 from seedvr2_ray.models.seedvr2.vae.state import VAEState
 from seedvr2_ray.models.seedvr2.vae.tiles import decode_tiled, encode_tiled
 from seedvr2_ray.models.seedvr2.vae.video_vae import Posterior, VideoVAE
-from seedvr2_ray.restoration.diffusion.chunks import Chunk, frames_behind
 from seedvr2_ray.restoration.diffusion.finish import Stage, scaled_source
 from seedvr2_ray.restoration.diffusion.finite import FiniteChecks
 from seedvr2_ray.restoration.diffusion.frame_stream import SourceFrame, batched, regroup
@@ -32,6 +31,7 @@ from seedvr2_ray.restoration.diffusion.padding import pad_frames, pad_in_time
 from seedvr2_ray.restoration.diffusion.placement import Placement
 from seedvr2_ray.restoration.diffusion.ranks import InStep, PictureShare
 from seedvr2_ray.restoration.diffusion.stitch import stitch_chunk
+from seedvr2_ray.restoration.planning.chunks import Chunk, frames_behind
 from seedvr2_ray.restoration.planning.segment_plan import SegmentPlan
 from seedvr2_ray.restoration.restorer import SegmentTask
 

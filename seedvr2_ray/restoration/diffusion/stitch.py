@@ -6,7 +6,7 @@ Shape letters: T latent frames, H and W of the latent grid, C channels.
 import torch
 from torch import Tensor
 
-from seedvr2_ray.restoration.diffusion.chunks import Chunk
+from seedvr2_ray.restoration.planning.chunks import Chunk
 
 
 def fade_weights(num_latents: int) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 
 from seedvr2_ray.errors import InputError
 from seedvr2_ray.excerpts import Stretch, parse_excerpt
-from seedvr2_ray.media.container.info import Chapter, MediaInfo, Notice
+from seedvr2_ray.media.info import Chapter, MediaInfo, Notice
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,7 +6,7 @@ from fractions import Fraction
 from math import sqrt
 
 from seedvr2_ray.errors import SettingsError
-from seedvr2_ray.media.container.info import Notice
+from seedvr2_ray.media.info import Notice
 
 MAX_SIDE = 16384
 """Pixels: no common encoder or player goes beyond."""

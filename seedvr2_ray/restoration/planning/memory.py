@@ -17,7 +17,7 @@ from seedvr2_ray.models.seedvr2.config import DiTConfig
 from seedvr2_ray.models.seedvr2.transformer.memory import transform_bytes
 from seedvr2_ray.models.seedvr2.vae.config import VAEConfig
 from seedvr2_ray.models.seedvr2.vae.memory import Work, decode_bytes, encode_bytes
-from seedvr2_ray.restoration.diffusion.chunks import frames_for_latents, latents_for_frames
+from seedvr2_ray.restoration.planning.chunks import frames_for_latents, latents_for_frames
 from seedvr2_ray.restoration.planning.schedule import Lengths, Step, distinct_steps
 
 _SUGGESTED_TILES = (1536, 1024, 768, 512, 256)

@@ -12,8 +12,8 @@ from typing import Any
 
 from seedvr2_ray.errors import InputError
 from seedvr2_ray.frames import FrameSpan
-from seedvr2_ray.media.container.info import MediaInfo, Notice, VideoInfo
 from seedvr2_ray.media.conversions import conversions_fingerprint
+from seedvr2_ray.media.info import MediaInfo, Notice, VideoInfo
 from seedvr2_ray.media.output.libraries import library_versions
 from seedvr2_ray.media.output.master import MasterFormat, plan_master
 from seedvr2_ray.media.reading.proof import Proof, SpanProof

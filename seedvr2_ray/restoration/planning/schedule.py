@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from seedvr2_ray.restoration.diffusion.chunks import plan_chunks
+from seedvr2_ray.restoration.planning.chunks import plan_chunks
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,9 +11,9 @@ from seedvr2_ray.models.seedvr2.vae.config import VAEConfig, VAEOptions
 from seedvr2_ray.models.seedvr2.vae.costs import decoder_cache_bytes_per_pixel, encoder_cache_bytes_per_pixel
 from seedvr2_ray.models.seedvr2.vae.tiles import Tiling
 from seedvr2_ray.models.seedvr2.vae.video_vae import VideoVAE
-from seedvr2_ray.restoration.diffusion.chunks import Chunk, frames_for_latents, latents_for_frames, plan_chunks
-from seedvr2_ray.restoration.diffusion.padding import SpatialPadding, plan_padding
+from seedvr2_ray.restoration.planning.chunks import Chunk, frames_for_latents, latents_for_frames, plan_chunks
 from seedvr2_ray.restoration.planning.memory import MemoryDemand, MemoryPlan
+from seedvr2_ray.restoration.planning.padding import SpatialPadding, plan_padding
 from seedvr2_ray.restoration.planning.reference_size import ReferenceSize, reference_size
 from seedvr2_ray.restoration.restorer import SegmentTask
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from seedvr2_ray.media.container.info import Notice
+from seedvr2_ray.media.info import Notice
 from seedvr2_ray.restoration.report.comparison import ComparisonPicture
 from seedvr2_ray.restoration.report.templates import format_duration, format_number, render_page
 from seedvr2_ray.storage.location import publish_bytes

@@ -12,8 +12,8 @@ import av
 from PIL import Image
 
 from seedvr2_ray.errors import SeedVR2Error
-from seedvr2_ray.media.container.info import MediaInfo
-from seedvr2_ray.media.stills.kinds import still_kind
+from seedvr2_ray.media.container.still_kinds import still_kind
+from seedvr2_ray.media.info import MediaInfo
 from seedvr2_ray.media.stills.reader import read_still
 
 BOX = (160, 90)

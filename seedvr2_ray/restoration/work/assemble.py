@@ -12,7 +12,7 @@ from typing import Any
 
 import seedvr2_ray
 from seedvr2_ray.errors import TargetError
-from seedvr2_ray.media.container.info import Notice, merge_notices
+from seedvr2_ray.media.info import Notice, merge_notices
 from seedvr2_ray.media.output.join import join_parts
 from seedvr2_ray.media.output.libraries import library_versions
 from seedvr2_ray.media.output.master import sequence_name

@@ -11,7 +11,7 @@ from typing import Any
 
 from seedvr2_ray.errors import StorageError
 from seedvr2_ray.frames import FrameSpan
-from seedvr2_ray.media.container.info import MediaInfo, ranges_of
+from seedvr2_ray.media.info import MediaInfo, ranges_of
 from seedvr2_ray.media.output.libraries import library_versions
 from seedvr2_ray.media.reading.decode import decode_codes, decode_thumbnails
 from seedvr2_ray.media.reading.proof import (

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from seedvr2_ray.serve.config import ServiceConfig
 from seedvr2_ray.serve.http.ranges import SAFE_TYPES, disposition, respond_with
-from seedvr2_ray.serve.service.results import StoredFile
+from seedvr2_ray.serve.results import StoredFile
 from seedvr2_ray.storage.location import open_location, sign_get
 
 ACCEL_LOCATION = "/_results"

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from seedvr2_ray.serve.http.problem_bodies import ProtocolRefusal
-from seedvr2_ray.serve.service.results import StoredFile
+from seedvr2_ray.serve.results import StoredFile
 
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 SAFE_TYPES = frozenset(

@@ -15,7 +15,7 @@ from seedvr2_ray.serve.http.inline_media import Base64Error
 from seedvr2_ray.serve.http.problem_bodies import documented
 from seedvr2_ray.serve.http.v1.inline_files import read_inline, submit_file
 from seedvr2_ray.serve.jobs import Job, JobState
-from seedvr2_ray.serve.scheduler.job_watch import Snapshot
+from seedvr2_ray.serve.service.job_watch import Snapshot
 from seedvr2_ray.serve.service.submission import Submission
 
 API = "upscale"

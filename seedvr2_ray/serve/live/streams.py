@@ -17,8 +17,8 @@ from seedvr2_ray.serve.config import ServiceConfig
 from seedvr2_ray.serve.live.order import STARTED, LiveOrder
 from seedvr2_ray.serve.live.relay import RelayLimits, StreamRelay
 from seedvr2_ray.serve.problems import MissingRefusal, RateRefusal, kind_of
+from seedvr2_ray.serve.ray_errors import translated
 from seedvr2_ray.serve.security.wording import explained
-from seedvr2_ray.serve.workers.ray_handles import translated
 from seedvr2_ray.settings import RestoreSettings
 
 _log = logging.getLogger(__name__)

@@ -19,11 +19,11 @@ from seedvr2_ray.serve.config import Limits, ServiceConfig
 from seedvr2_ray.serve.db.job_store import JobStore
 from seedvr2_ray.serve.db.usage_store import UsageStore
 from seedvr2_ray.serve.jobs import Job
+from seedvr2_ray.serve.results import Results
 from seedvr2_ray.serve.scheduler.dispatch import Dispatcher
 from seedvr2_ray.serve.scheduler.job_run import JobRun
 from seedvr2_ray.serve.scheduler.video_run import Shared
 from seedvr2_ray.serve.service.rates import Rates
-from seedvr2_ray.serve.service.results import Results
 from seedvr2_ray.serve.service.shares import SharedPlaces
 from seedvr2_ray.serve.workers.protocol import Workers
 

@@ -15,11 +15,11 @@ from seedvr2_ray.serve.db.job_rows import Changes
 from seedvr2_ray.serve.db.job_store import JobStore
 from seedvr2_ray.serve.db.usage_store import UsageStore
 from seedvr2_ray.serve.jobs import Job
+from seedvr2_ray.serve.results import Results
 from seedvr2_ray.serve.scheduler.dispatch import Dispatcher, Restored, SegmentQueue
 from seedvr2_ray.serve.scheduler.fair_share import Candidate
 from seedvr2_ray.serve.scheduler.video_progress import VideoProgress
 from seedvr2_ray.serve.service.rates import Rates
-from seedvr2_ray.serve.service.results import Results
 from seedvr2_ray.serve.service.shares import SharedPlaces
 from seedvr2_ray.serve.workers.protocol import PartOrder, SegmentOrder, Workers
 from seedvr2_ray.telemetry.metrics import count, observe

@@ -48,20 +48,6 @@ class Delivered:
     num_given_up: int = 0
 
 
-def require_webhook_url(url: str, secret: str | None) -> str:
-    """Check an address for notifications when a job is submitted.
-
-    Raises:
-        FetchRefusal: it is no URL that could be notified, or this deployment notifies nobody.
-    """
-    if secret is None:
-        raise FetchRefusal("this deployment sends no notifications; leave out webhook_url and follow the job's events")
-    parsed = require_fetchable(url, _RULES)
-    if parsed.userinfo:
-        raise FetchRefusal("webhook_url holds a user or password; leave them out: messages are signed instead")
-    return url
-
-
 class WebhookSender:
     """Sends what is due. Safe to use in several runners at once: the outbox gives every message to one of them."""
 

@@ -141,6 +141,20 @@ def require_allowed_object(url: str, rules: FetchRules) -> str:
     raise FetchRefusal(f"{shown} is in no place that this deployment reads objects from; upload the file instead")
 
 
+def require_webhook_url(url: str, secret: str | None) -> str:
+    """Check an address for notifications when a job is submitted.
+
+    Raises:
+        FetchRefusal: it is no URL that could be notified, or this deployment notifies nobody.
+    """
+    if secret is None:
+        raise FetchRefusal("this deployment sends no notifications; leave out webhook_url and follow the job's events")
+    parsed = require_fetchable(url, FetchRules())
+    if parsed.userinfo:
+        raise FetchRefusal("webhook_url holds a user or password; leave them out: messages are signed instead")
+    return url
+
+
 def plain_name(text: str, *, default: str = "source") -> str:
     """Make a file name of what somebody calls a file: no folders, no control characters, not hidden, not long."""
     last = unicodedata.normalize("NFC", text).replace("\\", "/").rstrip("/").rpartition("/")[2]

@@ -32,8 +32,8 @@ from seedvr2_ray.errors import (
     SeedVR2Error,
     StorageError,
 )
-from seedvr2_ray.media.container.info import Chapter, MediaInfo, Notice, StreamInfo, VideoInfo
-from seedvr2_ray.media.container.probe import ProbeLimits
+from seedvr2_ray.media.info import Chapter, MediaInfo, Notice, StreamInfo, VideoInfo
+from seedvr2_ray.media.probe import ProbeLimits
 from seedvr2_ray.serve.config import Limits
 
 _START_SECONDS = 120.0
@@ -45,7 +45,7 @@ _KEPT_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR"
 """Everything else stays away from the parsers: the environment holds the deployment's secrets."""
 _ERRORS = {error.__name__: error for error in (MediaError, DamagedMediaError, StorageError, CapacityError)}
 
-_READER = "seedvr2_ray.media.container.probe:probe"
+_READER = "seedvr2_ray.media.probe:probe"
 
 
 class _Answer(BaseModel):
@@ -72,7 +72,7 @@ class Inspector:
         """Name the function that looks; nothing is started yet.
 
         Args:
-            reader: ``module:function`` with the signature of :func:`seedvr2_ray.media.container.probe.probe`.
+            reader: ``module:function`` with the signature of :func:`seedvr2_ray.media.probe.probe`.
         """
         self._reader = reader
         self._lock = threading.Lock()

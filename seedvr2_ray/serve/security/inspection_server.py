@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from seedvr2_ray.errors import SeedVR2Error
-from seedvr2_ray.media.container.info import MediaInfo
-from seedvr2_ray.media.container.probe import ProbeLimits
+from seedvr2_ray.media.info import MediaInfo
+from seedvr2_ray.media.probe import ProbeLimits
 from seedvr2_ray.media.stills.reader import load_readers
 from seedvr2_ray.serve.security.confinement import (
     allow_only_reading,

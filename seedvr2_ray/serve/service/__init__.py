@@ -1,1 +1,1 @@
-"""The verbs of the service: submit, look, fetch results, upload, estimate."""
+"""The verbs of the service: submit, look, hand results out, upload, estimate, watch."""

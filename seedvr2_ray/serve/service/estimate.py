@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from seedvr2_ray.errors import InputError
-from seedvr2_ray.media.container.info import MediaInfo, Notice
+from seedvr2_ray.media.info import MediaInfo, Notice
 from seedvr2_ray.restoration.planning.plan import plan_video
 from seedvr2_ray.restoration.restorer import RestorerIdentity
 from seedvr2_ray.serve.config import ModelPool

@@ -5,8 +5,8 @@ from typing import Literal
 
 from seedvr2_ray.serve.jobs import Job, JobState, ResultInfo
 from seedvr2_ray.serve.problems import ConflictRefusal, GoneRefusal, MissingRefusal
+from seedvr2_ray.serve.results import Results, StoredFile
 from seedvr2_ray.serve.security.auth import Caller
-from seedvr2_ray.serve.service.results import Results, StoredFile
 from seedvr2_ray.serve.threads import in_thread
 
 

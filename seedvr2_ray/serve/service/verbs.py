@@ -32,10 +32,10 @@ from seedvr2_ray.serve.jobs import Job, JobState
 from seedvr2_ray.serve.observability.gauges import Gauge, gauges_of
 from seedvr2_ray.serve.pools import require_size
 from seedvr2_ray.serve.problems import FetchRefusal, RateRefusal
-from seedvr2_ray.serve.scheduler.job_watch import JobWatch, Snapshot
-from seedvr2_ray.serve.scheduler.webhooks import require_webhook_url
+from seedvr2_ray.serve.results import Results
 from seedvr2_ray.serve.secrets import Secrets
 from seedvr2_ray.serve.security.auth import Authenticator, Caller
+from seedvr2_ray.serve.security.fetch import require_webhook_url
 from seedvr2_ray.serve.security.inspection import Inspector, shared_inspector
 from seedvr2_ray.serve.security.links import SignedLinks
 from seedvr2_ray.serve.security.rate_limits import RequestLimiter
@@ -43,10 +43,10 @@ from seedvr2_ray.serve.security.wording import explained
 from seedvr2_ray.serve.service.admission import queue_seconds, require_free, require_quota, require_room
 from seedvr2_ray.serve.service.estimate import JobEstimate, refused
 from seedvr2_ray.serve.service.gate import Gate
+from seedvr2_ray.serve.service.job_watch import JobWatch, Snapshot
 from seedvr2_ray.serve.service.outcomes import Outcomes
 from seedvr2_ray.serve.service.queue_places import QueuePlaces
 from seedvr2_ray.serve.service.rates import Rates
-from seedvr2_ray.serve.service.results import Results
 from seedvr2_ray.serve.service.source_looks import SourceLooks
 from seedvr2_ray.serve.service.submission import Submission, require_sane, settle_settings
 from seedvr2_ray.serve.service.upload_files import UploadFiles

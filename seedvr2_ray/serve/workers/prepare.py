@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from seedvr2_ray.errors import DeploymentError, MediaError, RetryableError, SettingsError
-from seedvr2_ray.media.container.info import MediaInfo, merge_notices
-from seedvr2_ray.media.output.codecs import CODECS, IMAGE_CONTAINERS, SUFFIXES, codecs_for
+from seedvr2_ray.media.codecs import CODECS, IMAGE_CONTAINERS, SUFFIXES, codecs_for
+from seedvr2_ray.media.info import MediaInfo, merge_notices
 from seedvr2_ray.media.output.rehearsal import rehearse
 from seedvr2_ray.media.reading.proof import Proof
 from seedvr2_ray.restoration.planning.plan import Plan, plan_video, publication_key

@@ -11,7 +11,7 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from seedvr2_ray.media.container.probe import probe
+from seedvr2_ray.media.probe import probe
 from seedvr2_ray.restoration.planning.plan import Plan
 from seedvr2_ray.restoration.work.assemble import Assembly, join, sidecar_bytes
 from seedvr2_ray.restoration.work.encoded_segments import finish_part
@@ -19,7 +19,7 @@ from seedvr2_ray.restoration.work.pieces import extract_own_frames
 from seedvr2_ray.restoration.work.remaining import RESTORED
 from seedvr2_ray.serve.jobs import ResultInfo
 from seedvr2_ray.serve.observability.tracing import traced
-from seedvr2_ray.serve.service.results import MEDIA_TYPES, Results, renamed
+from seedvr2_ray.serve.results import MEDIA_TYPES, Results, renamed
 from seedvr2_ray.serve.workers.prepare import target_name
 from seedvr2_ray.serve.workers.protocol import (
     PartOrder,
@@ -63,7 +63,7 @@ def publish_result(layout: StorageLayout, order: PublishOrder) -> ResultInfo:
 
 
 def _add_beside(results: Results, address: str, plan: Plan, joined: Assembly, path: Path, workspace: Path) -> None:
-    from seedvr2_ray.restoration.report.outcome import picture_of, write_run_report
+    from seedvr2_ray.restoration.outcome import picture_of, write_run_report
 
     sidecar = workspace / "sidecar.json"
     sidecar.write_bytes(sidecar_bytes(joined))
@@ -118,8 +118,8 @@ def preview(layout: StorageLayout, order: PreviewOrder) -> bool:
     Returns:
         Whether there are stills now. There are none yet if the segment's intermediate has served and is gone.
     """
+    from seedvr2_ray.restoration.outcome import read_frame
     from seedvr2_ray.restoration.report.comparison import compare_frames
-    from seedvr2_ray.restoration.report.outcome import read_frame
 
     results, segment = layout.results, order.segment
     store = layout.store_of(order.source.content)

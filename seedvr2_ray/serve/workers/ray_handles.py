@@ -1,17 +1,14 @@
-"""Workers behind Serve handles: the one place where the runner's orders meet Ray, and Ray's errors become ours."""
+"""Workers behind Serve handles: the one place where the runner's orders meet Ray."""
 
 import asyncio
-import contextlib
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
-from ray.exceptions import RayError, RayTaskError
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from seedvr2_ray.errors import RetryableError, SeedVR2Error
 from seedvr2_ray.restoration.restorer import RestorerIdentity
 from seedvr2_ray.serve.jobs import ResultInfo
+from seedvr2_ray.serve.ray_errors import translated
 from seedvr2_ray.serve.workers.identities import known_identity
 from seedvr2_ray.serve.workers.protocol import (
     PartOrder,
@@ -22,10 +19,6 @@ from seedvr2_ray.serve.workers.protocol import (
     SegmentEvent,
     SegmentOrder,
 )
-
-
-class WorkerLostError(RetryableError):
-    """The process that was at work died, or could not be reached. Others may do it."""
 
 
 class RayWorkers:
@@ -85,21 +78,3 @@ class RayWorkers:
         except asyncio.CancelledError:
             response.cancel()
             raise
-
-
-@contextlib.contextmanager
-def translated() -> Iterator[None]:
-    """Turn what Ray raises about a call into one of our errors."""
-    try:
-        yield
-    except RayTaskError as error:
-        cause = error.cause
-        if isinstance(cause, SeedVR2Error):
-            raise cause from None
-        raise
-    except BackPressureError as error:
-        raise RetryableError(f"too many requests wait for a replica: {error}") from error
-    except DeploymentUnavailableError as error:
-        raise RetryableError(f"no replica can be started; see the logs of Ray Serve: {error}") from error
-    except (RayError, RayServeException) as error:
-        raise WorkerLostError(f"the process at work on it was lost ({type(error).__name__})") from error

@@ -9,7 +9,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from seedvr2_ray.restoration.load import CatalogueRestorers, RestorerSource
-from seedvr2_ray.serve.service.results import Results
+from seedvr2_ray.serve.results import Results
 from seedvr2_ray.storage.commits import CommitStore, content_folder
 from seedvr2_ray.storage.sources import Pinned, SourceCopies, default_scratch, require_unchanged
 

@@ -8,7 +8,7 @@ import pytest
 
 from seedvr2_ray.batch.execution.machines import Losses
 from seedvr2_ray.batch.execution.videos import VideoOutcome
-from seedvr2_ray.batch.report.figures import cost_of
+from seedvr2_ray.batch.figures import cost_of
 from seedvr2_ray.batch.report.losses import Repeated
 from seedvr2_ray.batch.report.outcomes import OutcomeLog
 from seedvr2_ray.batch.report.page import RunFacts, summarise, write_job_report

@@ -9,7 +9,7 @@ from seedvr2_ray.errors import DamagedMediaError
 from seedvr2_ray.frames import FrameSpan
 from seedvr2_ray.media.bitstream.ffv1_slices import has_intact_slices
 from seedvr2_ray.media.bitstream.matroska import damaged_clusters
-from seedvr2_ray.media.container.probe import probe
+from seedvr2_ray.media.probe import probe
 from seedvr2_ray.media.reading.decode import decode_span
 from tests.media.clips import make_clip
 

@@ -16,8 +16,8 @@ from seedvr2_ray.media.bitstream.ebml import (
 )
 from seedvr2_ray.media.bitstream.nal_units import header_units, length_size_of, split_units, unit_spans
 from seedvr2_ray.media.bitstream.payloads import messages, with_t35
+from seedvr2_ray.media.container.caption_data import captions_of, other_form, says_something
 from seedvr2_ray.media.picture.hdr import StaticHdr, hdr_of_packet
-from seedvr2_ray.media.tracks.captions import captions_of, other_form, says_something
 
 
 @pytest.mark.parametrize("codec", ["h264", "hevc", "vvc", "av1"])

@@ -5,7 +5,7 @@ import pytest
 
 from seedvr2_ray.errors import MediaError
 from seedvr2_ray.media.bitstream.picture_size import sizes_in_header
-from seedvr2_ray.media.container.probe import probe
+from seedvr2_ray.media.probe import probe
 from tests.media.clips import make_clip
 
 CODED = [

@@ -10,8 +10,8 @@ from seedvr2_ray.frames import FrameSpan
 from seedvr2_ray.media.container import index as index_module
 from seedvr2_ray.media.container.index import build_index
 from seedvr2_ray.media.container.packets import scan_packets
-from seedvr2_ray.media.container.probe import probe
 from seedvr2_ray.media.container.source import open_source
+from seedvr2_ray.media.probe import probe
 from seedvr2_ray.media.reading.decode import decode_span
 from tests.media.clips import make_clip, read_frame_number
 from tests.media.damaged import cut_short, damage

@@ -5,7 +5,7 @@ from pathlib import Path
 import av
 import pytest
 
-from seedvr2_ray.media.container.probe import probe
+from seedvr2_ray.media.probe import probe
 from seedvr2_ray.media.tracks.streams import plan_streams
 from tests.media.clips import make_clip
 from tests.media.masters import restore_like

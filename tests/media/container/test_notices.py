@@ -1,6 +1,6 @@
 """What is said of a source is said once, and the last word counts."""
 
-from seedvr2_ray.media.container.info import Notice, merge_notices
+from seedvr2_ray.media.info import Notice, merge_notices
 
 
 def test_what_was_foretold_to_be_left_out_and_is_kept_after_all_is_said_to_be_kept():

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from seedvr2_ray.frames import ColourTags, FrameSpan
-from seedvr2_ray.media.container.probe import probe
 from seedvr2_ray.media.output.join import join_parts
 from seedvr2_ray.media.output.master import plan_master
+from seedvr2_ray.media.probe import probe
 from seedvr2_ray.media.reading.decode import decode_span
 from seedvr2_ray.settings import RestoreSettings
 from tests.media.clips import draw_frame, make_clip, read_frame_number, to_pixel_format

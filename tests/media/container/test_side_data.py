@@ -7,8 +7,8 @@ import av
 import pytest
 from PIL import Image, ImageCms
 
-from seedvr2_ray.media.container.probe import probe
 from seedvr2_ray.media.container.side_data import SideDataFinder, display_matrix
+from seedvr2_ray.media.probe import probe
 from tests.media.clips import make_clip
 
 PACKAGE = Path(__file__).parents[3] / "seedvr2_ray"

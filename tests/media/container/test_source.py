@@ -4,7 +4,7 @@ import av
 import pytest
 
 from seedvr2_ray.errors import DamagedMediaError
-from seedvr2_ray.media.container.probe import probe
+from seedvr2_ray.media.probe import probe
 from tests.media.clips import make_clip
 from tests.media.damaged import cut_short
 

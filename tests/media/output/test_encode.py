@@ -14,8 +14,8 @@ import torch
 
 from seedvr2_ray.errors import CapacityError, TargetError
 from seedvr2_ray.frames import Frames
+from seedvr2_ray.media.codecs import CODECS
 from seedvr2_ray.media.output import encode
-from seedvr2_ray.media.output.codecs import CODECS
 from seedvr2_ray.media.output.encode import FrameConverter, PartWriter
 from seedvr2_ray.media.output.master import plan_master
 from seedvr2_ray.media.picture.colour import LUMA_WEIGHTS

@@ -1,7 +1,7 @@
 import pytest
 
 from seedvr2_ray.errors import StorageError
-from seedvr2_ray.media.output.codecs import CODECS
+from seedvr2_ray.media.codecs import CODECS
 from seedvr2_ray.media.output.encode import FrameConverter
 from seedvr2_ray.media.output.intermediate import IntermediateWriter, read_intermediate
 from tests.media.masters import a_master, digest, pictures

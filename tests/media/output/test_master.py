@@ -6,7 +6,7 @@ import pytest
 
 from seedvr2_ray.errors import SettingsError
 from seedvr2_ray.frames import ColourTags
-from seedvr2_ray.media.output.codecs import CODECS
+from seedvr2_ray.media.codecs import CODECS
 from seedvr2_ray.media.output.master import is_sequence, plan_master, sequence_name
 from seedvr2_ray.settings import RestoreSettings
 from tests.media.masters import HD, SD, a_source

@@ -6,8 +6,8 @@ from fractions import Fraction
 import pytest
 
 from seedvr2_ray.errors import StorageError
+from seedvr2_ray.media.output.timeline import Timeline
 from seedvr2_ray.media.output.verify import verify_master
-from seedvr2_ray.media.tracks.timeline import Timeline
 from tests.media.clips import make_clip
 
 RATE = Fraction(24000, 1001)

@@ -11,9 +11,9 @@ from av.filter import Graph
 
 from seedvr2_ray.errors import MediaError
 from seedvr2_ray.frames import FrameSpan
-from seedvr2_ray.media.container.probe import probe
 from seedvr2_ray.media.container.samples import _judge_fields
 from seedvr2_ray.media.picture.fields import FieldCounts, FieldReader
+from seedvr2_ray.media.probe import probe
 from seedvr2_ray.media.reading.decode import decode_span
 
 WIDTH, HEIGHT = 320, 480

@@ -8,7 +8,6 @@ import pytest
 
 from seedvr2_ray.frames import ColourTags
 from seedvr2_ray.media.bitstream.nal_units import length_size_of
-from seedvr2_ray.media.container.probe import probe
 from seedvr2_ray.media.output.encode import PartWriter
 from seedvr2_ray.media.output.encoders import tag_frame
 from seedvr2_ray.media.output.join import join_parts
@@ -22,6 +21,7 @@ from seedvr2_ray.media.picture.hdr import (
     svt_av1_params,
     x265_params,
 )
+from seedvr2_ray.media.probe import probe
 from seedvr2_ray.settings import RestoreSettings
 from tests.media.clips import make_clip
 from tests.media.masters import HD, a_source, decoded

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from seedvr2_ray.frames import Frames, FrameSpan
-from seedvr2_ray.media.container.probe import probe
 from seedvr2_ray.media.output.encode import FrameConverter, PartWriter
 from seedvr2_ray.media.output.master import plan_master
 from seedvr2_ray.media.picture.pixels import PixelReader
+from seedvr2_ray.media.probe import probe
 from seedvr2_ray.media.reading.decode import decode_span
 from seedvr2_ray.settings import RestoreSettings
 from tests.media.masters import a_source, a_video

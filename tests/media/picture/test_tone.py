@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from seedvr2_ray.frames import ColourTags
-from seedvr2_ray.media.container.probe import probe
 from seedvr2_ray.media.picture.tone import tone_map
+from seedvr2_ray.media.probe import probe
 from seedvr2_ray.media.reading.decode import decode_thumbnails
 from seedvr2_ray.media.shots import detect_shots
 from tests.media.clips import _tag, to_pixel_format

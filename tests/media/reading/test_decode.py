@@ -10,10 +10,10 @@ import torch
 
 from seedvr2_ray.errors import DamagedMediaError, MediaError
 from seedvr2_ray.frames import ColourTags, FrameSpan
-from seedvr2_ray.media.container.info import VideoInfo
-from seedvr2_ray.media.container.probe import probe
+from seedvr2_ray.media.info import VideoInfo
 from seedvr2_ray.media.picture.colour import LUMA_WEIGHTS, MATRICES
 from seedvr2_ray.media.picture.pixels import PixelReader
+from seedvr2_ray.media.probe import probe
 from seedvr2_ray.media.reading.decode import decode_span, decode_thumbnails
 from tests.media.clips import make_clip, make_image, read_frame_number
 from tests.media.damaged import cut_short, damage

@@ -12,9 +12,9 @@ from av.video.frame import PictureType
 from seedvr2_ray.errors import DamagedMediaError, MediaError, StorageError
 from seedvr2_ray.frames import FrameSpan
 from seedvr2_ray.media.bitstream.nal_units import split_units
-from seedvr2_ray.media.container.info import ranges_of
-from seedvr2_ray.media.container.probe import probe
 from seedvr2_ray.media.container.source import decode_packets, open_source
+from seedvr2_ray.media.info import ranges_of
+from seedvr2_ray.media.probe import probe
 from seedvr2_ray.media.reading.decode import decode_thumbnails
 from seedvr2_ray.media.reading.proof import Proof, ProofMaker, picture_crc, proof_from_bytes
 from seedvr2_ray.media.reading.seek import find_frames

@@ -17,10 +17,10 @@ from PIL import Image, ImageCms
 
 from seedvr2_ray.errors import DamagedMediaError, MediaError
 from seedvr2_ray.frames import FrameSpan
-from seedvr2_ray.media.container.probe import ProbeLimits, probe
+from seedvr2_ray.media.container.still_kinds import StillKind, still_kind
+from seedvr2_ray.media.probe import ProbeLimits, probe
 from seedvr2_ray.media.reading.decode import decode_span
 from seedvr2_ray.media.stills.boxes import jpegxl_size
-from seedvr2_ray.media.stills.kinds import StillKind, still_kind
 from seedvr2_ray.media.stills.reader import read_still
 from tests.media.stills.heif_grid import COLOURS, TILE, grid_photo
 from tests.media.stills.still_samples import CLOSE, EXACT, GREY8, HEIGHT, RGB8, RGBA8, WIDTH, pillow, samples_of, tiff
@@ -215,7 +215,7 @@ def test_a_folder_is_refused_with_two_ways_out(tmp_path):
 
 @pytest.mark.slow
 def test_the_libraries_for_stills_are_loaded_when_the_first_one_is_read():
-    code = "import sys, seedvr2_ray.media.container.probe\nassert not {'PIL', 'tifffile'} & set(sys.modules)"
+    code = "import sys, seedvr2_ray.media.probe\nassert not {'PIL', 'tifffile'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -7,9 +7,10 @@ import av
 import pytest
 
 from seedvr2_ray.media.bitstream.payloads import with_t35
-from seedvr2_ray.media.container.probe import probe
+from seedvr2_ray.media.container.caption_data import captions_of, says_something
 from seedvr2_ray.media.output.master import plan_master
-from seedvr2_ray.media.tracks.captions import FrameCaptions, captions_of, says_something
+from seedvr2_ray.media.probe import probe
+from seedvr2_ray.media.tracks.captions import FrameCaptions
 from seedvr2_ray.settings import RestoreSettings
 from tests.media.clips import make_clip
 from tests.media.masters import a_source, decoded, restore_like

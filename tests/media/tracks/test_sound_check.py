@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from seedvr2_ray.errors import DamagedMediaError
-from seedvr2_ray.media.container.probe import probe
+from seedvr2_ray.media.probe import probe
 from seedvr2_ray.media.tracks.sound_check import damaged_sound
 from tests.media.clips import make_clip
 

@@ -3,7 +3,8 @@ import itertools
 import pytest
 import torch
 
-from seedvr2_ray.restoration.diffusion.padding import crop_frames, mirror_index, pad_frames, pad_in_time, plan_padding
+from seedvr2_ray.restoration.diffusion.padding import crop_frames, mirror_index, pad_frames, pad_in_time
+from seedvr2_ray.restoration.planning.padding import plan_padding
 
 SIZES = [(1, 1), (7, 5), (16, 16), (17, 31), (40, 24), (64, 64)]
 

@@ -10,10 +10,10 @@ from seedvr2_ray.restoration.diffusion.padding import pad_in_time
 from seedvr2_ray.restoration.diffusion.preprocess import (
     from_model_range,
     preprocess_reference,
-    resize_frames,
     to_model_range,
 )
 from seedvr2_ray.restoration.planning.reference_size import plan_reference_size
+from seedvr2_ray.restoration.resize import resize_frames
 
 GOLDEN = Path(__file__).parents[2] / "data" / "golden"
 CASES = json.loads((GOLDEN / "preprocess_geometry.json").read_text())

@@ -15,8 +15,8 @@ from seedvr2_ray.models.seedvr2.vae.config import FAST
 from seedvr2_ray.models.weights.catalogue import find_entry
 from seedvr2_ray.models.weights.download import WeightsSource, require_model
 from seedvr2_ray.restoration.diffusion.load import load_networks
-from seedvr2_ray.restoration.diffusion.padding import SpatialPadding
 from seedvr2_ray.restoration.diffusion.ranks import PictureShare
+from seedvr2_ray.restoration.planning.padding import SpatialPadding
 from tests.models.ranks import run_ranks
 from tests.restoration.diffusion.test_restorer import MODEL, _clip, _restore, _restorer, _task
 

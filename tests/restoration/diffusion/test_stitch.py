@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from seedvr2_ray.restoration.diffusion.chunks import Chunk, plan_chunks
 from seedvr2_ray.restoration.diffusion.stitch import fade_weights, stitch_chunk
+from seedvr2_ray.restoration.planning.chunks import Chunk, plan_chunks
 
 
 def _stitch(chunks, results):

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 
 from seedvr2_ray.errors import InputError
-from seedvr2_ray.media.container.info import Notice
+from seedvr2_ray.media.info import Notice
 from seedvr2_ray.restoration.lanczos import LANCZOS
 from seedvr2_ray.restoration.planning import plan
 from seedvr2_ray.restoration.planning.plan import ALIGNMENT, cut_segments

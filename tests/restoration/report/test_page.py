@@ -16,7 +16,7 @@ import torch
 from websockets.sync.client import ClientConnection, connect
 
 from seedvr2_ray.errors import TargetError
-from seedvr2_ray.media.container.info import Notice
+from seedvr2_ray.media.info import Notice
 from seedvr2_ray.restoration.report.comparison import ComparisonPicture, compare_frames
 from seedvr2_ray.restoration.report.page import ReportData, SegmentFigures, render_report, write_report
 

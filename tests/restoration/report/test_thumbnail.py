@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seedvr2_ray.media.container.probe import probe
+from seedvr2_ray.media.probe import probe
 from seedvr2_ray.restoration.report.thumbnail import BOX, thumbnail
 from tests.media.clips import make_clip, make_image
 

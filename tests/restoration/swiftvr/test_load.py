@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from seedvr2_ray.errors import DeploymentError, SettingsError
-from seedvr2_ray.media.container.probe import probe
+from seedvr2_ray.media.probe import probe
 from seedvr2_ray.models.weights.catalogue import CATALOGUE
 from seedvr2_ray.models.weights.download import WeightsSource, list_models, pull_model, require_model
 from seedvr2_ray.restoration.load import LoadOptions, identify, load_restorer

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from seedvr2_ray.errors import StorageError
-from seedvr2_ray.media.container.probe import probe
+from seedvr2_ray.media.probe import probe
 from seedvr2_ray.restoration.lanczos import LanczosRestorer
 from seedvr2_ray.restoration.run import open_work, prepare, restore_video
 from seedvr2_ray.restoration.work import first_pass

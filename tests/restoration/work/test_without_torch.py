@@ -23,7 +23,7 @@ from pathlib import Path
 
 sys.modules["torch"] = None  # Whoever imports it fails.
 
-from seedvr2_ray.media.container.probe import probe
+from seedvr2_ray.media.probe import probe
 from seedvr2_ray.media.output.rehearsal import rehearse
 from seedvr2_ray.restoration.planning.plan import plan_video
 from seedvr2_ray.restoration.work.assemble import assemble

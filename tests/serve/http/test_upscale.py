@@ -13,13 +13,13 @@ import pytest
 import requests
 
 from seedvr2_ray.errors import InputError
-from seedvr2_ray.media.container.probe import probe
+from seedvr2_ray.media.probe import probe
 from seedvr2_ray.serve.config import FetchRules, Limits, ModelPool, ServiceConfig, UpscaleApi
 from seedvr2_ray.serve.db.key_store import KeyStore
 from seedvr2_ray.serve.http.upscale import RESOLUTIONS, chunk_settings, parse_upscale, status_of
 from seedvr2_ray.serve.jobs import ErrorInfo, Job, JobState, Progress, ResultInfo, Source
-from seedvr2_ray.serve.scheduler.job_watch import Snapshot
 from seedvr2_ray.serve.security.api_keys import make_key
+from seedvr2_ray.serve.service.job_watch import Snapshot
 from seedvr2_ray.serve.workers.local import LocalWorkers
 from seedvr2_ray.serve.workers.protocol import PublishOrder
 from seedvr2_ray.settings import RestoreSettings

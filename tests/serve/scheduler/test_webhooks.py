@@ -16,8 +16,9 @@ from seedvr2_ray.serve.config import Webhooks
 from seedvr2_ray.serve.db.database import Database, open_database
 from seedvr2_ray.serve.db.webhook_store import WebhookStore, enqueue
 from seedvr2_ray.serve.problems import FetchRefusal, GoneRefusal
-from seedvr2_ray.serve.scheduler.webhooks import Delivered, WebhookSender, require_webhook_url
+from seedvr2_ray.serve.scheduler.webhooks import Delivered, WebhookSender
 from seedvr2_ray.serve.security.egress import Egress
+from seedvr2_ray.serve.security.fetch import require_webhook_url
 from tests.serve.conftest import HandClock
 from tests.serve.servers import Server, redirecting, saying, serving
 

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from seedvr2_ray.errors import DamagedMediaError, DeploymentError, MediaError
 from seedvr2_ray.frames import FrameSpan
-from seedvr2_ray.media.container.probe import probe
+from seedvr2_ray.media.probe import probe
 from seedvr2_ray.media.reading.decode import decode_span
 from seedvr2_ray.serve.config import Limits
 from seedvr2_ray.serve.security.confinement import allow_only_reading, forbid_network_and_programs

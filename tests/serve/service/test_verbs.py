@@ -4,7 +4,7 @@ import threading
 import pytest
 
 from seedvr2_ray.errors import InputError, MediaError
-from seedvr2_ray.media.container.probe import probe
+from seedvr2_ray.media.probe import probe
 from seedvr2_ray.serve.config import Limits, ModelPool, ServiceConfig
 from seedvr2_ray.serve.db.database import open_database
 from seedvr2_ray.serve.db.job_store import Load

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from seedvr2_ray.errors import DeploymentError, InputError, MediaError
-from seedvr2_ray.media.container.info import MediaInfo
-from seedvr2_ray.media.container.probe import probe
+from seedvr2_ray.media.info import MediaInfo
+from seedvr2_ray.media.probe import probe
 from seedvr2_ray.restoration.lanczos import LANCZOS, LanczosRestorer
 from seedvr2_ray.restoration.restorer import RestorerIdentity
 from seedvr2_ray.restoration.work.encoded_segments import neighbourhood_of

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from seedvr2_ray.serve.jobs import Job, JobState, ResultInfo, Source
-from seedvr2_ray.serve.scheduler.job_watch import Snapshot
 from seedvr2_ray.serve.security.links import SignedLinks
 from seedvr2_ray.serve.security.wording import for_customers
 from seedvr2_ray.serve.service.estimate import JobEstimate
+from seedvr2_ray.serve.service.job_watch import Snapshot
 from seedvr2_ray.serve.service.submission import LONGEST_URL, PRIORITIES, Submission
 from seedvr2_ray.storage.faults import printable
 

@@ -17,7 +17,7 @@ import requests
 import runpod
 
 from seedvr2_ray.errors import CapacityError
-from seedvr2_ray.media.container.probe import probe
+from seedvr2_ray.media.probe import probe
 from seedvr2_ray.serve.config import Limits
 from seedvr2_ray.serve.db.key_store import KeyStore
 from seedvr2_ray.serve.security.api_keys import make_key

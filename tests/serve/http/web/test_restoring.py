@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, expect
 
-from seedvr2_ray.media.container.probe import probe
+from seedvr2_ray.media.probe import probe
 from seedvr2_ray.serve.config import ModelPool
 from tests.media import clips
 from tests.serve.http.web.cutting_proxy import CuttingProxy

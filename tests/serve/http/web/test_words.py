@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from seedvr2_ray.media.output.codecs import CODECS, IMAGE_CONTAINERS
+from seedvr2_ray.media.codecs import CODECS, IMAGE_CONTAINERS
 from seedvr2_ray.serve.http.page import read_page
 from seedvr2_ray.serve.http.problem_bodies import all_kinds
 from seedvr2_ray.serve.jobs import JobState

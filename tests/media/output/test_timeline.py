@@ -4,7 +4,7 @@ from fractions import Fraction
 import av
 import pytest
 
-from seedvr2_ray.media.tracks.timeline import plan_timeline
+from seedvr2_ray.media.output.timeline import plan_timeline
 from tests.media.masters import a_master, a_source
 
 NTSC = Fraction(30000, 1001)

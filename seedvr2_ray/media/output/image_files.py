@@ -8,7 +8,7 @@ from fractions import Fraction
 import av
 
 from seedvr2_ray.errors import StorageError
-from seedvr2_ray.media.container.info import Notice
+from seedvr2_ray.media.info import Notice
 from seedvr2_ray.media.output.encoders import configure_encoder
 from seedvr2_ray.media.output.master import MasterFormat, sequence_name
 from seedvr2_ray.media.output.write_errors import whole_file_or_none

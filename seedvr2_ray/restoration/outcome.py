@@ -8,8 +8,8 @@ from torch import Tensor
 
 import seedvr2_ray
 from seedvr2_ray.frames import FrameSpan
-from seedvr2_ray.media.container.info import MediaInfo, VideoInfo
-from seedvr2_ray.media.container.probe import probe
+from seedvr2_ray.media.info import MediaInfo, VideoInfo
+from seedvr2_ray.media.probe import probe
 from seedvr2_ray.media.reading.decode import decode_span
 from seedvr2_ray.restoration.planning.plan import Plan
 from seedvr2_ray.restoration.report.comparison import ComparisonPicture, compare_frames

@@ -8,10 +8,10 @@ from seedvr2_ray.serve.db.database import Database
 from seedvr2_ray.serve.db.job_store import JobStore
 from seedvr2_ray.serve.db.webhook_store import WebhookStore
 from seedvr2_ray.serve.http.v1.schemas import view_of
-from seedvr2_ray.serve.scheduler.job_watch import Snapshot
 from seedvr2_ray.serve.scheduler.webhooks import WebhookSender
 from seedvr2_ray.serve.secrets import Secrets
 from seedvr2_ray.serve.security.links import SignedLinks
+from seedvr2_ray.serve.service.job_watch import Snapshot
 
 
 def notifier_of(config: ServiceConfig, secrets: Secrets, database: Database) -> WebhookSender | None:

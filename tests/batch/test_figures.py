@@ -1,4 +1,4 @@
-from seedvr2_ray.batch.report.figures import figures_of
+from seedvr2_ray.batch.figures import figures_of
 from tests.restoration import plans
 
 

@@ -119,7 +119,7 @@ class Chapter:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MediaInfo:
-    """Everything the plan needs to know about a source. Made by :func:`~seedvr2_ray.media.container.probe.probe`."""
+    """Everything the plan needs to know about a source. Made by :func:`~seedvr2_ray.media.probe.probe`."""
 
     path: str
     size_bytes: int

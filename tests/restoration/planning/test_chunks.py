@@ -2,7 +2,7 @@ import itertools
 
 import pytest
 
-from seedvr2_ray.restoration.diffusion.chunks import frames_for_latents, latents_for_frames, plan_chunks
+from seedvr2_ray.restoration.planning.chunks import frames_for_latents, latents_for_frames, plan_chunks
 
 CASES = [
     (latents, length, overlap)

@@ -10,7 +10,7 @@ import pytest
 
 from seedvr2_ray.errors import DamagedMediaError, MediaError
 from seedvr2_ray.frames import ColourTags
-from seedvr2_ray.media.container.probe import ProbeLimits, probe
+from seedvr2_ray.media.probe import ProbeLimits, probe
 from tests.media.clips import draw_frame, make_clip, make_image, to_pixel_format
 from tests.media.damaged import cut_short
 

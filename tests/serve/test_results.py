@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from seedvr2_ray.serve.jobs import ResultInfo
-from seedvr2_ray.serve.service.results import Results
+from seedvr2_ray.serve.results import Results
 
 INFO = ResultInfo(
     address="ab12",

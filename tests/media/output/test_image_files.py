@@ -7,8 +7,8 @@ import pytest
 from seedvr2_ray.errors import StorageError, TargetError
 from seedvr2_ray.frames import ColourTags
 from seedvr2_ray.media.output.encode import FrameConverter, PartWriter
+from seedvr2_ray.media.output.image_files import join_images
 from seedvr2_ray.media.output.master import plan_master
-from seedvr2_ray.media.stills.image_files import join_images
 from seedvr2_ray.settings import RestoreSettings
 from tests.media.masters import a_source, pictures
 

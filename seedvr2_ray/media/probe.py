@@ -11,15 +11,15 @@ from seedvr2_ray.errors import DamagedMediaError, MediaError
 from seedvr2_ray.media.bitstream.encryption import is_encrypted
 from seedvr2_ray.media.container.frame_rates import STANDARD_RATES, constant_rate, mean_rate
 from seedvr2_ray.media.container.index import FrameIndex, build_index
-from seedvr2_ray.media.container.info import MediaInfo, Notice, VideoInfo
 from seedvr2_ray.media.container.inventory import codec_name, describe_chapters, describe_streams, is_cover, is_unknown
 from seedvr2_ray.media.container.preflight import preflight
 from seedvr2_ray.media.container.samples import Samples, take_samples
 from seedvr2_ray.media.container.source import Source, open_source, require_file
+from seedvr2_ray.media.container.still_kinds import still_kind
+from seedvr2_ray.media.info import MediaInfo, Notice, VideoInfo
 from seedvr2_ray.media.picture.colour import HDR_TRANSFERS, fill_in, is_complete
 from seedvr2_ray.media.picture.hdr import NO_HDR
 from seedvr2_ray.media.picture.pixel_formats import bit_depth_of, chroma_of
-from seedvr2_ray.media.stills.kinds import still_kind
 from seedvr2_ray.media.stills.reader import describe_still
 from seedvr2_ray.media.tracks.sound_check import DamagedSound, damaged_sound
 

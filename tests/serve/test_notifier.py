@@ -10,7 +10,7 @@ from seedvr2_ray.serve.config import ServiceConfig, Webhooks
 from seedvr2_ray.serve.db.database import Database, open_database
 from seedvr2_ray.serve.db.job_store import JobStore
 from seedvr2_ray.serve.jobs import JobState
-from seedvr2_ray.serve.scheduler.notifier import notifier_of
+from seedvr2_ray.serve.notifier import notifier_of
 from seedvr2_ray.serve.secrets import Secrets
 from tests.serve.job_samples import held
 from tests.serve.servers import saying, serving

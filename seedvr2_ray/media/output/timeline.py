@@ -7,7 +7,7 @@ from typing import Any
 
 import av
 
-from seedvr2_ray.media.container.info import MediaInfo, Notice
+from seedvr2_ray.media.info import MediaInfo, Notice
 from seedvr2_ray.media.output.master import MasterFormat
 
 _ARBITRARY_START = frozenset({"mpegts", "mpeg", "mpegtsraw"})
