@@ -2,8 +2,11 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from seedvr2_ray.serve.db.database import open_database
 
 HEAVY = ("torch", "ray", "pyarrow", "kubernetes", "PIL")
 
@@ -61,3 +64,19 @@ def test_a_cheap_module_loads_nothing_heavy(module: str) -> None:
 )
 def test_a_process_of_the_cluster_that_restores_nothing_never_loads_torch(module: str) -> None:
     assert _loaded(module, ("torch",)) == "[]"
+
+
+@pytest.mark.slow
+def test_an_ingress_loads_neither_what_looks_for_shots_nor_what_migrates_its_database() -> None:
+    assert _loaded("seedvr2_ray.serve.deployments", ("scenedetect", "cv2", "alembic")) == "[]"
+
+
+@pytest.mark.slow
+def test_a_database_that_is_up_to_date_is_opened_without_alembic(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/service.db"
+    open_database(url).close()
+    program = f"import sys; from {open_database.__module__} import open_database; open_database({url!r}).close(); "
+    run = subprocess.run(
+        [sys.executable, "-c", program + "print('alembic' in sys.modules)"], capture_output=True, text=True
+    )
+    assert run.stdout == "False\n"

@@ -14,20 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from alembic.util.exc import CommandError
 from sqlalchemy.dialects import postgresql, sqlite
 
 from seedvr2_ray.errors import DeploymentError, StorageError
-from seedvr2_ray.serve.db.tables import service_values
+from seedvr2_ray.serve.db.tables import REVISION, service_values
 
 Clock = Callable[[], datetime]
 """Gives the time in UTC."""
 
-_MIGRATIONS = Path(__file__).parent / "migrations"
 _MIGRATION_LOCK = 0x5EED_0001
 """Of PostgreSQL's advisory locks: held while a process migrates."""
 _WRITES = "seedvr2_writes"
@@ -235,23 +229,17 @@ def _open_sqlite(database: Database) -> None:
 
 
 def _migrate(database: Database) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
-    head = ScriptDirectory.from_config(config).get_current_head()
     with database.reading() as connection:
-        if MigrationContext.configure(connection).get_current_revision() == head:
-            return
+        if sa.inspect(connection).has_table("alembic_version"):
+            if connection.scalars(sa.text("SELECT version_num FROM alembic_version")).all() == [REVISION]:
+                return
+
+    from seedvr2_ray.serve.db.migrations.upgrade import upgrade  # Loads Alembic, of use once in a database's life.
+
     # One transaction: a migration that fails half way leaves nothing behind, on SQLite too.
     with database.writing() as connection:
         database.serialise(connection, _MIGRATION_LOCK)
-        config.attributes["connection"] = connection
-        try:
-            command.upgrade(config, "head")
-        except CommandError as error:
-            raise DeploymentError(
-                f"the database {database.url.render_as_string()} is not one that this version knows ({error}); "
-                "a newer seedvr2-ray may have used it: install that version, or name another database"
-            ) from error
+        upgrade(connection, name=database.url.render_as_string())
 
 
 def _parse(url: str) -> sa.URL:

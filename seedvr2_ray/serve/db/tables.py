@@ -6,6 +6,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
+REVISION = "0002"
+"""Of the last migration: a database that names it has these tables."""
+
 
 class UtcTime(sa.types.TypeDecorator[datetime]):
     """A moment, always aware and in UTC. SQLite would forget the zone."""

@@ -9,7 +9,7 @@ from seedvr2_ray.restoration.restorer import RestorerIdentity
 from seedvr2_ray.serve.config import ModelPool
 from seedvr2_ray.serve.pools import choose_pool
 from seedvr2_ray.serve.security.wording import explained
-from seedvr2_ray.serve.workers.prepare import target_name
+from seedvr2_ray.serve.target_names import target_name
 from seedvr2_ray.settings import RestoreSettings
 
 

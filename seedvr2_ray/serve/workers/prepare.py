@@ -6,8 +6,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from seedvr2_ray.errors import DeploymentError, MediaError, RetryableError, SettingsError
-from seedvr2_ray.media.codecs import CODECS, IMAGE_CONTAINERS, SUFFIXES, codecs_for
-from seedvr2_ray.media.info import MediaInfo, merge_notices
+from seedvr2_ray.media.info import merge_notices
 from seedvr2_ray.media.output.rehearsal import rehearse
 from seedvr2_ray.media.reading.proof import Proof
 from seedvr2_ray.restoration.planning.plan import Plan, plan_video, publication_key
@@ -18,6 +17,7 @@ from seedvr2_ray.serve.observability.tracing import traced
 from seedvr2_ray.serve.pools import choose_pool
 from seedvr2_ray.serve.security.fetch import fetch_url
 from seedvr2_ray.serve.security.inspection import inspect
+from seedvr2_ray.serve.target_names import target_name
 from seedvr2_ray.serve.workers.protocol import (
     PreparedJob,
     PrepareOrder,
@@ -29,8 +29,6 @@ from seedvr2_ray.storage.commits import CommitStore
 from seedvr2_ray.storage.location import exists, publish
 from seedvr2_ray.storage.sources import Pinned, pin, require_unchanged
 
-_USUAL_CONTAINER = "mp4"
-_KEPT_CONTAINERS = frozenset({"mp4", "mov", "mkv", "webm"})
 """Those in which a source's container is kept; AVI and others become MP4."""
 
 
@@ -121,21 +119,6 @@ def result_address(content: str, name: str, settings: RestoreSettings, order: Pr
     # The model is named by its identity: "auto" and its name are the same question.
     settings = replace(settings, model=order.identity.name)
     return publication_key(content, PurePosixPath(name).suffix.lower(), settings, order.identity)
-
-
-def target_name(media: MediaInfo, settings: RestoreSettings, source_name: str) -> str:
-    """Choose the container of a result, as the ending of a name; a pattern where every frame becomes an image."""
-    own = SUFFIXES.get(PurePosixPath(source_name).suffix.lower(), "")
-    if settings.codec in IMAGE_CONTAINERS:
-        return f"restored.{settings.codec}" if media.kind == "image" else f"restored_%06d.{settings.codec}"
-    if media.kind == "image":
-        return f"restored.{own if own in IMAGE_CONTAINERS else 'png'}"
-    if settings.container != "auto":
-        return f"restored.{settings.container}"
-    container = own if own in _KEPT_CONTAINERS else _USUAL_CONTAINER
-    if settings.codec != "auto" and settings.codec not in codecs_for(container):
-        container = CODECS[settings.codec].containers[0]
-    return f"restored.{container}"
 
 
 def _bring_here(layout: StorageLayout, order: PrepareOrder) -> str:

@@ -20,7 +20,7 @@ from seedvr2_ray.restoration.work.remaining import RESTORED
 from seedvr2_ray.serve.jobs import ResultInfo
 from seedvr2_ray.serve.observability.tracing import traced
 from seedvr2_ray.serve.results import MEDIA_TYPES, Results, renamed
-from seedvr2_ray.serve.workers.prepare import target_name
+from seedvr2_ray.serve.target_names import target_name
 from seedvr2_ray.serve.workers.protocol import (
     PartOrder,
     PreviewOrder,

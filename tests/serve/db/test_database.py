@@ -16,7 +16,7 @@ from seedvr2_ray.errors import DeploymentError, StorageError
 from seedvr2_ray.serve.db.database import Database, open_database
 from seedvr2_ray.serve.db.job_store import JobStore
 from seedvr2_ray.serve.db.service_values import shared_value
-from seedvr2_ray.serve.db.tables import METADATA, jobs
+from seedvr2_ray.serve.db.tables import METADATA, REVISION, jobs
 from tests.serve.job_samples import submit
 from tests.serve.racing import at_once
 
@@ -28,6 +28,11 @@ def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path / 'new folder' / '100%.db'}"
     url: str = request.getfixturevalue("postgres_url")
     return url
+
+
+def test_the_last_migration_is_the_one_that_the_tables_name(database: Database) -> None:
+    with database.reading() as connection:
+        assert MigrationContext.configure(connection).get_current_revision() == REVISION
 
 
 @pytest.mark.slow

@@ -17,8 +17,8 @@ from seedvr2_ray.restoration.work.remaining import RESTORED
 from seedvr2_ray.serve.config import FetchRules, Limits, ModelPool
 from seedvr2_ray.serve.jobs import Source
 from seedvr2_ray.serve.scheduler.video_progress import VideoProgress
+from seedvr2_ray.serve.target_names import target_name
 from seedvr2_ray.serve.workers import prepare, publish, restore
-from seedvr2_ray.serve.workers.prepare import target_name
 from seedvr2_ray.serve.workers.protocol import PrepareOrder
 from seedvr2_ray.serve.workers.restore import StalePlanError, Stopped
 from seedvr2_ray.serve.workers.storage_layout import StorageLayout
