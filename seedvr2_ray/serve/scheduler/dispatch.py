@@ -205,6 +205,8 @@ class Dispatcher:
         call = _Call(queue, order, megapixels / self._speeds[queue.model])
         self._charge(call)
         call.task = asyncio.create_task(self._attend(call), name=f"segment {order.job_id}/{order.segment.index}")
+        # Not at the end of the coroutine: one that is cancelled before its first step never comes to its end.
+        call.task.add_done_callback(lambda _: self._make_room(call))
 
     def _charge(self, call: _Call) -> None:
         call.queue.calls[call.order.segment.index] = call
@@ -233,10 +235,14 @@ class Dispatcher:
             self._close_call(call, record)
             count("seedvr2_segments", state="restored")
             queue.outcomes.put_nowait(Restored(order, record))
-        finally:
-            if not queue.is_open and not queue.calls:
-                self._forget(queue)
-            self._fill(queue.model)
+
+    def _make_room(self, call: _Call) -> None:
+        """Give a place in the pool to whoever is next."""
+        self._settle(call, 0.0)
+        queue = call.queue
+        if not queue.is_open and not queue.calls:
+            self._forget(queue)
+        self._fill(queue.model)
 
     async def _follow(self, call: _Call) -> Mapping[str, Any]:
         """Listen to a replica until the segment is committed; give up when it stays silent."""
