@@ -78,6 +78,7 @@ class JobRunner:
         self._runs: dict[str, JobRun] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._has_event = asyncio.Event()
+        self._is_claiming = False
         self._is_draining = False
         self._has_drained = asyncio.Event()
         self._renewed_at = time.monotonic()
@@ -131,11 +132,12 @@ class JobRunner:
         self._dispatcher.stop_sending()
         self.wake()
         deadline = time.monotonic() + grace_seconds
-        while self._runs:
+        # What is being claimed at this moment comes too late to be worked on, and is given back as well.
+        while self._runs or self._is_claiming:
             is_over = time.monotonic() >= deadline
             given_back = [job_id for job_id in self._runs if is_over or self._dispatcher.is_idle(job_id)]
             await asyncio.gather(*(self._give_back(job_id) for job_id in given_back))
-            if self._runs:
+            if self._runs or self._is_claiming:
                 await asyncio.sleep(0.1)
         self._has_drained.set()
 
@@ -162,6 +164,7 @@ class JobRunner:
                     await self._has_event.wait()
 
     async def _claim(self, room: int) -> None:
+        self._is_claiming = True
         try:
             claimed = await self._in_thread(
                 partial(
@@ -175,6 +178,8 @@ class JobRunner:
         except StorageError as error:
             _log.warning("no jobs can be claimed now: %s", error)
             return
+        finally:
+            self._is_claiming = False
         for job in claimed:
             self._begin(job)
 
