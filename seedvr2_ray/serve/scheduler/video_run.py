@@ -195,7 +195,8 @@ class VideoRun:
         if order is None:
             return
         try:
-            self._video.has_preview = await self._shared.workers.preview(order)
+            async with deadline(_STALLS_OF_A_PART * self._shared.limits().stall_seconds, "making the stills"):
+                self._video.has_preview = await self._shared.workers.preview(order)
         except Exception as error:  # noqa: BLE001  # Stills come with the result at the latest.
             _log.warning("no preview of %s yet: %s", self._job.id, error)
         self._has_changed.set()
