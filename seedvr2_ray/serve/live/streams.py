@@ -80,6 +80,7 @@ class LiveStreams:
         try:
             async with asyncio.timeout(live.wait_seconds):
                 await asyncio.shield(started)
+            socket, received = await relay.attach.remote(owner, 0)
         except TimeoutError:
             drive.cancel()
             most = self._config.models[model].max_replicas
@@ -87,7 +88,9 @@ class LiveStreams:
                 f"none of the {most} replica(s) of {model} became free within {live.wait_seconds:g} s; try again "
                 "later, or choose another model"
             ) from None
-        socket, received = await relay.attach.remote(owner, 0)
+        except BaseException:
+            drive.cancel()  # Nobody is attached who could end it: it would hold its replica for ever.
+            raise
         return OpenStream(name, socket, received, relay)
 
     async def resume(self, owner: str, name: str, after: int) -> OpenStream:
