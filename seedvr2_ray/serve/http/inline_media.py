@@ -17,10 +17,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-import anyio.to_thread
-
 from seedvr2_ray.errors import CapacityError, InputError
 from seedvr2_ray.serve.problems import SizeRefusal
+from seedvr2_ray.serve.threads import in_thread
 
 LONGEST_TEXT = 64 * 1024
 """Bytes of a JSON string that is kept as text; a longer one can only be media."""
@@ -284,7 +283,7 @@ async def read_json_body(chunks: AsyncIterable[bytes], *, scratch: Path, max_byt
         SizeRefusal: the media, or what is around it, is too large.
         CapacityError: there is no room for it here.
     """
-    await anyio.to_thread.run_sync(lambda: scratch.mkdir(parents=True, exist_ok=True))
+    await in_thread(scratch.mkdir, parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="body-", dir=scratch))
     scanner = _MediaScanner(folder, max_bytes)
     try:
@@ -314,12 +313,12 @@ async def _feed(scanner: _MediaScanner, chunks: AsyncIterable[bytes], *, most_wa
         if len(gathered) >= 2**20:
             data, gathered = bytes(gathered), bytearray()
             try:
-                await anyio.to_thread.run_sync(scanner.feed, data)
+                await in_thread(scanner.feed, data)
             except (InputError, SizeRefusal) as error:
                 refusal = error
     if refusal is not None:
         raise refusal
-    await anyio.to_thread.run_sync(scanner.feed, bytes(gathered))
+    await in_thread(scanner.feed, bytes(gathered))
 
 
 def json_with_media(

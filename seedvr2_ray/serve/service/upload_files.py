@@ -18,10 +18,10 @@ from typing import Any, BinaryIO
 from uuid import uuid4
 
 import anyio
-import anyio.to_thread
 
 from seedvr2_ray.errors import CapacityError, InputError, StorageError
 from seedvr2_ray.serve.problems import ConflictRefusal, SizeRefusal
+from seedvr2_ray.serve.threads import in_thread
 from seedvr2_ray.storage.backend import PART_PREFIX
 from seedvr2_ray.storage.commits import CommitStore
 from seedvr2_ray.storage.faults import translated
@@ -370,4 +370,4 @@ def _threads() -> anyio.CapacityLimiter:
 
 
 async def _in_thread(function: Callable[..., Any], *values: Any, **named: Any) -> Any:
-    return await anyio.to_thread.run_sync(partial(function, *values, **named), limiter=_threads())
+    return await in_thread(function, *values, limiter=_threads(), **named)

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 import anyio
-import anyio.to_thread
 
 from seedvr2_ray.errors import InputError
 from seedvr2_ray.serve.config import Limits, ServiceConfig
@@ -18,6 +17,7 @@ from seedvr2_ray.serve.security.auth import Caller
 from seedvr2_ray.serve.security.fetch import plain_name
 from seedvr2_ray.serve.service.admission import require_free
 from seedvr2_ray.serve.service.upload_files import UploadFiles
+from seedvr2_ray.serve.threads import in_thread
 
 PRESIGNED_SECONDS = 3600
 _MOST_RECEIVING = 100
@@ -81,10 +81,10 @@ class Uploads:
             if not received.num_bytes:
                 raise InputError("the file is empty; send one with pictures in it")
             complete = partial(self._store.complete, upload.id, num_bytes=received.num_bytes, sha256=received.sha256)
-            return await anyio.to_thread.run_sync(complete)
+            return await in_thread(complete)
         except BaseException:
             with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(self._remove, upload)
+                await in_thread(self._remove, upload)
             raise
 
     async def begin(self, caller: Caller, name: str, num_bytes: int) -> Upload:
@@ -130,7 +130,7 @@ class Uploads:
             MissingRefusal: there is none, or it is somebody else's.
             GoneRefusal: it was deleted.
         """
-        return await anyio.to_thread.run_sync(partial(self._store.get, upload_id, owner=caller.sees))
+        return await in_thread(self._store.get, upload_id, owner=caller.sees)
 
     async def require_complete(self, caller: Caller, upload_id: str) -> Upload:
         """Return an upload that a job can be made of.
@@ -140,7 +140,7 @@ class Uploads:
         """
         upload = await self._completed(await self.get(caller, upload_id))
         if not upload.is_complete and self.can_presign:
-            upload = await anyio.to_thread.run_sync(self._look_for_presigned, upload)
+            upload = await in_thread(self._look_for_presigned, upload)
         if not upload.is_complete:
             raise ConflictRefusal(
                 f"upload {upload_id} holds {upload.num_received} of {upload.num_bytes} bytes; send the rest first"
@@ -155,14 +155,14 @@ class Uploads:
         """
         caller.require("jobs:write")
         upload = await self.get(caller, upload_id)
-        if await anyio.to_thread.run_sync(self._in_use, upload_id):
+        if await in_thread(self._in_use, upload_id):
             raise ConflictRefusal(f"upload {upload_id} is the source of a job; delete the job, and it goes with it")
-        await anyio.to_thread.run_sync(self._remove, upload)
+        await in_thread(self._remove, upload)
 
     async def discard(self, upload: Upload) -> None:
         """Delete an upload that came for a job which was not made of it."""
         with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(self._remove, upload)
+            await in_thread(self._remove, upload)
 
     async def presign(self, caller: Caller, name: str, num_bytes: int) -> Presigned:
         """Announce a file that its sender puts into the object store himself.
@@ -177,7 +177,7 @@ class Uploads:
             )
         upload = await self.begin(caller, name, num_bytes)
         sign = partial(self._files.presign, upload.id, upload.name, num_bytes=num_bytes, seconds=PRESIGNED_SECONDS)
-        url = await anyio.to_thread.run_sync(sign)
+        url = await in_thread(sign)
         return Presigned(upload, url, upload.created_at + timedelta(seconds=PRESIGNED_SECONDS))
 
     def expires_at(self, upload: Upload) -> datetime:
@@ -200,8 +200,8 @@ class Uploads:
             admit=partial(self._require_space, num_bytes=num_bytes),
         )
         free = self._limits().min_free_bytes + (num_bytes or 0)
-        await anyio.to_thread.run_sync(require_free, self._config.data, free)
-        return await anyio.to_thread.run_sync(announce, limiter=self._writers)
+        await in_thread(require_free, self._config.data, free)
+        return await in_thread(announce, limiter=self._writers)
 
     def _require_space(self, stored: Stored, *, num_bytes: int | None) -> None:
         limits = self._limits()
@@ -231,8 +231,8 @@ class Uploads:
         """Note that everything has arrived, once it has."""
         if upload.is_complete or upload.num_bytes is None or upload.num_received < upload.num_bytes:
             return upload
-        await anyio.to_thread.run_sync(self._files.complete, upload.id, upload.name, upload.num_bytes)
-        return await anyio.to_thread.run_sync(partial(self._store.complete, upload.id, num_bytes=upload.num_bytes))
+        await in_thread(self._files.complete, upload.id, upload.name, upload.num_bytes)
+        return await in_thread(self._store.complete, upload.id, num_bytes=upload.num_bytes)
 
     def _look_for_presigned(self, upload: Upload) -> Upload:
         """Find out whether the sender has put the file into the store, and whether it is the one he announced."""

@@ -1,10 +1,12 @@
 import asyncio
 import os
+import threading
 
 import pytest
 
 from seedvr2_ray.errors import InputError
 from seedvr2_ray.serve.problems import ConflictRefusal, SizeRefusal
+from seedvr2_ray.serve.service import upload_files
 from seedvr2_ray.serve.service.upload_files import UploadFiles
 
 DATA = os.urandom(50_000)
@@ -139,6 +141,35 @@ def test_a_newer_sender_takes_over(files):
     old, _ = asyncio.run(both())
     assert isinstance(old, ConflictRefusal)
     assert confirmed.offset == 100
+
+
+def test_a_request_that_is_ended_while_the_disk_is_slow_keeps_and_tells_all_that_was_written(files, monkeypatch):
+    """As Ray Serve ends it when its caller has gone: by cancelling its task."""
+    confirmed, is_writing, may_go_on, append = Confirmed(), threading.Event(), threading.Event(), upload_files._append
+
+    def append_slowly(*values):
+        is_writing.set()
+        may_go_on.wait(10)
+        append(*values)
+
+    monkeypatch.setattr(upload_files, "_append", append_slowly)
+
+    async def story():
+        sending = asyncio.create_task(
+            files.extend("u9", "a.mp4", _pieces(DATA[:1000]), offset=0, num_bytes=len(DATA), confirm=confirmed)
+        )
+        await asyncio.to_thread(is_writing.wait, 10)
+        sending.cancel()
+        await asyncio.wait([sending], timeout=0.1)
+        may_go_on.set()
+        await asyncio.wait([sending], timeout=10)
+        assert sending.cancelled()
+
+    asyncio.run(story())
+    assert confirmed.offset == 1000
+    _extend(files, "u9", _pieces(DATA[1000:]), confirmed, 1000)
+    files.complete("u9", "a.mp4", len(DATA))
+    assert _read(files, "u9", "a.mp4") == DATA
 
 
 def test_a_sender_who_is_late_cannot_cut_off_what_was_confirmed(files):
