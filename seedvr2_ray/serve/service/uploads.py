@@ -160,9 +160,10 @@ class Uploads:
         await in_thread(self._remove, upload)
 
     async def discard(self, upload: Upload) -> None:
-        """Delete an upload that came for a job which was not made of it."""
+        """Delete an upload that came for a job, unless one was made of it: a request may end just after that."""
         with anyio.CancelScope(shield=True):
-            await in_thread(self._remove, upload)
+            if not await in_thread(self._in_use, upload.id):
+                await in_thread(self._remove, upload)
 
     async def presign(self, caller: Caller, name: str, num_bytes: int) -> Presigned:
         """Announce a file that its sender puts into the object store himself.

@@ -71,6 +71,14 @@ def _load(**numbers):
     return Load(**{**usual, "oldest_queued_at": None, "num_unfinished_of_owner": 0, **numbers})
 
 
+def test_a_request_that_ends_just_after_its_job_was_made_does_not_take_the_job_its_file(service):
+    upload = asyncio.run(service.uploads.receive(ANNA, "film.mp4", _chunks(b"film")))
+    asyncio.run(service.submit(ANNA, Submission(upload_id=upload.id)))
+    asyncio.run(service.uploads.discard(upload))
+    with service.uploads.opened(upload) as path:
+        assert path.read_bytes() == b"film"
+
+
 def test_a_submission_becomes_a_queued_job_with_its_model_settled_and_its_time_estimated(service):
     job, is_new = asyncio.run(service.submit(ANNA, Submission(upload_id=_upload(service, ANNA))))
     assert is_new

@@ -56,8 +56,7 @@ async def submit_file(service: Service, caller: Caller, path: Path, name: str, s
     try:
         job, _ = await service.submit(caller, replace(submission, upload_id=upload.id))
     except BaseException:
-        with anyio.CancelScope(shield=True):
-            await service.uploads.delete(caller, upload.id)
+        await service.uploads.discard(upload)
         raise
     return job
 
