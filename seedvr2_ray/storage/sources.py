@@ -107,7 +107,7 @@ class SourceCopies:
         """Return with the copy complete and locked against removal."""
         while True:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not (entry / "content").exists():
+            if not _is_filled(entry):
                 part = entry / "part"
                 shutil.rmtree(part, ignore_errors=True)
                 fetch(url, part)
@@ -115,7 +115,7 @@ class SourceCopies:
             (entry / "content").touch()
             fcntl.flock(lock, fcntl.LOCK_SH)
             # Changing the lock's kind lets it go for a moment, in which the copy may be removed.
-            if (entry / "content").exists():
+            if _is_filled(entry):
                 return
 
     def _make_room(self) -> None:
@@ -152,6 +152,14 @@ class SourceCopies:
                 return False
             shutil.rmtree(entry, ignore_errors=True)
         return True
+
+
+def _is_filled(entry: Path) -> bool:
+    """Whether a copy is there: a process that was ended while it removed one leaves its folder empty."""
+    try:
+        return any((entry / "content").iterdir())
+    except FileNotFoundError:
+        return False
 
 
 def _lock_of(entry: Path) -> Path:

@@ -66,6 +66,15 @@ def test_copies_that_nobody_asks_for_any_more_go_but_never_those_in_use(remote, 
     assert not path.exists()
 
 
+def test_a_copy_whose_removal_was_cut_off_is_fetched_again(remote, tmp_path):
+    copies, version = SourceCopies(tmp_path, 10**6), fingerprint(f"{remote}/a.mp4")
+    with copies.opened(f"{remote}/a.mp4", version) as path:
+        pass
+    path.unlink()  # The first that a removal does; then its process was killed.
+    with copies.opened(f"{remote}/a.mp4", version) as path:
+        assert path.read_bytes() == b"a" * 1000
+
+
 def test_a_local_source_is_read_where_it_lies(tmp_path):
     source = tmp_path / "a.mp4"
     source.write_bytes(b"a")
