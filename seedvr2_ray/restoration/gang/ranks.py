@@ -266,7 +266,7 @@ class Ranks:
             with contextlib.suppress(TimeoutError):
                 accepted, _ = listener.accept()
                 accepted.setblocking(True)
-                hellos.append(self._greet(Wire(Connection(accepted.detach()))))
+                hellos.append(self._greet(Wire(Connection(accepted.detach())), limit))
         with_gpu = {hello.rank for hello in hellos if hello.has_gpu}
         if 0 < len(with_gpu) < self.size:
             without = sorted(set(range(self.size)) - with_gpu)
@@ -278,8 +278,10 @@ class Ranks:
             wire.send(Join(backend))
         self._await_ready(limit)
 
-    def _greet(self, wire: Wire) -> Hello:
+    def _greet(self, wire: Wire, limit: float) -> Hello:
         try:
+            while not wire.connection.poll(_LOOK_SECONDS):
+                self._look(limit, "reported")
             hello, _ = wire.receive()
         except (EOFError, OSError):
             raise self._not_started() from None

@@ -168,6 +168,9 @@ class GangRestorer:
         if self._held.ranks.loss is not None or self._held.ranks.is_over:
             self._held.end()
             self._held.ranks = Ranks.start(self._spec, self._new_host(), self._lessons)
+            if self._is_closed:  # Meanwhile: whoever did it has ended only what there was.
+                self._held.end()
+                raise GangError("this gang was closed while it was started")
 
 
 class _Call:
