@@ -1,5 +1,6 @@
 """Weight files on this machine: found, downloaded, verified, listed. Reading them is :mod:`checkpoint`'s work."""
 
+import fcntl
 import logging
 import re
 from collections.abc import Callable, Iterator
@@ -310,11 +311,32 @@ def _quiet_hub() -> Iterator[None]:
 
 
 def _download_from_mirror(file: WeightFile, source: WeightsSource, mirror_url: str, progress: Progress | None) -> Path:
-    url = f"{mirror_url.rstrip('/')}/{file.name}"
-    folder = source.own_dir
-    target, partial = folder / file.name, folder / f"{file.name}.partial"
+    target = source.own_dir / file.name
+    with _turn_at(target):
+        if not target.is_file():
+            _fetch(file, source, f"{mirror_url.rstrip('/')}/{file.name}", target, progress)
+    return target
+
+
+@contextmanager
+def _turn_at(target: Path) -> Iterator[None]:
+    """Let one process at a time write a file: replicas of one machine start together and want the same."""
     try:
-        partial.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock = target.with_name(f".{target.name}.lock").open("a")
+    except OSError as error:
+        raise DeploymentError(
+            f"cannot write to {target.parent} ({error.strerror}); name a weights folder that may be written, or put "
+            f"{target.name} there"
+        ) from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _fetch(file: WeightFile, source: WeightsSource, url: str, target: Path, progress: Progress | None) -> None:
+    partial = target.with_name(f"{target.name}.partial")
+    try:
         _copy_resumable(url, partial, file.name, progress)
     # fsspec's stores raise errors of their own libraries, which have no common root.
     except Exception as error:
@@ -327,11 +349,10 @@ def _download_from_mirror(file: WeightFile, source: WeightsSource, mirror_url: s
         if file.sha256 is not None and found != file.sha256:
             raise DeploymentError(f"{url} is not the released {file.name}: its sha256 is {found}")
     except DeploymentError as error:
-        rejected = partial.rename(folder / f"{file.name}.rejected")
+        rejected = partial.rename(target.with_name(f"{target.name}.rejected"))
         raise DeploymentError(f"{error}; kept as {rejected}; put the right file onto the mirror") from error
     partial.rename(target)
     record_hash(target, source.own_dir, found)
-    return target
 
 
 def _copy_resumable(url: str, partial: Path, name: str, progress: Progress | None) -> None:

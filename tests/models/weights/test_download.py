@@ -1,6 +1,7 @@
 import hashlib
 import logging
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -186,6 +187,30 @@ def test_a_mirror_is_asked_instead_of_the_hub_and_resumes(tiny, source, tmp_path
     assert found.path.read_bytes() == CONTENT
     assert seen == [("tiny.bin", 7000, 7000)]
     assert [path.name for path in source.weights_dir.glob("tiny*")] == ["tiny.bin"]
+
+
+def test_of_several_who_want_a_file_of_a_mirror_one_fetches_it_while_the_others_wait(
+    tiny, source, tmp_path, monkeypatch
+):
+    tiny()
+    (tmp_path / "mirror").mkdir()
+    (tmp_path / "mirror" / "tiny.bin").write_bytes(CONTENT)
+    mirrored = WeightsSource(weights_dir=source.weights_dir, mirror_url=str(tmp_path / "mirror"))
+    copy, num_begun, second_has_begun = weights._copy_resumable, 0, threading.Event()
+
+    def copy_slowly(url, partial, name, progress):
+        nonlocal num_begun
+        num_begun += 1
+        if num_begun > 1:
+            second_has_begun.set()
+        copy(url, partial, name, progress)
+        second_has_begun.wait(0.2)
+
+    monkeypatch.setattr(weights, "_copy_resumable", copy_slowly)
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(lambda _: pull_model("tiny", mirrored), range(2)))
+    assert [file.sha256 for (file,) in found] == [HASH, HASH]
+    assert num_begun == 1
 
 
 def test_a_wrong_file_from_a_mirror_is_set_aside_and_said_so(tiny, source, tmp_path):
