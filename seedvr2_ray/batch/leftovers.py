@@ -1,19 +1,22 @@
 """What killed runs left in a job's folder: found by listings, and removed when nobody is at work on it any more."""
 
+import logging
 import socket
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import lru_cache
 from threading import Event, Thread
 from typing import TYPE_CHECKING
 
 from seedvr2_ray.batch.job import Job
-from seedvr2_ray.errors import DeploymentError, SeedVR2Error
+from seedvr2_ray.errors import DeploymentError
 from seedvr2_ray.storage.faults import printable, translated
 from seedvr2_ray.storage.location import exists, open_location, publish_bytes, remove_folder
 
 if TYPE_CHECKING:
     from seedvr2_ray.batch.execution.videos import VideoOutcome
+
+_log = logging.getLogger(__name__)
 
 ALIVE_SECONDS = 60.0
 """How often a driver says that its run goes on."""
@@ -35,8 +38,10 @@ def kept_alive(job: Job) -> Iterator[None]:
 
     def say() -> None:
         while not is_over.wait(ALIVE_SECONDS):
-            with suppress(SeedVR2Error):  # Another time, then.
+            try:
                 say_alive(job)
+            except Exception as error:  # noqa: BLE001  # Another time, then: who falls silent counts as dead.
+                _log.warning("that this run goes on cannot be noted now (%s)", type(error).__name__)
 
     thread = Thread(target=say, name="alive", daemon=True)
     thread.start()

@@ -1,5 +1,6 @@
 """Laws of what killed runs leave behind, and of folders that not every machine sees. No Ray."""
 
+import threading
 import time
 from pathlib import Path
 
@@ -58,6 +59,21 @@ def test_a_run_says_that_it_goes_on_whatever_its_driver_waits_for(
         while note.stat().st_ino == first:
             assert time.monotonic() < limit
             time.sleep(0.005)
+
+
+def test_a_run_goes_on_saying_that_it_goes_on_whatever_its_store_raises(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leftovers, "ALIVE_SECONDS", 0.01)
+    said = threading.Semaphore(0)
+
+    def say(job: Job) -> None:
+        said.release()
+        raise RuntimeError("Session is closed")  # As clients of stores say it, and no error of ours.
+
+    with kept_alive(job_in(tmp_path, "run")):
+        monkeypatch.setattr(leftovers, "say_alive", say)
+        assert all(said.acquire(timeout=10) for _ in range(3))
 
 
 def test_work_that_a_killed_run_could_not_remove_goes_at_the_end_of_the_next_unless_it_is_wanted(
