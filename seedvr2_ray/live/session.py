@@ -5,6 +5,7 @@ source is over, every frame that came in goes out; when nobody takes the output 
 """
 
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -200,7 +201,7 @@ class LiveSession:
         self._plan(video, geometry, head, master)
         early = self._sounds.take(_MOST_SOUNDS, timeout=0.0)
         output = LiveOutput(self._open_target(), self._kind, master, self._connected[0].sound, early)
-        writer = threading.Thread(target=self._write, args=(output,), name="live-writer")
+        writer = threading.Thread(target=self._write, args=(output,), name="live-writer", daemon=True)
         writer.start()
         try:
             for frames in self._endless.restore(self._batches(first, head, reader), geometry):
@@ -209,7 +210,9 @@ class LiveSession:
                     break
         finally:
             self._restored.close()
-            writer.join()
+            # Whoever is asked twice to end waits for nobody: who takes the output may never take the rest of it.
+            if not isinstance(sys.exception(), KeyboardInterrupt):
+                writer.join()
 
     def _look_at(self, first: Picture) -> tuple[VideoInfo, Geometry]:
         source, settings = self._connected[0], self._endless.settings
