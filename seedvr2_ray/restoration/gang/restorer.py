@@ -75,7 +75,7 @@ class GangRestorer:
         self._turn = threading.Lock()
         self._held = _Held(Ranks.start(spec, new_host()))
         self._identity = self._held.ranks.identity
-        self._is_closed = False
+        self._closed = threading.Event()
         self._lessons: tuple[MemoryLesson, ...] = ()
         # Whoever forgets to close, or ends, leaves no processes behind all the same.
         weakref.finalize(self, _Held.end, self._held)
@@ -159,16 +159,16 @@ class GangRestorer:
 
     def close(self) -> None:
         """End the ranks; nothing of them is left when this returns. A segment at work fails with it."""
-        self._is_closed = True
+        self._closed.set()
         self._held.end()
 
     def _stand_up(self) -> None:
-        if self._is_closed:
+        if self._closed.is_set():
             raise GangError("this gang was closed; make another one")
         if self._held.ranks.loss is not None or self._held.ranks.is_over:
             self._held.end()
             self._held.ranks = Ranks.start(self._spec, self._new_host(), self._lessons)
-            if self._is_closed:  # Meanwhile: whoever did it has ended only what there was.
+            if self._closed.is_set():  # Meanwhile: whoever did it has ended only what there was.
                 self._held.end()
                 raise GangError("this gang was closed while it was started")
 
