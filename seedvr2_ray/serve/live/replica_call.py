@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from concurrent.futures import Executor
 from typing import Any, Protocol
@@ -60,6 +61,7 @@ class LiveCall:
         self._loop = asyncio.get_running_loop()
         self._queue = ByteQueue(_QUEUE_BYTES)
         self._opened = False
+        self._heard_at = time.monotonic()
         self._gone = threading.Event()
         target = _RelayTarget(self._give)
         entry = find_entry(order.settings.model)
@@ -77,6 +79,11 @@ class LiveCall:
             self._tell,
         )
         self.thread = threads.submit(self._run)
+
+    @property
+    def silent_seconds(self) -> float:
+        """How long nothing has come out since nothing more comes in; a stream that goes on may be silent."""
+        return time.monotonic() - self._heard_at if self._queue.is_closed else 0.0
 
     async def events(self) -> AsyncGenerator[str, None]:
         """Say that it has started, and give signs of life until it is over.
@@ -97,7 +104,7 @@ class LiveCall:
         finally:
             self._gone.set()
             self._session.stop()
-            self._queue.close()
+            self._close()
             pump.cancel()
 
     def _run(self) -> None:
@@ -119,7 +126,12 @@ class LiveCall:
                     if self._queue.is_closed:
                         return
         finally:
-            self._queue.close()
+            self._close()
+
+    def _close(self) -> None:
+        """Let nothing more in."""
+        self._heard_at = time.monotonic()
+        self._queue.close()
 
     def _tell(self, event: Any) -> None:
         if event["event"] == "chunk":
@@ -131,6 +143,7 @@ class LiveCall:
 
     def _give(self, content: bytes | dict[str, Any]) -> None:
         """Hand a piece over from one of the session's threads; waits while there is no room for it."""
+        self._heard_at = time.monotonic()
         if self._gone.is_set():
             raise BrokenPipeError
         given = asyncio.run_coroutine_threadsafe(_awaited(self._relay.give(content)), self._loop).result()

@@ -2,10 +2,9 @@
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncGenerator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from seedvr2_ray.errors import DeploymentError
 from seedvr2_ray.restoration.gang.restorer import GangRestorer
@@ -20,6 +19,9 @@ from seedvr2_ray.serve.workers.scratch_cleanup import keep_tidy
 from seedvr2_ray.serve.workers.segment_stream import SegmentCall
 from seedvr2_ray.serve.workers.storage_layout import StorageLayout
 from seedvr2_ray.settings import RestoreSettings
+
+if TYPE_CHECKING:
+    from seedvr2_ray.serve.live.replica_call import LiveCall
 
 _log = logging.getLogger(__name__)
 
@@ -49,6 +51,7 @@ class RestorerReplica:
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="restorer")
         self._turn = asyncio.Lock()
         self._call: SegmentCall | None = None
+        self._live: LiveCall | None = None
         self._broken: str | None = None
         self._revival: Future[None] | None = None
         self._restorer: Restorer | None = None
@@ -80,9 +83,7 @@ class RestorerReplica:
                 async for item in events:
                     yield item
             except Exception as error:
-                if leaves_device_unusable(error):
-                    self._broken = str(error)
-                    _log.error("CUDA failed and cannot recover in this process: %s", error)
+                self._note_device(error)
                 raise
             finally:
                 await events.aclose()
@@ -93,30 +94,38 @@ class RestorerReplica:
 
         async with self._turn:
             await self._end_of_last_call()
-            call = LiveCall(await self._loaded(), order, RelayActor(relay), self._threads)
+            call = self._live = LiveCall(await self._loaded(), order, RelayActor(relay), self._threads)
             signs = call.events()
             try:
                 async for sign in signs:
                     yield sign
+            except Exception as error:
+                self._note_device(error)
+                raise
             finally:
                 await signs.aclose()
                 await asyncio.gather(asyncio.wrap_future(call.thread), return_exceptions=True)
+                self._live = None
+
+    def _note_device(self, error: Exception) -> None:
+        if leaves_device_unusable(error):
+            self._broken = str(error)
+            _log.error("CUDA failed and cannot recover in this process: %s", error)
 
     async def check_health(self) -> None:
         """Fail when only a new process helps. Answers at once, whatever the threads are doing.
 
         Raises:
-            RuntimeError: the device is unusable, or a segment has shown no sign of life for too long.
+            RuntimeError: the device is unusable, or a segment, or a stream that is to end, has shown no sign of life
+                for too long.
         """
         if self._broken is not None:
             raise RuntimeError(f"the device is unusable: {self._broken}")
         await self._check_gang()
-        call = self._call
-        if call is not None and not call.thread.done():
-            silence = time.monotonic() - call.heard_at
+        for call in (self._call, self._live):
             # Whoever ordered it gives up first, and says why.
-            if silence > 1.25 * self._stall_seconds:
-                raise RuntimeError(f"a segment has shown no sign of life for {silence:.0f} s")
+            if call is not None and not call.thread.done() and call.silent_seconds > 1.25 * self._stall_seconds:
+                raise RuntimeError(f"what is restored has shown no sign of life for {call.silent_seconds:.0f} s")
 
     async def _check_gang(self) -> None:
         """Start a gang again that was lost between two segments; while one is at work, its leader watches it."""

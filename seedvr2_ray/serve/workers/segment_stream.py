@@ -26,9 +26,13 @@ class SegmentCall:
         self._loop = asyncio.get_running_loop()
         self._num_frames = 0
         self._lock = threading.Lock()
-        self.heard_at = time.monotonic()
-        """When the thread last showed a sign of life."""
+        self._heard_at = time.monotonic()
         self.thread: Future[dict[str, Any]] = executor.submit(self._work, layout, order, restorer)
+
+    @property
+    def silent_seconds(self) -> float:
+        """How long the thread has shown no sign of life."""
+        return time.monotonic() - self._heard_at
 
     async def events(self) -> AsyncGenerator[SegmentEvent, None]:
         """Yield what happens, the record last. Closing the generator stops the thread, and does not wait for it."""
@@ -54,7 +58,7 @@ class SegmentCall:
     def _on_frames(self, num_frames: int) -> None:
         with self._lock:
             self._num_frames += num_frames
-        self.heard_at = time.monotonic()
+        self._heard_at = time.monotonic()
         try:
             self._loop.call_soon_threadsafe(self._has_event.set)
         except RuntimeError:
@@ -66,7 +70,7 @@ class SegmentCall:
             done.exception()  # Looked at, for nobody else may do so any more.
 
     def _check(self) -> None:
-        self.heard_at = time.monotonic()
+        self._heard_at = time.monotonic()
         if self._stop.is_set():
             raise Stopped("the segment is not wanted any more")
 

@@ -59,10 +59,11 @@ def _replica(folder: Path, restorer: Restorer) -> RestorerReplica:
 
 
 async def _sending() -> Any:
-    """A relay as an actor's handle, with a stream on its way to the replica."""
+    """A relay as an actor's handle, with a stream that has been sent whole."""
     relay = StreamRelay("anna", RelayLimits())
     socket, _ = await relay.attach("anna", 0)
     await relay.push(socket, stream_bytes(10, has_sound=False))
+    await relay.end_input()
     return SimpleNamespace(take=SimpleNamespace(remote=relay.take), give=SimpleNamespace(remote=relay.give))
 
 
