@@ -67,6 +67,7 @@ async def _sending() -> Any:
     return SimpleNamespace(take=SimpleNamespace(remote=relay.take), give=SimpleNamespace(remote=relay.give))
 
 
+@pytest.mark.slow
 def test_a_replica_that_hangs_over_a_stream_which_is_to_end_becomes_unhealthy(tmp_path: Path) -> None:
     async def story() -> None:
         restorer = _Hanging()
