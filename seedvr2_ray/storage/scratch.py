@@ -17,9 +17,9 @@ def open_workspace(scratch: str | Path) -> Iterator[Path]:
     A lock says that somebody is at work in it: the kernel lets it go when the process dies, however it dies, and in
     whatever container it runs. Folders that nobody holds are removed on the way.
     """
-    root = Path(scratch) / "writing"
+    root = _root_of(scratch)
     root.mkdir(parents=True, exist_ok=True)
-    remove_abandoned(root)
+    remove_abandoned(scratch)
     folder = root / uuid4().hex
     lock_path = folder.with_suffix(_LOCK_SUFFIX)
     # The lock is held before the folder is there, so that nobody takes a new folder for an abandoned one.
@@ -33,9 +33,13 @@ def open_workspace(scratch: str | Path) -> Iterator[Path]:
             lock_path.unlink(missing_ok=True)
 
 
-def remove_abandoned(root: Path) -> None:
+def _root_of(scratch: str | Path) -> Path:
+    return Path(scratch) / "writing"
+
+
+def remove_abandoned(scratch: str | Path) -> None:
     """Remove the folders of processes that were killed."""
-    for folder in root.iterdir():
+    for folder in _root_of(scratch).glob("*"):
         if not folder.is_dir():
             continue
         lock_path = folder.with_suffix(_LOCK_SUFFIX)

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from uuid import uuid4
 
 from seedvr2_ray.restoration.load import CatalogueRestorers, RestorerSource
 from seedvr2_ray.serve.results import Results
 from seedvr2_ray.storage.commits import CommitStore, content_folder
+from seedvr2_ray.storage.scratch import open_workspace, remove_abandoned
 from seedvr2_ray.storage.sources import Pinned, SourceCopies, default_scratch, require_unchanged
 
 PREPARE_DEATHS = "deaths/prepare"
@@ -80,8 +80,9 @@ class StorageLayout:
     def remove_abandoned(self) -> None:
         """Delete what killed processes of this machine left half-written, and copies of sources nobody asks for."""
         self.copies.remove_unused(older_than_seconds=_UNUSED_SECONDS)
+        remove_abandoned(self.scratch)
         limit = time.time() - _ABANDONED_SECONDS
-        for name in ("writing", "uploads", "estimates", "bodies"):
+        for name in ("uploads", "estimates", "bodies"):
             for left in (Path(self.scratch) / name).glob("*"):
                 with suppress(FileNotFoundError):
                     if left.stat().st_mtime >= limit:
@@ -90,10 +91,6 @@ class StorageLayout:
 
     @contextmanager
     def workspace(self) -> Iterator[Path]:
-        """Give a folder for files being written, gone afterwards."""
-        folder = Path(self.scratch) / "writing" / uuid4().hex
-        folder.mkdir(parents=True)
-        try:
+        """Give a folder for files being written, gone afterwards, and nobody else's to remove meanwhile."""
+        with open_workspace(self.scratch) as folder:
             yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
