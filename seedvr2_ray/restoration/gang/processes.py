@@ -1,14 +1,18 @@
 """Ranks as processes of this machine: what a workstation with several GPUs runs, without Ray."""
 
+import contextlib
 import os
 import pickle
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from seedvr2_ray.restoration.gang.messages import RankOrder
+
+_GONE_SECONDS = 20.0
 
 
 class LocalProcesses:
@@ -58,11 +62,13 @@ class LocalProcesses:
         return [rank for rank, process in enumerate(self._processes) if process.poll() is not None]
 
     def end(self, pids: Iterable[int] = ()) -> None:
-        """End what still runs and wait for it."""
+        """End what still runs and wait for it; not for ever, for a driver that hangs lets nobody go."""
         for process in self._processes:
             process.kill()
+        limit = time.monotonic() + _GONE_SECONDS
         for process in self._processes:
-            process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=max(0.0, limit - time.monotonic()))
 
 
 def how_it_ended(code: int) -> str:

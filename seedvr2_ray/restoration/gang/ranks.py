@@ -82,7 +82,7 @@ class GangHost(Protocol):
         """Ask all processes whether they live, by another way than their own signs; return who does not answer."""
 
     def end(self, pids: Iterable[int]) -> None:
-        """End all processes that still run, whatever they are doing; return when none is left.
+        """End all processes that still run, whatever they are doing; return when none is left that can be ended.
 
         Args:
             pids: of those that have reported.

@@ -1,6 +1,8 @@
 """Laws of the ranks of a gang that need none: hosts and ranks here are made of nothing."""
 
+import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from multiprocessing.connection import Client
 from typing import Any
@@ -8,8 +10,9 @@ from typing import Any
 import pytest
 
 from seedvr2_ray.errors import GangError
-from seedvr2_ray.restoration.gang import restorer
+from seedvr2_ray.restoration.gang import processes, restorer
 from seedvr2_ray.restoration.gang.messages import RankOrder
+from seedvr2_ray.restoration.gang.processes import LocalProcesses
 from seedvr2_ray.restoration.gang.ranks import GangSpec, Ranks, Timeouts
 from seedvr2_ray.restoration.gang.restorer import GangRestorer
 from seedvr2_ray.restoration.lanczos import LANCZOS
@@ -69,6 +72,26 @@ def test_a_rank_that_calls_and_says_nothing_is_not_waited_for_longer_than_any_ot
     thread.join(10)
     assert [type(error) for error in raised] == [GangError]
     assert "not all ranks have reported" in str(raised[0])
+
+
+class _Immortal:
+    """A process whose driver hangs: not even SIGKILL ends it."""
+
+    def kill(self) -> None:
+        pass
+
+    def wait(self, timeout: float | None = None) -> int:
+        time.sleep(3600 if timeout is None else timeout)
+        raise subprocess.TimeoutExpired("rank", timeout or 0)
+
+
+def test_a_rank_that_nothing_ends_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "_GONE_SECONDS", 0.1)
+    host: Any = LocalProcesses(None)
+    host._processes = [_Immortal(), _Immortal()]
+    thread, raised = _errors_of(host.end)
+    thread.join(5)
+    assert not thread.is_alive() and not raised
 
 
 def test_a_gang_that_is_closed_while_it_is_started_again_leaves_no_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
