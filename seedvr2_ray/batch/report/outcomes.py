@@ -1,6 +1,7 @@
 """How every file of an archive ended, on disk and summed up: memory does not grow with the archive."""
 
 import json
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -8,8 +9,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from seedvr2_ray.batch.execution.videos import VideoOutcome
+from seedvr2_ray.errors import StorageError
 from seedvr2_ray.restoration.work.failures import Failure
 from seedvr2_ray.storage.location import publish
+
+_log = logging.getLogger(__name__)
 
 _PUBLISH_SECONDS = 60.0
 
@@ -84,7 +88,11 @@ class OutcomeLog:
     def keep_current(self) -> None:
         """Let readers see the quarantine from time to time while the job runs."""
         if time.monotonic() - self._published > _PUBLISH_SECONDS:
-            self._publish_quarantine()
+            try:
+                self._publish_quarantine()
+            except StorageError as error:  # The run goes on, and it is published at the next time.
+                self._published = time.monotonic()
+                _log.warning("the list of what was set aside is not current: %s", error)
 
     def close(self) -> None:
         """Publish the quarantine and end the log."""
