@@ -152,8 +152,11 @@ class RunningService:
 
     def pids_of(self, deployment: str) -> list[int]:
         """Return the processes of a deployment's replicas: ``api``, ``runner``, ``finisher``, ``restorer-lanczos``."""
+        return self.pids_titled(f"ServeReplica:{APP_NAME}:{deployment}")
+
+    def pids_titled(self, title: str) -> list[int]:
+        """Return the processes in whose command lines a title stands."""
         assert self.process is not None
-        title = f"ServeReplica:{APP_NAME}:{deployment}"
         return [pid for pid in descendants(self.process.pid) if title in _command_line(pid)]
 
     def wait_for(self, condition: Callable[[], bool], seconds: float, what: str) -> None:

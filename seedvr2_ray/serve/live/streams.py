@@ -150,10 +150,9 @@ class LiveStreams:
 
 def _start_relay(name: str, owner: str, limits: RelayLimits) -> Any:
     actor = ray.remote(StreamRelay)
-    # It does no work worth a processor, and must not end with the ingress that a caller happened to reach.
-    return actor.options(name=name, namespace=_NAMESPACE, lifetime="detached", num_cpus=0, max_concurrency=16).remote(
-        owner, limits
-    )
+    # It does no work worth a processor. It ends with this ingress, which drives the stream: nobody else would end it,
+    # or give up the replica at its other end.
+    return actor.options(name=name, namespace=_NAMESPACE, num_cpus=0, max_concurrency=16).remote(owner, limits)
 
 
 async def _end(relay: Any, why: dict[str, Any] | None) -> None:

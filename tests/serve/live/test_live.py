@@ -3,6 +3,8 @@
 import ast
 import contextlib
 import json
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -332,3 +334,22 @@ class TestHarmsNobodyElse:
         latencies = sorted(event["latency_ms"] for event in heard.named("chunk"))
         # The first of the 24 frames of a chunk waits a second for the last.
         assert latencies[len(latencies) // 2] < 2000, latencies
+
+
+def test_a_stream_whose_ingress_dies_leaves_neither_a_process_nor_a_replica_that_waits_for_it(
+    service: RunningService,
+) -> None:
+    data, heard = stream_bytes(100), Heard()
+    with live_socket(service, policy="slow") as socket:
+        heard.listen(socket, lambda heard: heard.named("ready"))
+        socket.send(data[: len(data) // 2])
+        heard.listen(socket, lambda heard: heard.named("chunk"))
+        assert service.pids_titled("ray::StreamRelay")
+        before = service.pids_of("api")
+        for pid in before:
+            os.kill(pid, signal.SIGKILL)
+    service.wait_for(lambda: bool(set(service.pids_of("api")) - set(before)), 60, "another ingress")
+    service.wait_for(lambda: not service.pids_titled("ray::StreamRelay"), 60, "the end of the relay")
+    with service.client() as client:
+        service.wait_for(lambda: client.get("/healthz").status_code == 200, 60, "an answer")
+    require_free(service, within=60)
