@@ -61,6 +61,8 @@ class JobRunner:
         self._limits = config.limits
         self._jobs = jobs
         self._threads = ThreadPoolExecutor(8, thread_name_prefix="runner-store")
+        # Claims must hold however many jobs wait for a store that does not answer.
+        self._lease_thread = ThreadPoolExecutor(1, thread_name_prefix="runner-leases")
         self._dispatcher = Dispatcher(workers, config.pools, lambda: self._limits, retries)
         self._shared = Shared(
             config=config,
@@ -121,6 +123,7 @@ class JobRunner:
                 task.cancel()
             await asyncio.wait([claiming, renewing, *self._tasks.values()])
             self._threads.shutdown(wait=False)
+            self._lease_thread.shutdown(wait=False)
 
     async def drain(self, *, grace_seconds: float = 0.0) -> None:
         """Give every job back, so that another runner goes on with it at once.
@@ -205,8 +208,9 @@ class JobRunner:
         asked = dict(self._runs)
         fences = {job_id: run.fence for job_id, run in asked.items()}
         try:
-            renewal = await self._in_thread(
-                partial(self._jobs.renew, self._name, fences, lease_seconds=self._lease_seconds)
+            renewal = await asyncio.get_running_loop().run_in_executor(
+                self._lease_thread,
+                partial(self._jobs.renew, self._name, fences, lease_seconds=self._lease_seconds),
             )
         except StorageError as error:
             _log.warning("claims cannot be renewed now: %s", error)
