@@ -7,7 +7,7 @@ several runners at once; what it deletes under the hands of a job that has just 
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from seedvr2_ray.errors import StorageError, TargetError
 from seedvr2_ray.serve.config import Retention
@@ -125,19 +125,23 @@ class Sweeper:
 
     def _delete_idle_uploads(self) -> int:
         limit = self._clock() - timedelta(hours=self._rules.uploads_hours)
-        idle = [
-            upload
-            for upload in self._uploads.idle(changed_before=limit, limit=_MOST_UPLOADS)
-            if not self._artifacts.upload_in_use(upload.id)
-        ]
         num_deleted = 0
-        for upload in idle:
+        for upload in self._uploads.idle(changed_before=limit, limit=_MOST_UPLOADS):
             try:
-                self._delete_upload(upload.id)
-                num_deleted += 1
+                if self._is_idle(upload.id, limit):
+                    self._delete_upload(upload.id)
+                    num_deleted += 1
             except FAULTS as error:
                 _log.warning("%s cannot be deleted now: %s", upload.id, error)
         return num_deleted
+
+    def _is_idle(self, upload_id: str, limit: datetime) -> bool:
+        """Look once more: since they were listed, those before it may have taken minutes to delete."""
+        try:
+            changed_at = self._uploads.get(upload_id).changed_at
+        except (GoneRefusal, MissingRefusal):
+            return False
+        return changed_at < limit and not self._artifacts.upload_in_use(upload_id)
 
     def _delete_upload(self, upload_id: str) -> None:
         remove_folder(self._layout.upload_folder(upload_id))

@@ -137,6 +137,22 @@ def test_a_job_that_is_at_work_keeps_what_it_needs_of_a_deleted_one(house):
     assert all(house.left.values())
 
 
+def test_an_upload_that_is_made_a_job_of_while_others_are_deleted_stays(house, monkeypatch):
+    uploads = [house.upload() for _ in range(2)]
+    house.clock.pass_by(25 * 3600)
+    remove, made = retention.remove_folder, []
+
+    def remove_slowly(url):
+        if not made:
+            (other,) = (each for each in uploads if house.layout.upload_folder(each.id) != url)
+            made.append(house.job(other))
+        remove(url)
+
+    monkeypatch.setattr(retention, "remove_folder", remove_slowly)
+    assert house.sweeper.sweep().uploads == 1
+    assert (Path(house.layout.upload_folder(made[0].source.location)) / "film.mp4").exists()
+
+
 def test_an_upload_that_nobody_made_a_job_of_goes_when_it_has_been_idle_for_long(house):
     house.upload()
     house.sweeper.sweep()
