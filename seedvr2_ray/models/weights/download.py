@@ -27,6 +27,8 @@ from seedvr2_ray.models.weights.catalogue import (
 )
 from seedvr2_ray.models.weights.hashes import hash_file, record_hash, recorded_hash, require_size
 
+_log = logging.getLogger(__name__)
+
 Progress = Callable[[str, int, int | None], None]
 """Called with a file's name, the bytes that are there, and the bytes it will have (None if unknown)."""
 
@@ -330,7 +332,10 @@ def _turn_at(target: Path) -> Iterator[None]:
             f"{target.name} there"
         ) from error
     with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:  # Some network mounts know no locks.
+            _log.warning("%s cannot be locked (%s): let one process fetch weights there", target.parent, error.strerror)
         yield
 
 

@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import logging
 import threading
@@ -211,6 +212,19 @@ def test_of_several_who_want_a_file_of_a_mirror_one_fetches_it_while_the_others_
         found = list(threads.map(lambda _: pull_model("tiny", mirrored), range(2)))
     assert [file.sha256 for (file,) in found] == [HASH, HASH]
     assert num_begun == 1
+
+
+def test_a_folder_that_knows_no_locks_is_fetched_into_with_a_word(tiny, source, tmp_path, monkeypatch, caplog):
+    def refuse(file, operation):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    tiny()
+    (tmp_path / "mirror").mkdir()
+    (tmp_path / "mirror" / "tiny.bin").write_bytes(CONTENT)
+    monkeypatch.setattr(weights.fcntl, "flock", refuse)
+    (found,) = pull_model("tiny", WeightsSource(weights_dir=source.weights_dir, mirror_url=str(tmp_path / "mirror")))
+    assert found.sha256 == HASH
+    assert "cannot be locked (Function not implemented)" in caplog.text
 
 
 def test_a_wrong_file_from_a_mirror_is_set_aside_and_said_so(tiny, source, tmp_path):
