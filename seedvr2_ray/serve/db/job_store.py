@@ -136,10 +136,7 @@ class JobStore:
         if cursor is not None:
             created_at, job_id = from_cursor(cursor)
             query = query.where(
-                sa.or_(
-                    jobs.c.created_at < created_at,
-                    sa.and_(jobs.c.created_at == created_at, jobs.c.id < job_id),
-                )
+                sa.or_(jobs.c.created_at < created_at, sa.and_(jobs.c.created_at == created_at, jobs.c.id < job_id))
             )
         with self.database.reading() as connection:
             found = [to_job(row) for row in connection.execute(query.limit(limit + 1)).mappings()]
@@ -297,15 +294,19 @@ class JobStore:
             if connection.execute(update).rowcount != 1:
                 raise _lost(job_id, fence)
 
-    def request_cancel(self, job_id: str, *, owner: str | None) -> Job:
+    def request_cancel(self, job_id: str, *, owner: str | None, only_queued: bool = False) -> Job:
         """Cancel a job: at once if nobody works on it, else its runner learns of it. Asking twice does no harm.
+
+        With ``only_queued`` a job is left alone that a runner has taken up.
 
         Raises:
             MissingRefusal, GoneRefusal: as :meth:`get`.
-            ConflictRefusal: the job has completed or failed.
+            ConflictRefusal: the job has completed or failed, or is to be left alone.
         """
         with self.database.writing() as connection:
             job = _present(connection, job_id, owner)
+            if only_queued and job.state is not JobState.QUEUED:
+                raise ConflictRefusal(f"job {job_id} is {job.state} and waits no more")
             if job.cancel_requested or job.state is JobState.CANCELLED:
                 return job
             require_transition(job_id, job.state, JobState.CANCELLED)

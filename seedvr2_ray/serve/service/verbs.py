@@ -240,14 +240,18 @@ class Service:
         places = await in_thread(lambda: [self._places.of(job) for job in page.jobs])
         return [Snapshot(job, place) for job, place in zip(page.jobs, places, strict=True)], page.next_cursor
 
-    async def cancel(self, caller: Caller, job_id: str) -> Job:
+    async def cancel(self, caller: Caller, job_id: str, *, only_queued: bool = False) -> Job:
         """Ask a job to stop; one that waits is cancelled at once, one that is restored within seconds.
 
+        Args:
+            only_queued: leave one alone that a runner has taken up.
+
         Raises:
-            ConflictRefusal: it has ended.
+            ConflictRefusal: it has ended, or is to be left alone.
         """
         caller.require("jobs:write")
-        job = await in_thread(self.jobs.request_cancel, job_id, owner=caller.sees, limiter=self._writers)
+        cancel = partial(self.jobs.request_cancel, job_id, owner=caller.sees, only_queued=only_queued)
+        job = await in_thread(cancel, limiter=self._writers)
         await self._wake_runner()
         return job
 

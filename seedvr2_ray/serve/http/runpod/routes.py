@@ -38,7 +38,7 @@ from seedvr2_ray.serve.http.runpod.answers import (
 )
 from seedvr2_ray.serve.http.v1.inline_files import read_inline, submit_file
 from seedvr2_ray.serve.jobs import Job, JobState
-from seedvr2_ray.serve.problems import ConflictRefusal, RateRefusal
+from seedvr2_ray.serve.problems import ConflictRefusal, GoneRefusal, MissingRefusal, RateRefusal
 from seedvr2_ray.serve.security.auth import Caller
 from seedvr2_ray.serve.security.wording import explained
 from seedvr2_ray.serve.service.submission import Submission
@@ -163,9 +163,9 @@ async def purge_queue(service: TheService, caller: TheCaller, endpoint_id: Endpo
     num_removed = 0
     for job_id in waiting:
         try:
-            await service.cancel(caller, job_id)
-        except ConflictRefusal:
-            continue  # It has ended since.
+            await service.cancel(caller, job_id, only_queued=True)
+        except (ConflictRefusal, GoneRefusal, MissingRefusal):
+            continue  # It waits no more since it was listed.
         num_removed += 1
     return JSONResponse({"removed": num_removed, "status": "completed"})
 

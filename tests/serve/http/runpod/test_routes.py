@@ -20,6 +20,7 @@ from seedvr2_ray.errors import CapacityError
 from seedvr2_ray.media.probe import probe
 from seedvr2_ray.serve.config import Limits
 from seedvr2_ray.serve.db.key_store import KeyStore
+from seedvr2_ray.serve.http.runpod import routes
 from seedvr2_ray.serve.security.api_keys import make_key
 from tests.media import clips
 from tests.serve.deployment import WatchedRestorers, deploy
@@ -279,6 +280,22 @@ def test_purging_removes_what_waits_at_that_endpoint_and_health_counts_jobs(tmp_
         assert endpoint.purge_queue() == {"removed": 2, "status": "completed"}
         assert [job.status() for job in jobs] == ["CANCELLED", "CANCELLED"]
         assert kept.status() == "IN_QUEUE"
+
+
+def test_purging_leaves_a_job_alone_that_is_taken_up_while_those_that_wait_are_listed(tmp_path, clip, monkeypatch):
+    with served(deploy(tmp_path, auth=("none",)), with_runner=False) as service:
+        endpoint, list_waiting = sdk(service, monkeypatch), routes._waiting
+        jobs = [endpoint.run({"action": "restore", "media": encoded(clip), **SMALL}) for _ in range(2)]
+
+        async def list_and_claim(*values):
+            found = await list_waiting(*values)
+            service.deployment.jobs.claim("runner", lease_seconds=60, limit=1)
+            return found
+
+        monkeypatch.setattr(routes, "_waiting", list_and_claim)
+        assert endpoint.purge_queue() == {"removed": 1, "status": "completed"}
+        assert not any(job.cancel_requested for job in service.deployment.jobs.list(owner=None).jobs if job.runner)
+        assert sorted(job.status() for job in jobs) == ["CANCELLED", "IN_PROGRESS"]
 
 
 def test_too_little_memory_is_said_in_the_documented_words(tmp_path, clip):
