@@ -175,7 +175,7 @@ def tus(num_bytes: int, name: str) -> dict[str, str]:
 def completed(
     ingress: Ingress, path: Path, name: str, media_type: str, *, owner: str = "local", data: bytes = DATA
 ) -> str:
-    """Put a job and its result where a runner would have."""
+    """Put a job and its result where a runner would have. There must be no runner: it would take the job itself."""
     path.write_bytes(data)
     jobs, results = ingress.service.jobs, ingress.service.results
     info = ResultInfo(
@@ -193,6 +193,6 @@ def completed(
     source = Source(kind="upload", location="upload_x", name=name)
     made, _ = jobs.create(NewJob(owner=owner, source=source, settings={}))
     taken = [each for each in jobs.claim("me", lease_seconds=60, limit=100) if each.id == made.id]
-    for each in taken:
-        jobs.advance(each.id, each.fence, JobState.COMPLETED, result=info)
+    assert len(taken) == 1, "somebody else took the job"
+    jobs.advance(made.id, taken[0].fence, JobState.COMPLETED, result=info)
     return made.id
