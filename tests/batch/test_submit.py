@@ -18,6 +18,7 @@ from playwright.sync_api import expect
 
 from tests.batch.archives import digests, make_archive, quarantined, restore_one_by_one
 from tests.browsers import open_browser
+from tests.ports import free_port
 from tests.processes import kill_family
 
 pytestmark = pytest.mark.ray
@@ -26,23 +27,16 @@ ROOT = Path(__file__).parents[2]
 RAY = str(Path(sys.executable).parent / "ray")
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[str]:
     """The address of the dashboard of a cluster of its own."""
-    gcs, dashboard = _free_port(), _free_port()
+    gcs, dashboard = free_port(), free_port()
     command = [RAY, "start", "--head", "--block", "--num-cpus=2", "--disable-usage-stats", f"--port={gcs}"]
     command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--node-ip-address=127.0.0.1"]
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # A path of a socket may have 107 characters.
     command += [f"--object-store-memory={150 << 20}", f"--temp-dir={folder}"]
     # Another Ray on the same machine has the usual one, and without its agent a cluster takes no jobs.
-    command += [f"--dashboard-agent-listen-port={_free_port()}"]
+    command += [f"--dashboard-agent-listen-port={free_port()}"]
     head = subprocess.Popen(
         command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=_environment()
     )

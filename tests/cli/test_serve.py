@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from seedvr2_ray.cli.main import app
 from seedvr2_ray.cli.serve import BEHIND_NGINX
 from seedvr2_ray.errors import SettingsError
 from tests.listening import Listener, accepts, listeners_of, own_address
+from tests.ports import free_port
 from tests.processes import kill_family
 
 ROOT = Path(__file__).parents[2]
@@ -58,9 +58,7 @@ class Service:
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("service")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     config = {
         "proxy_location": "HeadOnly",
         "http_options": {"host": "127.0.0.1", "port": port},

@@ -1,6 +1,5 @@
 """Streams from the network on loopback: MPEG-TS over UDP whose senders are killed, RTMP, RTSP and TCP."""
 
-import socket
 import subprocess
 import sys
 import threading
@@ -16,15 +15,9 @@ from seedvr2_ray.live.inputs import AddressOpener, parse_input
 from seedvr2_ray.live.session import LiveOutcome, LiveRules
 from tests.live.senders import RATE, Sent, stream_bytes
 from tests.live.streams import make_session, receive
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
-
-
-def free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def start_sender(port: int, first: int, start: float) -> "subprocess.Popen[bytes]":

@@ -4,7 +4,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -21,6 +20,7 @@ from seedvr2_ray.serve.config import FetchRules, LiveLimits, ModelPool
 from seedvr2_ray.serve.db.database import Database, open_database
 from seedvr2_ray.serve.db.tables import METADATA
 from tests.missing import missing
+from tests.ports import free_port
 from tests.serve.braked import Brake, BrakedRestorers
 from tests.serve.running import RunningService, start_service
 
@@ -116,9 +116,7 @@ def postgres_server() -> Iterator[PostgresServer]:
         capture_output=True,
         cwd=folder,
     )
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     # Nothing here has to survive a power cut, so nothing waits for the disk.
     settings = {
         "listen_addresses": "127.0.0.1",

@@ -14,7 +14,8 @@ from seedvr2_ray.storage.address import fingerprint, has_changed
 from seedvr2_ray.storage.commits import CommitStore
 from seedvr2_ray.storage.location import exists, fetch, publish, publish_bytes, require_writable, sign_put
 from seedvr2_ray.storage.orphans import remove_orphans
-from tests.s3_server import SECRET, bucket, endpoint, free_port
+from tests.ports import free_port
+from tests.s3_server import SECRET, bucket, endpoint
 
 __all__ = ["bucket", "endpoint"]
 
