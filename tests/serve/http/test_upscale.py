@@ -327,6 +327,7 @@ async def _publish_and_die(deployment: Deployment) -> None:
         task.cancel()
         await asyncio.wait([task])
         workers.close()
+        deployment.let_leases_end()
 
 
 def _key(service: HttpService, owner: str) -> str:

@@ -76,14 +76,21 @@ def test_a_job_gives_the_bytes_that_the_command_line_gives(clip, undisturbed, tm
 def test_a_job_whose_runner_is_killed_goes_on_elsewhere_to_the_same_bytes_and_repeats_no_committed_segment(
     clip, undisturbed, tmp_path, stop_at
 ):
-    restorers, reached = WatchedRestorers(), threading.Event()
-    restorers.on_segment = lambda task: len(restorers.begun) >= stop_at and reached.set()
+    restorers, reached, killed = WatchedRestorers(), threading.Event(), threading.Event()
+
+    def wait_to_be_killed(task):
+        if len(restorers.begun) >= stop_at and not killed.is_set():
+            reached.set()
+            killed.wait(60)
+
+    restorers.on_segment = wait_to_be_killed
     service = deploy(tmp_path, restorers)
     job = service.submit(clip)
 
     async def work():
         async with service.running():
             await asyncio.to_thread(reached.wait, 60)
+        killed.set()
         first = list(restorers.begun)
         restorers.begun.clear()
         async with service.running():
@@ -99,38 +106,42 @@ def test_a_job_whose_runner_is_killed_goes_on_elsewhere_to_the_same_bytes_and_re
 
 
 def test_a_job_that_is_cancelled_stops_within_a_batch(clip, tmp_path):
-    batches, begun = [], threading.Event()
+    batches, begun, go_on = [], threading.Event(), threading.Event()
 
-    def slowly(task):
-        batches.append(time.monotonic())
+    def hold(task):
+        batches.append(threading.current_thread())
         begun.set()
-        time.sleep(0.05)
+        go_on.wait(60)
 
-    service = deploy(tmp_path, WatchedRestorers(on_batch=slowly))
+    service = deploy(tmp_path, WatchedRestorers(on_batch=hold))
     job = service.submit(clip, webhook_url="https://example.org/hook")
 
     async def work():
         async with service.running():
             await asyncio.to_thread(begun.wait, 60)
             service.jobs.request_cancel(job.id, owner="anna")
-            asked = time.monotonic()
-            ended = await service.until(job, seconds=5)
-            took = time.monotonic() - asked
-            num_batches = len(batches)
-            await asyncio.sleep(0.5)
-            return ended, took, len(batches) - num_batches
+            ended = await service.until(job)  # Though the batch goes on.
+            go_on.set()
+            return ended
 
-    ended, took, batches_after = asyncio.run(work())
+    ended = asyncio.run(work())
     assert ended.state is JobState.CANCELLED
-    assert took < 2
-    assert batches_after <= 1
+    batches[0].join(60)
+    assert not batches[0].is_alive() and len(batches) <= 2, "of 58"
     (use,) = service.usage.by_day(owner="anna", since=job.created_at)
     assert use.gpu_seconds > 0
 
 
 def test_a_runner_that_lost_its_claim_writes_nothing_more(clip, tmp_path):
-    begun, go_on = threading.Event(), threading.Event()
-    service = deploy(tmp_path, WatchedRestorers(on_segment=lambda task: begun.set() or go_on.wait(30)))
+    begun, go_on, at_work = threading.Event(), threading.Event(), []
+
+    def hold(task):
+        at_work.append(threading.current_thread())
+        begun.set()
+        go_on.wait(60)
+
+    # No room for another job: between the two lines of the theft, the runner would now and then be quicker.
+    service = deploy(tmp_path, WatchedRestorers(on_segment=hold), limits=Limits(max_active_jobs=1))
     job = service.submit(clip)
 
     async def work():
@@ -139,21 +150,20 @@ def test_a_runner_that_lost_its_claim_writes_nothing_more(clip, tmp_path):
             held = service.jobs.get(job.id)
             service.jobs.release(held.runner, {job.id: held.fence})
             (stolen,) = service.jobs.claim("thief", lease_seconds=60, limit=1)
-            await service.until(job, lambda _: runner.num_active == 0, seconds=10)
+            await service.until(job, lambda _: runner.num_active == 0)
             go_on.set()
-            await asyncio.sleep(0.3)
             return stolen
 
     stolen = asyncio.run(work())
+    at_work[0].join(60)
+    assert not at_work[0].is_alive()
     now = service.jobs.get(job.id)
     assert (now.runner, now.fence, now.version) == ("thief", stolen.fence, stolen.version)
 
 
 def test_a_runner_that_drains_hands_its_jobs_over_at_once(clip, undisturbed, tmp_path):
     begun = threading.Event()
-    service = deploy(
-        tmp_path, WatchedRestorers(on_batch=lambda task: begun.set() or time.sleep(0.02)), lease_seconds=60
-    )
+    service = deploy(tmp_path, WatchedRestorers(on_batch=lambda task: begun.set() or time.sleep(0.02)))
     jobs = [service.submit(clip, replace(SETTINGS, crf=crf)) for crf in (-1, 30)]
 
     async def work():
@@ -178,7 +188,8 @@ def test_a_segment_that_stalls_is_given_to_another_replica(clip, undisturbed, tm
         if task.first_frame == 20 and stuck[20] == 1:
             release.wait(60)
 
-    limits = Limits(stall_seconds=0.5)
+    # Others may stall as well, where the machine does; no segment is given up for it.
+    limits = Limits(stall_seconds=0.5, max_segment_tries=20)
     service = deploy(tmp_path, WatchedRestorers(on_segment=hang_once), num_replicas=2, limits=limits)
     job = service.submit(clip)
 
@@ -191,7 +202,7 @@ def test_a_segment_that_stalls_is_given_to_another_replica(clip, undisturbed, tm
 
     ended = asyncio.run(work())
     assert service.master(ended) == undisturbed[0]
-    assert stuck[20] == 2
+    assert stuck[20] >= 2
 
 
 def test_a_segment_that_stalls_everywhere_fails_its_job_with_a_reason(clip, tmp_path):
@@ -304,15 +315,27 @@ def test_twenty_jobs_of_three_owners_share_the_replicas(tmp_path, short_clip):
 
 
 def test_a_short_job_overtakes_a_video(clip, short_clip, tmp_path):
-    begun = threading.Event()
-    service = deploy(tmp_path, WatchedRestorers(on_segment=lambda task: begun.set() or time.sleep(0.4)))
+    restorers, (begun, short_waits, short_ended) = WatchedRestorers(), (threading.Event() for _ in range(3))
+
+    def hold(task):
+        begun.set()
+        short_waits.wait(60)
+        if len(restorers.begun) > 4:  # The video's others wait for the short job, which must be before them.
+            short_ended.wait(60)
+
+    restorers.on_segment = hold
+    service = deploy(tmp_path, restorers)
     video = service.submit(clip)
 
     async def work():
         async with service.running():
             await asyncio.to_thread(begun.wait, 60)
             short = service.submit(short_clip, owner="bert")
-            return await service.until(short), service.jobs.get(video.id), await service.until(video)
+            await service.until(short, lambda now: now.state is JobState.RESTORING)
+            short_waits.set()
+            ended, video_then = await service.until(short), service.jobs.get(video.id)
+            short_ended.set()
+            return ended, video_then, await service.until(video)
 
     short, video_then, video_after = asyncio.run(work())
     assert short.state is video_after.state is JobState.COMPLETED
@@ -321,13 +344,17 @@ def test_a_short_job_overtakes_a_video(clip, short_clip, tmp_path):
 
 
 def test_limits_change_while_jobs_run(short_clip, tmp_path):
-    at_work, most, lock, go_on = Counter(), [], threading.Lock(), threading.Event()
+    at_work, most, lock, may_share, two = Counter(), [], threading.Lock(), threading.Event(), threading.Event()
 
     def note(task):
         with lock:
             at_work["now"] += 1
             most.append(at_work["now"])
-        go_on.wait(1)
+            if at_work["now"] > 1:
+                two.set()
+        if len(most) > 1:
+            may_share.wait(60)
+            two.wait(60)
         with lock:
             at_work["now"] -= 1
 
@@ -339,6 +366,7 @@ def test_limits_change_while_jobs_run(short_clip, tmp_path):
             await service.until(jobs[0])
             alone = max(most)
             runner.replace_limits(Limits(max_active_jobs=10))
+            may_share.set()
             for job in jobs:
                 await service.until(job)
             return alone
@@ -399,7 +427,7 @@ def test_a_segment_that_is_not_wanted_any_more_frees_its_replica_only_when_its_t
     async def work():
         async with service.running():
             for job in jobs:
-                await service.until(job, lambda now: now.state is JobState.RESTORING)
+                await service.until(job, lambda now: now.state is JobState.RESTORING or now.state.is_final)
                 await asyncio.sleep(0.2)
                 with contextlib.suppress(ConflictRefusal):  # It was quicker.
                     service.jobs.request_cancel(job.id, owner="anna")

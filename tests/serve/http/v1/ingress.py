@@ -86,7 +86,6 @@ def serving(
         models={"lanczos": ModelPool(price_per_gpu_hour=3.6), "nano": ModelPool()},
         default_model="lanczos",
         limits=limits or Limits(),
-        lease_seconds=2.0,
         **config,
     )
     database = open_database(f"sqlite:///{folder}/service.db")
