@@ -1,6 +1,5 @@
 """Laws of what killed runs leave behind, and of folders that not every machine sees. No Ray."""
 
-import time
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from seedvr2_ray.batch.leftovers import (
 )
 from seedvr2_ray.errors import DeploymentError
 from seedvr2_ray.restoration.work.failures import Failure
+from tests.waiting import wait_for
 
 
 def job_in(folder: Path, run: str) -> Job:
@@ -54,10 +54,7 @@ def test_a_run_says_that_it_goes_on_whatever_its_driver_waits_for(
     note = Path(job.manifest_folder) / "alive"
     with kept_alive(job):
         first = note.stat().st_ino
-        limit = time.monotonic() + 10
-        while note.stat().st_ino == first:
-            assert time.monotonic() < limit
-            time.sleep(0.005)
+        wait_for(lambda: note.stat().st_ino != first, "another sign of life")
 
 
 def test_work_that_a_killed_run_could_not_remove_goes_at_the_end_of_the_next_unless_it_is_wanted(
