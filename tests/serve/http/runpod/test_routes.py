@@ -255,15 +255,17 @@ def test_the_sdk_streams_progress_until_the_end(tmp_path, clip, monkeypatch):
 
 
 def test_the_sdk_cancels_a_job_that_runs_and_a_stream_of_it_ends(tmp_path, clip, monkeypatch):
-    restorers = WatchedRestorers(on_segment=lambda task: time.sleep(0.5))
+    may_go_on = threading.Event()
+    restorers = WatchedRestorers(on_segment=lambda task: may_go_on.wait(60))
     with served(deploy(tmp_path, restorers, auth=("none",))) as service:
         endpoint = sdk(service, monkeypatch)
         job = endpoint.run({"action": "restore", "media": encoded(clip), **SMALL})
         _until(service, job.job_id, "IN_PROGRESS")
         assert job.cancel() == {"id": job.job_id, "status": "CANCELLED"}
         _until(service, job.job_id, "CANCELLED")
+        may_go_on.set()
         assert job.status() == "CANCELLED"
-        assert runpod.endpoint.Job("any-endpoint", job.job_id, endpoint.rp_client).output(timeout=10) is None
+        assert runpod.endpoint.Job("any-endpoint", job.job_id, endpoint.rp_client).output(timeout=60) is None
         assert [item["state"] for item in job.stream()][-1] == "cancelled"
         assert job.cancel()["status"] == "CANCELLED"
 
