@@ -130,7 +130,7 @@ class Deployment:
         self.database.clock = lambda: before() + lease
 
     async def until(
-        self, job: Job, condition: Callable[[Job], bool] = lambda job: job.state.is_final, *, seconds: float = 60.0
+        self, job: Job, condition: Callable[[Job], bool] = lambda job: job.state.is_final, *, seconds: float = 240.0
     ) -> Job:
         """Wait for something to be true of a job."""
         deadline = time.monotonic() + seconds

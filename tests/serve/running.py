@@ -212,7 +212,7 @@ def start_service(
         environ: more variables of its environment.
         config: more fields of :class:`ServiceConfig`; ``auth`` is ``none`` unless given.
     """
-    values = {"auth": ("none",), "default_model": next(iter(models)), "lease_seconds": 3.0, **config}
+    values = {"auth": ("none",), "default_model": next(iter(models)), "lease_seconds": 120.0, **config}
     plan = ServicePlan(
         config=ServiceConfig(
             data=data or str(folder / "data"),

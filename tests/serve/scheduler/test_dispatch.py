@@ -73,7 +73,7 @@ def test_a_segment_that_stalls_is_given_to_another_replica(clip, undisturbed, tm
     def hang_once(task):
         stuck[task.first_frame] += 1
         if task.first_frame == 20 and stuck[20] == 1:
-            release.wait(60)
+            release.wait(240)
 
     # Others may stall as well, where the machine does; no segment is given up for it.
     limits = Limits(stall_seconds=0.5, max_segment_tries=20)
@@ -96,7 +96,7 @@ def test_a_segment_that_stalls_is_given_to_another_replica(clip, undisturbed, tm
 def test_a_segment_that_stalls_everywhere_fails_its_job_with_a_reason(clip, tmp_path):
     release = threading.Event()
     limits = Limits(stall_seconds=0.3, max_segment_tries=2)
-    hanging = WatchedRestorers(on_segment=lambda task: task.first_frame == 20 and release.wait(60))
+    hanging = WatchedRestorers(on_segment=lambda task: task.first_frame == 20 and release.wait(240))
     service = deploy(tmp_path, hanging, num_replicas=4, limits=limits)
     job = service.submit(clip)
 
@@ -160,9 +160,9 @@ def test_a_short_job_overtakes_a_video(clip, short_clip, tmp_path):
 
     def hold(task):
         begun.set()
-        short_waits.wait(60)
+        short_waits.wait(240)
         if len(restorers.begun) > 4:  # The video's others wait for the short job, which must be before them.
-            short_ended.wait(60)
+            short_ended.wait(240)
 
     restorers.on_segment = hold
     service = deploy(tmp_path, restorers)
@@ -170,7 +170,7 @@ def test_a_short_job_overtakes_a_video(clip, short_clip, tmp_path):
 
     async def work():
         async with service.running():
-            await asyncio.to_thread(begun.wait, 60)
+            await asyncio.to_thread(begun.wait, 240)
             short = service.submit(short_clip, owner="bert")
             await service.until(short, lambda now: now.state is JobState.RESTORING)
             short_waits.set()

@@ -53,7 +53,7 @@ def test_a_job_whose_runner_is_killed_goes_on_elsewhere_to_the_same_bytes_and_re
     def wait_to_be_killed(task):
         if len(restorers.begun) >= stop_at and not killed.is_set():
             reached.set()
-            killed.wait(60)
+            killed.wait(240)
 
     restorers.on_segment = wait_to_be_killed
     service = deploy(tmp_path, restorers)
@@ -61,7 +61,7 @@ def test_a_job_whose_runner_is_killed_goes_on_elsewhere_to_the_same_bytes_and_re
 
     async def work():
         async with service.running():
-            await asyncio.to_thread(reached.wait, 60)
+            await asyncio.to_thread(reached.wait, 240)
         killed.set()
         first = list(restorers.begun)
         restorers.begun.clear()
@@ -83,14 +83,14 @@ def test_a_job_that_is_cancelled_stops_within_a_batch(clip, tmp_path):
     def hold(task):
         batches.append(threading.current_thread())
         begun.set()
-        go_on.wait(60)
+        go_on.wait(240)
 
     service = deploy(tmp_path, WatchedRestorers(on_batch=hold))
     job = service.submit(clip, webhook_url="https://example.org/hook")
 
     async def work():
         async with service.running():
-            await asyncio.to_thread(begun.wait, 60)
+            await asyncio.to_thread(begun.wait, 240)
             service.jobs.request_cancel(job.id, owner="anna")
             ended = await service.until(job)  # Though the batch goes on.
             go_on.set()
@@ -98,7 +98,7 @@ def test_a_job_that_is_cancelled_stops_within_a_batch(clip, tmp_path):
 
     ended = asyncio.run(work())
     assert ended.state is JobState.CANCELLED
-    batches[0].join(60)
+    batches[0].join(240)
     assert not batches[0].is_alive() and len(batches) <= 2, "of 58"
     (use,) = service.usage.by_day(owner="anna", since=job.created_at)
     assert use.gpu_seconds > 0
@@ -110,7 +110,7 @@ def test_a_runner_that_lost_its_claim_writes_nothing_more(clip, tmp_path):
     def hold(task):
         at_work.append(threading.current_thread())
         begun.set()
-        go_on.wait(60)
+        go_on.wait(240)
 
     # No room for another job: between the two lines of the theft, the runner would now and then be quicker.
     service = deploy(tmp_path, WatchedRestorers(on_segment=hold), limits=Limits(max_active_jobs=1))
@@ -118,7 +118,7 @@ def test_a_runner_that_lost_its_claim_writes_nothing_more(clip, tmp_path):
 
     async def work():
         async with service.running() as runner:
-            await asyncio.to_thread(begun.wait, 60)
+            await asyncio.to_thread(begun.wait, 240)
             held = service.jobs.get(job.id)
             service.jobs.release(held.runner, {job.id: held.fence})
             (stolen,) = service.jobs.claim("thief", lease_seconds=60, limit=1)
@@ -127,7 +127,7 @@ def test_a_runner_that_lost_its_claim_writes_nothing_more(clip, tmp_path):
             return stolen
 
     stolen = asyncio.run(work())
-    at_work[0].join(60)
+    at_work[0].join(240)
     assert not at_work[0].is_alive()
     now = service.jobs.get(job.id)
     assert (now.runner, now.fence, now.version) == ("thief", stolen.fence, stolen.version)
@@ -140,7 +140,7 @@ def test_a_runner_that_drains_hands_its_jobs_over_at_once(clip, undisturbed, tmp
 
     async def work():
         async with service.running() as runner:
-            await asyncio.to_thread(begun.wait, 60)
+            await asyncio.to_thread(begun.wait, 240)
             await runner.drain(grace_seconds=5)
             handed_over = [service.jobs.get(job.id) for job in jobs]
         async with service.running():
@@ -212,8 +212,8 @@ def test_limits_change_while_jobs_run(short_clip, tmp_path):
             if at_work["now"] > 1:
                 two.set()
         if len(most) > 1:
-            may_share.wait(60)
-            two.wait(60)
+            may_share.wait(240)
+            two.wait(240)
         with lock:
             at_work["now"] -= 1
 

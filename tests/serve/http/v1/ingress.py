@@ -53,7 +53,7 @@ class Ingress:
             key, token = make_key(owner, scopes or ("jobs:read", "jobs:write"), now=datetime.now(UTC))
             self.keys.add(key)
             headers["Authorization"] = f"Bearer {token}"
-        client = httpx.Client(base_url=self.url, headers=headers, timeout=30)
+        client = httpx.Client(base_url=self.url, headers=headers, timeout=120)
         self.clients.append(client)
         return client
 
@@ -106,7 +106,7 @@ def serving(
         for client in ingress.clients:
             client.close()
         server.should_exit = True
-        thread.join(30)
+        thread.join(240)
         database.close()
         assert not thread.is_alive(), "the server does not end"
 
@@ -143,7 +143,7 @@ def finished(client: httpx.Client, job_id: str) -> dict[str, Any]:
         job: dict[str, Any] = client.get(f"/v1/jobs/{job_id}").raise_for_status().json()
         return job if job["finished_at"] else None
 
-    found: dict[str, Any] = wait_for(look, "the job to end", seconds=60)
+    found: dict[str, Any] = wait_for(look, "the job to end")
     return found
 
 
