@@ -3,6 +3,7 @@
 import base64
 import json
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tests.missing import require_programs
 from tests.serve.http.v1.ingress import Ingress, serving
 from tests.serve.servers import saying
 from tests.serve.servers import serving as serving_files
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -69,7 +71,18 @@ def run(script: str, here: Path, **environment: str) -> str:
     return ran.stdout
 
 
-def test_the_scripts_about_the_api_run_as_they_stand(ingress: Ingress, key: str, here: Path, clip: Path) -> None:
+def test_the_scripts_about_the_api_run_as_they_stand(
+    ingress: Ingress, key: str, here: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_watched = threading.Event()
+
+    def hold(task: object) -> None:
+        """Keep the first job from ending before the script follows it, whose programs take a while to start."""
+        if not is_watched.is_set():
+            wait_for(lambda: ingress.service.watch.num_watchers > 0, "somebody to follow the job")
+            is_watched.set()
+
+    monkeypatch.setattr(ingress.restorers, "on_segment", hold)
     script = "\n".join(blocks(DOCS / "api.md", *SHELL))
     words = run(script, here, SERVICE=ingress.url, KEY=key, VIDEO=str(clip)).split()
     assert words[0] in ("queued", "planning", "restoring")
