@@ -13,6 +13,7 @@ from benchmarks.serve_nginx import find_nginx, nginx_before
 from seedvr2_ray.client.blocking import Client
 from seedvr2_ray.serve.config import Limits, ServiceConfig
 from tests.missing import missing
+from tests.ports import free_port
 from tests.s3_server import bucket, endpoint
 from tests.serve.http.v1.ingress import DATA, Ingress, completed, serving, upload
 from tests.waiting import wait_for
@@ -56,8 +57,8 @@ def fronted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fronted]:
             completed(ingress, folder / f"{name}.mp4", f"{name}-restored.mp4", "video/mp4", owner="anna", data=data)
             for name, data in (("Ö 1", DATA), ("long", LONG))
         ]
-        port = int(ingress.url.rpartition(":")[2])
-        with nginx_before(port, folder / "data" / "results", folder / "nginx") as nginx:
+        upstream = int(ingress.url.rpartition(":")[2])
+        with nginx_before(upstream, folder / "data" / "results", folder / "nginx", port=free_port()) as nginx:
             yield Fronted(ingress, f"http://127.0.0.1:{nginx.port}", *jobs)
 
 
