@@ -15,6 +15,7 @@ from seedvr2_ray.media.container.probe import probe
 from tests.media import clips
 from tests.missing import require_programs
 from tests.serve.running import RunningService
+from tests.serve.runpod_sdk import LONG, make_patient
 from tests.serve.servers import saying, serving
 
 pytestmark = [
@@ -42,6 +43,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def endpoint(service: RunningService, monkeypatch: pytest.MonkeyPatch) -> runpod.Endpoint:
+    make_patient(monkeypatch)
     monkeypatch.setattr(runpod, "endpoint_url_base", f"{service.base_url}/v2")
     monkeypatch.setattr(runpod, "api_key", service.token(OWNER))
     return runpod.Endpoint(ENDPOINT)
@@ -68,8 +70,8 @@ def test_the_sdk_runs_waits_streams_cancels_purges_and_asks_for_health(endpoint,
     assert job.status() == "COMPLETED"
     require_restored(job.output()["videos"][0], tmp_path)
 
-    assert endpoint.run({**given, "seed": 3}).output(timeout=240)["success"] is True
-    assert endpoint.run({"action": "health"}).output(timeout=240)["status"] == "healthy"
+    assert endpoint.run({**given, "seed": 3}).output(timeout=LONG)["success"] is True
+    assert endpoint.run({"action": "health"}).output(timeout=LONG)["status"] == "healthy"
 
     job = endpoint.run({**given, "seed": 4})
     assert job.cancel(timeout=240)["status"] in ("CANCELLED", "COMPLETED")

@@ -24,6 +24,7 @@ from seedvr2_ray.serve.security.api_keys import make_key
 from tests.media import clips
 from tests.serve.deployment import WatchedRestorers, deploy
 from tests.serve.http_service import HttpService, served
+from tests.serve.runpod_sdk import LONG, make_patient
 
 pytestmark = pytest.mark.slow
 
@@ -58,6 +59,7 @@ def endpoint(service: HttpService, monkeypatch: pytest.MonkeyPatch) -> runpod.En
 
 
 def sdk(service: HttpService, monkeypatch: pytest.MonkeyPatch, key: str = "any key", name: str = "any-endpoint"):
+    make_patient(monkeypatch)
     monkeypatch.setattr(runpod, "endpoint_url_base", f"{service.url}/v2")
     monkeypatch.setattr(runpod, "api_key", key)
     # The SDK sleeps a second between looks.
@@ -218,7 +220,7 @@ def test_the_sdk_waits_for_a_result(endpoint, clip, tmp_path):
 
 def test_the_sdk_runs_a_job_and_reads_its_status_and_output(endpoint, clip):
     job = endpoint.run({"action": "restore", "media": encoded(clip), **SMALL})
-    assert job.output(timeout=240)["success"] is True
+    assert job.output(timeout=LONG)["success"] is True
     assert job.status() == "COMPLETED"
 
 
@@ -231,7 +233,7 @@ def test_the_asynchronous_sdk_runs_a_job_and_reads_its_output(service, clip, mon
             job = await endpoint.run({"action": "restore", "media": encoded(clip), **SMALL})
             assert [item async for item in job.stream()][-1]["state"] == "completed"
             assert (await endpoint.health())["jobs"]["completed"] >= 1
-            return await job.output(timeout=240)
+            return await job.output(timeout=LONG)
 
     assert asyncio.run(work())["success"] is True
 
@@ -265,7 +267,7 @@ def test_the_sdk_cancels_a_job_that_runs_and_a_stream_of_it_ends(tmp_path, clip,
         _until(service, job.job_id, "CANCELLED")
         may_go_on.set()
         assert job.status() == "CANCELLED"
-        assert runpod.endpoint.Job("any-endpoint", job.job_id, endpoint.rp_client).output(timeout=240) is None
+        assert runpod.endpoint.Job("any-endpoint", job.job_id, endpoint.rp_client).output(timeout=LONG) is None
         assert [item["state"] for item in job.stream()][-1] == "cancelled"
         assert job.cancel()["status"] == "CANCELLED"
 

@@ -16,6 +16,7 @@ from tests.documents import ROOT, SHELL, blocks, make_cheap
 from tests.media.clips import make_clip
 from tests.missing import require_programs
 from tests.serve.http.v1.ingress import Ingress, serving
+from tests.serve.runpod_sdk import LONG, make_patient
 from tests.serve.servers import saying
 from tests.serve.servers import serving as serving_files
 from tests.waiting import wait_for
@@ -65,7 +66,7 @@ def run(script: str, here: Path, **environment: str) -> str:
         cwd=here,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=400,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
     return ran.stdout
@@ -106,14 +107,17 @@ def test_the_scripts_of_other_apis_clients_run_with_this_services_address(
     assert (here / "restored.mp4").read_bytes()[4:8] == b"ftyp"
 
 
-def test_the_program_for_runpods_sdk_runs_with_this_services_address(ingress: Ingress, key: str, clip: Path) -> None:
+def test_the_program_for_runpods_sdk_runs_with_this_services_address(
+    ingress: Ingress, key: str, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_patient(monkeypatch)
     (program,) = blocks(DOCS / "clients.md", "python")
     program = program.replace("https://video.example.org", ingress.url).replace("seedvr2_...", key)
     # The service's own address, and nothing of the example's settings, is what a reader changes.
     named: dict[str, object] = {"video_base64": base64.b64encode(clip.read_bytes()).decode()}
     exec(compile(program, "clients.md", "exec"), named)
     assert named["output"]["success"] is True  # type: ignore[index]
-    assert named["job"].output(timeout=120)["success"] is True  # type: ignore[attr-defined]
+    assert named["job"].output(timeout=LONG)["success"] is True  # type: ignore[attr-defined]
     named["endpoint"].rp_client.rp_session.close()  # type: ignore[attr-defined]
 
 
