@@ -71,7 +71,7 @@ def test_the_services_configuration_serves_jobs(tmp_path: Path) -> None:
     make_clip(clip, num_frames=10)
     try:
         service.start()
-        assert httpx.get(f"{service.base_url}/v1/jobs").status_code == 401
+        assert httpx.get(f"{service.base_url}/v1/jobs", timeout=240).status_code == 401
         with service.client() as client, clip.open("rb") as file:
             settings = json.dumps({"model": "lanczos", "resolution": "x2"})
             answer = client.post("/v1/jobs", files={"file": (clip.name, file)}, data={"settings": settings})

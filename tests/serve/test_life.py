@@ -170,7 +170,7 @@ def test_owners_neither_see_nor_end_one_anothers_jobs(service, brake, seeds, vid
         assert {answer.status_code for answer in answers} == {404}
         assert job_id not in bert.get("/v1/jobs").text
         assert job_id in anna.get("/v1/jobs").text
-        assert httpx.get(f"{service.base_url}{path}").status_code == 401
+        assert httpx.get(f"{service.base_url}{path}", timeout=240).status_code == 401
         brake.release()
         job = completed(anna, job_id)
         assert not job["cancel_requested"]

@@ -111,7 +111,7 @@ def test_a_url_for_putting_a_file_holds_for_its_size_alone(bucket: str) -> None:
     assert query["X-Amz-SignedHeaders"] == ["content-length;host"]
     assert query["X-Amz-Expires"] == ["60"]
     assert SECRET not in url
-    httpx.put(url, content=b"12345").raise_for_status()
+    httpx.put(url, content=b"12345", timeout=240).raise_for_status()
     assert fsspec.filesystem("s3").cat_file(f"{bucket}/deep/ö clip.mp4") == b"12345"
     for elsewhere in ("/a/folder/clip.mp4", "memory://clip.mp4"):
         assert sign_put(elsewhere, num_bytes=5, seconds=60) is None

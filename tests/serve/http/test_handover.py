@@ -124,7 +124,7 @@ def test_a_store_sends_what_is_saved_and_the_service_what_is_shown_in_place(buck
         answer = caller.get(f"/v1/jobs/{job}/result")
         assert (answer.status_code, answer.content) == (307, b"")
         assert answer.headers["cache-control"] == "private, no-store"
-        sent = httpx.get(answer.headers["location"])
+        sent = httpx.get(answer.headers["location"], timeout=240)
         assert sent.content == DATA
         assert sent.headers["content-type"] == "video/mp4"
         assert sent.headers["content-disposition"].startswith("attachment; filename=")

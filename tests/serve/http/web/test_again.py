@@ -138,7 +138,7 @@ def test_what_is_deleted_or_cancelled_can_be_taken_back_and_a_cancelled_job_begu
     tab.page.evaluate("window.undoMs = 0")
     card.get_by_role("button", name="Delete kept.mp4").click()
     expect(card).to_have_count(0)
-    jobs = httpx.get(f"{service.url}/v1/jobs").json()["jobs"]
+    jobs = httpx.get(f"{service.url}/v1/jobs", timeout=240).json()["jobs"]
     assert "kept.mp4" not in {job["name"] for job in jobs}
 
 
@@ -211,7 +211,7 @@ def test_the_file_is_made_as_it_was_chosen(tab: PageDriver, service: HttpService
     tab.picture("output")
     tab.start()
     expect(tab.pending(clip.name)).to_have_count(0)
-    job = httpx.get(f"{service.url}/v1/jobs").json()["jobs"][0]
+    job = httpx.get(f"{service.url}/v1/jobs", timeout=240).json()["jobs"][0]
     asked = {name: job["settings"][name] for name in ("codec", "container", "crf")}
     assert asked == {"codec": "hevc", "container": "mov", "crf": 30}
     tab.page.reload()
@@ -245,7 +245,7 @@ def test_many_are_deleted_and_taken_back_at_once(tab: PageDriver, service: HttpS
     expect(page.locator("#select")).to_be_focused()
     page.keyboard.press("Enter")
     expect(page.locator("#bulk")).to_be_hidden()
-    assert not {job["name"] for job in httpx.get(f"{service.url}/v1/jobs").json()["jobs"]} & set(names)
+    assert not {job["name"] for job in httpx.get(f"{service.url}/v1/jobs", timeout=240).json()["jobs"]} & set(names)
 
 
 def test_the_browser_tells_of_what_ended_while_nobody_looked(tab: PageDriver, clip: Path, tmp_path: Path) -> None:
