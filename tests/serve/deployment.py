@@ -116,7 +116,7 @@ class Deployment:
             yield runner
         finally:
             task.cancel()
-            _, at_work = await asyncio.wait([task], timeout=30.0)
+            _, at_work = await asyncio.wait([task], timeout=240.0)
             workers.close()
             assert not at_work, "the runner goes on after its end"
             self.let_leases_end()

@@ -121,7 +121,7 @@ def test_a_runner_that_lost_its_claim_writes_nothing_more(clip, tmp_path):
             await asyncio.to_thread(begun.wait, 240)
             held = service.jobs.get(job.id)
             service.jobs.release(held.runner, {job.id: held.fence})
-            (stolen,) = service.jobs.claim("thief", lease_seconds=60, limit=1)
+            (stolen,) = service.jobs.claim("thief", lease_seconds=600, limit=1)
             await service.until(job, lambda _: runner.num_active == 0)
             go_on.set()
             return stolen

@@ -22,7 +22,7 @@ from tests.serve.servers import Server, redirecting, saying, serving
 pytestmark = pytest.mark.slow
 
 RULES = FetchRules(allow_private=("127.0.0.0/8",))
-LIMITS = Limits(max_upload_bytes=100_000, fetch_seconds=20, max_redirects=2)
+LIMITS = Limits(max_upload_bytes=100_000, fetch_seconds=240, max_redirects=2)
 CONTENT = bytes(range(256)) * 100
 
 
