@@ -39,9 +39,9 @@ def test_a_job_gives_the_bytes_that_the_command_line_gives(clip, undisturbed, tm
     assert "Ferien" not in str(service.sidecar(ended))
     for kind in ("before", "after", "report"):
         assert service.layout.results.has(kind, ended.result.address)
-    (use,) = service.usage.by_day(owner="anna", since=job.created_at)
-    assert use.gpu_seconds == pytest.approx(ended.gpu_seconds, abs=1e-3)
-    assert use.gpu_seconds > 0
+    used = sum(day.gpu_seconds for day in service.usage.by_day(owner="anna", since=job.created_at))
+    assert used == pytest.approx(ended.gpu_seconds, abs=1e-3)
+    assert used > 0
 
 
 @pytest.mark.parametrize("stop_at", [1, 3, 6, 8])
@@ -100,8 +100,7 @@ def test_a_job_that_is_cancelled_stops_within_a_batch(clip, tmp_path):
     assert ended.state is JobState.CANCELLED
     batches[0].join(240)
     assert not batches[0].is_alive() and len(batches) <= 2, "of 58"
-    (use,) = service.usage.by_day(owner="anna", since=job.created_at)
-    assert use.gpu_seconds > 0
+    assert sum(day.gpu_seconds for day in service.usage.by_day(owner="anna", since=job.created_at)) > 0
 
 
 def test_a_runner_that_lost_its_claim_writes_nothing_more(clip, tmp_path):
