@@ -43,13 +43,14 @@ def find_nginx() -> str | None:
 
 
 @contextmanager
-def nginx_before(upstream: int, results: Path, folder: Path) -> Iterator[Nginx]:
+def nginx_before(upstream: int, results: Path, folder: Path, *, port: int | None = None) -> Iterator[Nginx]:
     """Run nginx before a service for as long as the block does.
 
     Args:
         upstream: port of the service.
         results: folder of its results.
         folder: of nginx's own files.
+        port: where it is to listen; by default one that nobody has now.
 
     Raises:
         RuntimeError: there is no nginx here, or it does not start.
@@ -57,9 +58,10 @@ def nginx_before(upstream: int, results: Path, folder: Path) -> Iterator[Nginx]:
     program = find_nginx()
     if program is None:
         raise RuntimeError("nginx is not installed; `make system-packages` installs it")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    if port is None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
     folder.mkdir(parents=True, exist_ok=True)
     replaced = {
         "listen 80;": f"listen 127.0.0.1:{port};",
@@ -76,7 +78,7 @@ def nginx_before(upstream: int, results: Path, folder: Path) -> Iterator[Nginx]:
     log = folder / "error.log"
     process = subprocess.Popen([program, "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", str(log)])
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 240
         while not _accepts(port):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"nginx does not start: {log.read_text()}")
@@ -84,7 +86,7 @@ def nginx_before(upstream: int, results: Path, folder: Path) -> Iterator[Nginx]:
         yield Nginx(port, process.pid)
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(240)
 
 
 def _accepts(port: int) -> bool:

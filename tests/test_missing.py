@@ -40,7 +40,7 @@ BUSY = "E: Could not get lock /var/lib/dpkg/lock-frontend. It is held by process
 
 
 def install() -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["sh", str(SCRIPT), "jq", "curl"], capture_output=True, text=True, timeout=20, check=False)
+    return subprocess.run(["sh", str(SCRIPT), "jq", "curl"], capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_a_busy_package_manager_is_waited_for(packages: Path) -> None:
@@ -76,7 +76,7 @@ def test_make_fails_in_ci_and_only_warns_elsewhere_when_packages_cannot_be_insta
     (packages / "answers").write_text("E: no network\n")
     monkeypatch.setenv("CI", ci)
     done = subprocess.run(
-        ["make", "-s", "system-packages"], cwd=ROOT, capture_output=True, text=True, timeout=20, check=False
+        ["make", "-s", "system-packages"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == code, done.stderr
     assert "the tests that need" in done.stderr and "postgresql" in done.stderr
@@ -114,7 +114,7 @@ def test_a_skip_for_another_reason_is_turned_into_a_failure_in_ci(tmp_path: Path
     )
     command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.conftest", str(tmp_path)]
     environ = {**os.environ, "CI": ci, "PYTHONPATH": str(ROOT), "PYTEST_ADDOPTS": ""}
-    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=240, check=False)
     assert outcome in done.stdout, done.stdout + done.stderr
 
 

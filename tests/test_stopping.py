@@ -5,7 +5,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 from seedvr2_ray.cli.main import main
 from seedvr2_ray.restoration.lanczos import LanczosRestorer
 from tests.media import clips
+from tests.waiting import wait_for
 
 SHORT_SEGMENTS = ("--segment-seconds", "0.5", "--segment-overlap", "4")
 SMALL = ("--model", "lanczos", "--resolution", "x2", "--preset", "ultrafast", *SHORT_SEGMENTS)
@@ -77,18 +77,34 @@ def test_a_stopped_run_says_one_line_and_goes_on_where_it_was(run, tmp_path, mon
     assert not list(tmp_path.glob(".*"))
 
 
+# The command itself, except that its seventh segment never ends: a run that is to be stopped is not over before.
+_ENDLESS = """
+import sys, time
+from seedvr2_ray.cli.main import main
+from seedvr2_ray.restoration.lanczos import LanczosRestorer
+
+begun, restore = [], LanczosRestorer.restore
+
+def restore_six(self, frames, task):
+    begun.append(task)
+    while len(begun) > 6:
+        time.sleep(0.02)
+    yield from restore(self, frames, task)
+
+LanczosRestorer.restore = restore_six
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 def start(*arguments):
-    command = [sys.executable, "-m", "seedvr2_ray", *map(str, arguments)]
+    command = [sys.executable, "-c", _ENDLESS, *map(str, arguments)]
     # Ctrl-C is switched off in what a shell runs in the background, these tests perhaps.
     listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listen)
 
 
 def wait_for_parts(process, work, number):
-    for _ in range(60_000):
-        if len(list(work.glob("parts/records/*.json"))) >= number or process.poll() is not None:
-            return
-        time.sleep(0.002)
+    wait_for(lambda: process.poll() is not None or len(list(work.glob("parts/records/*.json"))) >= number, "parts")
 
 
 LARGE = ("--model", "lanczos", "--resolution", "x6", "--preset", "ultrafast", *SHORT_SEGMENTS)

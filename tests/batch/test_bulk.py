@@ -52,7 +52,7 @@ from tests.waiting import wait_for
 pytestmark = [
     pytest.mark.ray,
     # Half a minute each on an idle machine. What hangs is to be known as such, and soon.
-    pytest.mark.timeout(400),
+    pytest.mark.timeout(1200),
     # Ray leaves its log files and sockets to the garbage collector.
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -291,7 +291,7 @@ def test_ray_keeps_no_notes_of_rows_that_are_done() -> None:
     dataset.context.custom_execution_callback_classes.append(NotedBlocks)  # Called after the feed's own.
     received = 0
     with feed:
-        while not isinstance(event := events.get(timeout=60), FeedOver):
+        while not isinstance(event := events.get(timeout=240), FeedOver):
             feed.read(event)
             received += 1
     assert event.error is None and received == 30
@@ -345,7 +345,7 @@ def test_a_driver_whose_head_is_killed_says_so_and_the_same_command_goes_on(
     assert driver.poll() is None
     os.kill(_head_of(driver.pid), signal.SIGKILL)
     try:
-        assert driver.wait(timeout=120) == DeploymentError.exit_code, (tmp_path / "said").read_text()
+        assert driver.wait(timeout=240) == DeploymentError.exit_code, (tmp_path / "said").read_text()
         assert "run the same command again once the head runs" in (tmp_path / "said").read_text()
         assert json.loads((job_folder(output) / "report.json").read_text())["stopped"] is True
     finally:

@@ -1,7 +1,6 @@
 """Laws of what killed runs leave behind, and of folders that not every machine sees. No Ray."""
 
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from seedvr2_ray.batch.leftovers import (
 )
 from seedvr2_ray.errors import DeploymentError
 from seedvr2_ray.restoration.work.failures import Failure
+from tests.waiting import wait_for
 
 
 def job_in(folder: Path, run: str) -> Job:
@@ -55,10 +55,7 @@ def test_a_run_says_that_it_goes_on_whatever_its_driver_waits_for(
     note = Path(job.manifest_folder) / "alive"
     with kept_alive(job):
         first = note.stat().st_ino
-        limit = time.monotonic() + 10
-        while note.stat().st_ino == first:
-            assert time.monotonic() < limit
-            time.sleep(0.005)
+        wait_for(lambda: note.stat().st_ino != first, "another sign of life")
 
 
 def test_a_run_goes_on_saying_that_it_goes_on_whatever_its_store_raises(

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,9 @@ from playwright.sync_api import expect
 
 from tests.batch.archives import digests, make_archive, quarantined, restore_one_by_one
 from tests.browsers import open_browser
+from tests.ports import free_port
 from tests.processes import kill_family
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.ray
 
@@ -26,39 +27,32 @@ ROOT = Path(__file__).parents[2]
 RAY = str(Path(sys.executable).parent / "ray")
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[str]:
     """The address of the dashboard of a cluster of its own."""
-    gcs, dashboard = _free_port(), _free_port()
+    gcs, dashboard = free_port(), free_port()
     command = [RAY, "start", "--head", "--block", "--num-cpus=2", "--disable-usage-stats", f"--port={gcs}"]
     command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--node-ip-address=127.0.0.1"]
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # A path of a socket may have 107 characters.
     command += [f"--object-store-memory={150 << 20}", f"--temp-dir={folder}"]
     # Another Ray on the same machine has the usual one, and without its agent a cluster takes no jobs.
-    command += [f"--dashboard-agent-listen-port={_free_port()}"]
+    command += [f"--dashboard-agent-listen-port={free_port()}"]
     head = subprocess.Popen(
         command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=_environment()
     )
     try:
-        limit = time.monotonic() + 180
-        while True:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", dashboard)) == 0:
-                    break
-            assert head.poll() is None and time.monotonic() < limit, "the cluster did not start"
-            time.sleep(0.2)
+        wait_for(lambda: head.poll() is not None or _is_listening(dashboard), "the cluster")
+        assert head.poll() is None, "the cluster did not start"
         yield f"http://127.0.0.1:{dashboard}"
     finally:
         # Ray itself waits half a minute for its own parts.
         kill_family(head)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_listening(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _environment() -> dict[str, str]:
@@ -67,6 +61,17 @@ def _environment() -> dict[str, str]:
 
 def _run(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([RAY, *words], env=_environment(), capture_output=True, text=True, timeout=400, check=False)
+
+
+def _submit(cluster: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """Submit a job and return when it has ended. A dashboard answers some seconds before it takes one."""
+
+    def taken() -> subprocess.CompletedProcess[str] | None:
+        done = _run("job", "submit", "--address", cluster, *words)
+        said = done.stdout + done.stderr
+        return None if "No available agent" in said or "Failed to connect to Ray" in said else done
+
+    return wait_for(taken, "the cluster to take a job")
 
 
 def _require_tasks_named_after_what_they_do(cluster: str) -> None:
@@ -82,7 +87,7 @@ def _require_tasks_named_after_what_they_do(cluster: str) -> None:
 
 def _require_dashboard_to_show_them(cluster: str, chromium: Path) -> None:
     """Ray's own page of the job, opened as its operator opens it, has a line for each kind of work."""
-    expect.set_options(timeout=30_000)
+    expect.set_options(timeout=240_000)
     with open_browser(chromium) as browser:
         page = browser.new_page()
         page.goto(f"{cluster}/#/jobs/archive-1")
@@ -104,8 +109,9 @@ def test_a_submitted_job_restores_an_archive_and_its_log_can_be_read(
     working_dir = tmp_path / "project"
     for name in ("jobs", "seedvr2_ray"):
         shutil.copytree(ROOT / name, working_dir / name, ignore=shutil.ignore_patterns("__pycache__"))
-    submitted = _run(
-        *("job", "submit", "--address", cluster, "--submission-id", "archive-1", "--working-dir", str(working_dir)),
+    submitted = _submit(
+        cluster,
+        *("--submission-id", "archive-1", "--working-dir", str(working_dir)),
         *("--", sys.executable, "jobs/restore_archive.py", "--manifest", str(archive.folder)),
         *("--output", str(tmp_path / "out"), "--model", "lanczos", "--resolution", "x2"),
         *("--segment-seconds", "0.5", "--segment-overlap", "4", "--scratch", str(tmp_path / "scratch")),

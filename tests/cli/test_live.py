@@ -32,7 +32,7 @@ def test_a_file_goes_in_and_a_stream_comes_out(ending: str, tmp_path: Path, caps
 def test_a_pipe_goes_in_and_comes_out_and_says_everything_on_stderr() -> None:
     command = [sys.executable, "-m", "seedvr2_ray", "live", "-", "-", *OPTIONS, "--json"]
     done = subprocess.run(
-        command, input=stream_bytes(30), capture_output=True, timeout=60, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        command, input=stream_bytes(30), capture_output=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
     assert done.returncode == 0, done.stderr.decode()
     assert receive(done.stdout).numbers == list(range(30))

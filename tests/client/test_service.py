@@ -34,7 +34,7 @@ def test_a_job_goes_from_a_file_to_a_file(ingress, clip, tmp_path):
         estimate = client.estimate(upload, QUICK, gang_size=1)
         assert (estimate.width, estimate.height, estimate.refusals, estimate.gang_size) == (128, 96, (), 1)
         job = client.submit(upload, QUICK, metadata={"shelf": 7}, gang_size=1)
-        seen = list(client.events(job, timeout_seconds=60))
+        seen = list(client.events(job, timeout_seconds=240))
         assert (seen[-1].state, seen[-1].metadata) == ("completed", {"shelf": 7})
         path = client.download(seen[-1], tmp_path)
         media = probe(str(path))

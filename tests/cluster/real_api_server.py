@@ -11,7 +11,6 @@ import contextlib
 import gzip
 import json
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -29,21 +28,16 @@ from seedvr2_ray.cluster.manifests import Manifest
 from seedvr2_ray.cluster.platform_rules import required_secrets
 from tests.cluster.api_server import TOKEN, write_kubeconfig
 from tests.cluster.rendered import FOLDER, OVERLAYS, manifests
+from tests.ports import free_port
 
 KINDS = {"RayCluster": "rayclusters", "RayService": "rayservices", "RayJob": "rayjobs", "RayCronJob": "raycronjobs"}
 MONITORING = {"PodMonitor": "podmonitors", "PrometheusRule": "prometheusrules"}
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextlib.contextmanager
 def kube_apiserver(program: str, etcd: str, folder: Path) -> Iterator[Path]:
     """Run both, on loopback only, and yield a kubeconfig of an administrator."""
-    ports = [_free_port() for _ in range(3)]
+    ports = [free_port() for _ in range(3)]
     store, peers = (f"http://127.0.0.1:{port}" for port in ports[:2])
     (folder / "tokens.csv").write_text(f'{TOKEN},admin,1,"system:masters"\n')
     subprocess.run(["openssl", "genrsa", "-out", folder / "key.pem", "2048"], check=True, capture_output=True)

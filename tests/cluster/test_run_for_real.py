@@ -3,7 +3,6 @@
 import json
 import os
 import shlex
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from tests.batch import test_submit
 from tests.batch.archives import digests
 from tests.cluster.rendered import FOLDER, manifests, the
 from tests.media.clips import make_clip
+from tests.ports import free_port
 from tests.serve.http_jobs import completed, download
 from tests.serve.running import RunningService, ServicePlan
 
@@ -34,12 +34,6 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> None:
     """The package's command is found, as in the image."""
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class _ManifestService(RunningService):
@@ -67,7 +61,7 @@ def _here(text: str, folder: Path, port: int) -> str:
 
 
 def test_the_services_configuration_serves_jobs(tmp_path: Path) -> None:
-    port = _free_port()
+    port = free_port()
     body = the("RayService", manifests("laptop"))
     body["spec"]["serveConfigV2"] = _here(body["spec"]["serveConfigV2"], tmp_path, port)
     plan = ServicePlan(config=service_config(Manifest(body)), port=port, num_cpus=4, environ={})
@@ -77,7 +71,7 @@ def test_the_services_configuration_serves_jobs(tmp_path: Path) -> None:
     make_clip(clip, num_frames=10)
     try:
         service.start()
-        assert httpx.get(f"{service.base_url}/v1/jobs").status_code == 401
+        assert httpx.get(f"{service.base_url}/v1/jobs", timeout=240).status_code == 401
         with service.client() as client, clip.open("rb") as file:
             settings = json.dumps({"model": "lanczos", "resolution": "x2"})
             answer = client.post("/v1/jobs", files={"file": (clip.name, file)}, data={"settings": settings})

@@ -78,7 +78,7 @@ class Machines:
         """Return the placement groups there are."""
         return [group["state"] for group in placement_group_table().values() if group["state"] != "REMOVED"]
 
-    def wait_until_nothing_is_left(self, shards: RowShards, seconds: float = 60.0) -> None:
+    def wait_until_nothing_is_left(self, shards: RowShards, seconds: float = 240.0) -> None:
         """Wait for GPUs, placement groups, processes and sockets to be given back, and fail where one is not."""
         wait_for(lambda: self.gpus_in_use() == 0, "GPUs to be free", seconds)
         wait_for(lambda: not self.groups(), "placement groups to go", seconds)

@@ -20,7 +20,7 @@ def test_bytes_come_out_as_they_went_in_however_they_are_cut() -> None:
     while piece := queue.read(13):
         assert len(piece) <= 13
         read += piece
-    writer.join(5)
+    writer.join(60)
     assert bytes(read) == data
 
 

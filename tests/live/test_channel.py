@@ -27,7 +27,7 @@ def test_slow_makes_whoever_puts_wait_and_loses_nothing() -> None:
     while not channel.is_over:
         assert len(channel) <= 2
         taken += channel.take(5)
-    sender.join(5)
+    sender.join(60)
     assert taken == list(range(50))
 
 
@@ -47,7 +47,7 @@ def test_an_abandoned_channel_lets_its_sender_go() -> None:
     sender = threading.Thread(target=channel.put, args=(2,))
     sender.start()
     channel.abandon()
-    sender.join(5)
+    sender.join(60)
     assert not sender.is_alive() and channel.is_over
 
 

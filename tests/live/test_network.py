@@ -1,11 +1,10 @@
 """Streams from the network on loopback: MPEG-TS over UDP whose senders are killed, RTMP, RTSP and TCP."""
 
-import socket
 import subprocess
 import sys
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,67 +12,62 @@ import pytest
 
 from seedvr2_ray.errors import DeploymentError, MediaError, SettingsError
 from seedvr2_ray.live.inputs import AddressOpener, parse_input
-from seedvr2_ray.live.session import LiveOutcome, LiveRules
+from seedvr2_ray.live.session import LiveOutcome, LiveRules, LiveSession
 from tests.live.senders import RATE, Sent, stream_bytes
 from tests.live.streams import make_session, receive
+from tests.ports import free_port
+from tests.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
 
 
-def free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def start_sender(port: int, first: int, start: float) -> "subprocess.Popen[bytes]":
-    """A sender in a process of its own, at its own rate, that goes on until it is killed."""
+def sender_of(port: int, first: int, start: float) -> "subprocess.Popen[bytes]":
+    """A sender in a process of its own that waits for a line, and then sends at its own rate until it is killed."""
     program = (
-        "import time\n"
+        "import sys, time\n"
         "from tests.live.senders import make_stream\n"
+        "sys.stdin.readline()\n"
         "began = time.monotonic()\n"
         "def pace(at):\n"
         "    time.sleep(max(0, began + at - time.monotonic()))\n"
         f"make_stream('udp://127.0.0.1:{port}?pkt_size=1316', 1000, first={first}, start={start}, pace=pace)\n"
     )
-    return subprocess.Popen([sys.executable, "-c", program], cwd=ROOT)
+    return subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdin=subprocess.PIPE)
 
 
 @pytest.mark.slow
 def test_senders_that_are_killed_and_restarted_over_udp_become_one_stream_in_step() -> None:
     port, sent, events = free_port(), Sent(), []
     opener = AddressOpener(
-        parse_input(f"udp://127.0.0.1:{port}"), wait_seconds=30, reconnect_seconds=8, tell=events.append
+        parse_input(f"udp://127.0.0.1:{port}"), wait_seconds=240, reconnect_seconds=240, tell=events.append
     )
     session = make_session(opener, sent, kind="mp4", rules=LiveRules(policy="drop", measures=False), events=events)
     outcome: list[LiveOutcome] = []
     runner = threading.Thread(target=lambda: outcome.append(session.run()))
+    senders = [sender_of(port, 1000, 1000.0), sender_of(port, 2000, 3.0)]
     runner.start()
     try:
-        for number, start in enumerate((1000.0, 3.0)):
-            if number:
-                # Longer than the silence after which a connection counts as broken.
-                time.sleep(2.5)
-            sender = start_sender(port, 1000 * (number + 1), start)
-            target = session.num_out + 60
-            deadline = time.monotonic() + 20
-            while session.num_out < target and time.monotonic() < deadline:
-                time.sleep(0.05)
-            sender.kill()
-            sender.wait(10)
-            assert session.num_out >= target, events
+        _let_send(senders[0], session, 60)
+        num_breaks = _told(events).count("interrupted")
+        senders[0].kill()
+        wait_for(lambda: _told(events).count("interrupted") > num_breaks, "the silence to be noticed")
+        _let_send(senders[1], session, 60)
     finally:
+        for sender in senders:
+            sender.kill()
+            sender.communicate()
         opener.stop()
         session.stop()
-        runner.join(20)
+        runner.join(120)
     (end,) = outcome
     found = receive(sent.data)
     assert end.frames_out == end.frames_in - end.dropped == len(found.numbers)
     assert {number // 1000 for number in found.numbers} == {1, 2}
     assert all(late > early for early, late in zip(found.numbers, found.numbers[1:], strict=False))
-    steps = [late - early for early, late in zip(found.times, found.times[1:], strict=False)]
-    assert min(steps) > 0 and max(steps) < 1.0
+    for (early, early_at), (late, late_at) in pairwise(zip(found.numbers, found.times, strict=True)):
+        # Datagrams that a busy machine loses leave a gap as long as what is missing.
+        lost = (late - early - 1) / RATE if late // 1000 == early // 1000 else 0.0
+        assert 0 < late_at - early_at < 1.0 + lost, (early, late)
     clicked = [number for number in found.numbers if number % 25 == 0]
     in_step = [
         number
@@ -82,15 +76,28 @@ def test_senders_that_are_killed_and_restarted_over_udp_become_one_stream_in_ste
     ]
     # The first click of a sender may lie before the first picture that could be decoded.
     assert len(in_step) >= len(clicked) - 2 >= 2
-    assert [event["event"] for event in events if event["event"] in ("interrupted", "resumed")][:2] == [
-        "interrupted",
-        "resumed",
-    ]
+    assert [name for name in _told(events) if name in ("interrupted", "resumed")][:2] == ["interrupted", "resumed"]
+
+
+def _let_send(sender: "subprocess.Popen[bytes]", session: LiveSession, num_frames: int) -> None:
+    """Have a sender begin, and wait until so many more frames have come out."""
+    target = session.num_out + num_frames
+    assert sender.stdin is not None
+    sender.stdin.write(b"go\n")
+    sender.stdin.flush()
+    wait_for(lambda: session.num_out >= target, f"{num_frames} frames of a sender")
+
+
+def _told(events: list[Any]) -> list[str]:
+    return [event["event"] for event in events]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("scheme", "kind"), [("rtmp", "flv"), ("rtsp", "rtsp"), ("tcp", "mpegts")])
-def test_a_sender_that_connects_to_us_is_restored_to_its_last_frame(scheme: str, kind: str) -> None:
+def test_a_sender_that_connects_to_us_is_restored_to_its_last_frame(
+    scheme: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("seedvr2_ray.live.inputs._READ_SECONDS", 240.0)  # A busy machine is no sender that has gone.
     url = f"{scheme}://127.0.0.1:{free_port()}/live/camera".removesuffix("/live/camera" * (scheme == "tcp"))
     program = (
         "import time, av\n"
@@ -103,10 +110,10 @@ def test_a_sender_that_connects_to_us_is_restored_to_its_last_frame(scheme: str,
         "        time.sleep(0.1)\n"
     )
     sent = Sent()
-    opener = AddressOpener(parse_input(url, listens=True), wait_seconds=30, reconnect_seconds=0)
+    opener = AddressOpener(parse_input(url, listens=True), wait_seconds=240, reconnect_seconds=0)
     with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT) as sender:
         outcome = make_session(opener, sent, kind="mp4", rules=LiveRules(policy="slow", measures=False)).run()
-        assert sender.wait(20) == 0
+        assert sender.wait(240) == 0
     found = receive(sent.data)
     assert outcome.frames_in == outcome.frames_out == 40
     assert found.numbers == list(range(40))

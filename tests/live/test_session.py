@@ -18,6 +18,7 @@ from tests.live.restorers import ChunkedRestorer
 from tests.live.senders import RATE, SIZE, Sent, make_stream, stream_bytes
 from tests.live.streams import bytes_opener, file_opener, make_session, receive, run_session
 from tests.media.clips import make_clip
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -107,12 +108,10 @@ def test_a_slow_restorer_drops_the_oldest_frames_and_says_how_many() -> None:
     outcome = []
     runner = threading.Thread(target=lambda: outcome.append(session.run()))
     runner.start()
-    while session.num_dropped < 20:
-        pass_by = threading.Event()
-        pass_by.wait(0.01)
+    wait_for(lambda: session.num_dropped >= 20, "frames to be dropped")
     for _ in range(100):
         restorer.gate.release()
-    runner.join(20)
+    runner.join(120)
     (end,) = outcome
     assert end.dropped >= 20
     assert end.frames_out == end.frames_in - end.dropped

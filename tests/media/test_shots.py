@@ -130,4 +130,5 @@ def test_pictures_are_looked_at_one_by_one_and_let_go() -> None:
         return peak
 
     peak_bytes(20)
-    assert peak_bytes(200) < peak_bytes(50) * 1.2
+    # Of 150 pictures more: other threads of this process may keep something meanwhile.
+    assert peak_bytes(200) < peak_bytes(50) + 30 * HEIGHT * WIDTH * 3

@@ -27,7 +27,7 @@ class ThreadRank(SequenceParallel):
                 self._boxes[self.rank, other].put(pieces[other].clone())
         for other in others:
             if received[other].numel():
-                came = self._boxes[other, self.rank].get(timeout=8)
+                came = self._boxes[other, self.rank].get(timeout=60)
                 assert came.shape == received[other].shape
                 assert came.dtype == received[other].dtype
                 received[other].copy_(came)

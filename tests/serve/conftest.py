@@ -4,7 +4,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -21,6 +20,7 @@ from seedvr2_ray.serve.config import FetchRules, LiveLimits, ModelPool
 from seedvr2_ray.serve.db.database import Database, open_database
 from seedvr2_ray.serve.db.tables import METADATA
 from tests.missing import missing
+from tests.ports import free_port
 from tests.serve.braked import Brake, BrakedRestorers
 from tests.serve.running import RunningService, start_service
 
@@ -88,7 +88,7 @@ def _database_user() -> pwd.struct_passwd:
 
 
 def _wait_until_it_answers(server: PostgresServer, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while True:
         try:
             server.run("SELECT 1")
@@ -116,9 +116,7 @@ def postgres_server() -> Iterator[PostgresServer]:
         capture_output=True,
         cwd=folder,
     )
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     # Nothing here has to survive a power cut, so nothing waits for the disk.
     settings = {
         "listen_addresses": "127.0.0.1",
@@ -239,10 +237,10 @@ def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         restorers=BrakedRestorers(Brake(folder)),
         model_aliases={"seedvr2_3b": "lanczos"},
         fetch=FetchRules(allow_private=("127.0.0.0/8",)),
-        live=LiveLimits(wait_seconds=3.0, grace_seconds=3.0, stall_seconds=4.0, most_waiting_bytes=1 << 20),
+        live=LiveLimits(wait_seconds=10.0, grace_seconds=10.0, stall_seconds=4.0, most_waiting_bytes=1 << 20),
         num_finishers=1,
-        # Not so short that a busy machine loses claims, nor so long that a killed runner's are waited for.
-        lease_seconds=8.0,
+        # Longer than a busy machine lets a runner wait; the tests that kill one end its leases.
+        lease_seconds=120.0,
     ) as running:
         _RUNNING.append(running)
         yield running

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -107,7 +108,7 @@ class Deployment:
 
     @asynccontextmanager
     async def running(self, *, num_replicas: int = 1) -> AsyncIterator[JobRunner]:
-        """A runner at work; killed when the block ends, as a lost process is."""
+        """A runner at work; killed when the block ends, as a lost process is, and long gone after that."""
         workers = LocalWorkers(self.layout, num_replicas=num_replicas)
         runner = self.runner(workers)
         task = asyncio.create_task(runner.run())
@@ -115,12 +116,21 @@ class Deployment:
             yield runner
         finally:
             task.cancel()
-            _, at_work = await asyncio.wait([task], timeout=30.0)
+            _, at_work = await asyncio.wait([task], timeout=240.0)
             workers.close()
             assert not at_work, "the runner goes on after its end"
+            self.let_leases_end()
+
+    def let_leases_end(self) -> None:
+        """Have the time pass after which what a lost runner held is anybody's.
+
+        Leases that end by themselves while a test waits would also end while a busy machine lets a runner wait.
+        """
+        before, lease = self.database.clock, timedelta(seconds=self.config.lease_seconds)
+        self.database.clock = lambda: before() + lease
 
     async def until(
-        self, job: Job, condition: Callable[[Job], bool] = lambda job: job.state.is_final, *, seconds: float = 60.0
+        self, job: Job, condition: Callable[[Job], bool] = lambda job: job.state.is_final, *, seconds: float = 240.0
     ) -> Job:
         """Wait for something to be true of a job."""
         deadline = time.monotonic() + seconds
@@ -155,7 +165,7 @@ def deploy(
     database_url: str | None = None,
     num_replicas: int = 1,
     limits: Limits | None = None,
-    lease_seconds: float = 1.0,
+    lease_seconds: float = 600.0,
     **config: Any,
 ) -> Deployment:
     """Set a service up in a folder of its own; the same folder again is the same service after a restart."""

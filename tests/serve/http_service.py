@@ -50,7 +50,7 @@ def served(deployment: Deployment, *, with_runner: bool = True, num_replicas: in
     thread = threading.Thread(target=lambda: asyncio.run(run()))
     thread.start()
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         while not server.started:
             assert thread.is_alive() and time.monotonic() < deadline, "the server did not start"
             time.sleep(0.01)
@@ -58,4 +58,4 @@ def served(deployment: Deployment, *, with_runner: bool = True, num_replicas: in
         yield HttpService(f"http://127.0.0.1:{port}", deployment)
     finally:
         server.should_exit = True
-        thread.join(60)
+        thread.join(240)

@@ -13,7 +13,7 @@ def at_once(num: int, call: Callable[[int], T]) -> list[T]:
     gate = Barrier(num)
 
     def start(index: int) -> T:
-        gate.wait(30)
+        gate.wait(240)
         return call(index)
 
     with ThreadPoolExecutor(num) as pool:

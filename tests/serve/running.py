@@ -9,7 +9,6 @@ import os
 import pickle
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -29,6 +28,7 @@ from seedvr2_ray.serve.config import ModelPool, ServiceConfig, database_url_of
 from seedvr2_ray.serve.db.database import Database, open_database, utc_now
 from seedvr2_ray.serve.db.key_store import KeyStore
 from seedvr2_ray.serve.security.api_keys import make_key
+from tests.ports import free_port
 from tests.processes import descendants, kill_family
 
 _ROOT = Path(__file__).parents[2]
@@ -215,7 +215,7 @@ def start_service(
         environ: more variables of its environment.
         config: more fields of :class:`ServiceConfig`; ``auth`` is ``none`` unless given.
     """
-    values = {"auth": ("none",), "default_model": next(iter(models)), "lease_seconds": 3.0, **config}
+    values = {"auth": ("none",), "default_model": next(iter(models)), "lease_seconds": 120.0, **config}
     plan = ServicePlan(
         config=ServiceConfig(
             data=data or str(folder / "data"),
@@ -224,7 +224,7 @@ def start_service(
             models=dict(models),
             **values,
         ),
-        port=_free_port(),
+        port=free_port(),
         num_cpus=num_cpus,
         environ=dict(environ or {}),
         restorers=restorers,
@@ -243,9 +243,3 @@ def _command_line(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     except OSError:
         return ""
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

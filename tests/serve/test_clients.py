@@ -15,6 +15,7 @@ from seedvr2_ray.media.probe import probe
 from tests.media import clips
 from tests.missing import require_programs
 from tests.serve.running import RunningService
+from tests.serve.runpod_sdk import LONG, make_patient
 from tests.serve.servers import saying, serving
 
 pytestmark = [
@@ -42,6 +43,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def endpoint(service: RunningService, monkeypatch: pytest.MonkeyPatch) -> runpod.Endpoint:
+    make_patient(monkeypatch)
     monkeypatch.setattr(runpod, "endpoint_url_base", f"{service.base_url}/v2")
     monkeypatch.setattr(runpod, "api_key", service.token(OWNER))
     return runpod.Endpoint(ENDPOINT)
@@ -60,7 +62,7 @@ def require_restored(media: str, folder: Path) -> None:
 
 def test_the_sdk_runs_waits_streams_cancels_purges_and_asks_for_health(endpoint, clip, tmp_path):
     given = {**SMALL, "media": encoded(clip), "seed": 1}
-    require_restored(endpoint.run_sync({"input": given}, timeout=120)["media"][0], tmp_path)
+    require_restored(endpoint.run_sync({"input": given}, timeout=240)["media"][0], tmp_path)
 
     job = endpoint.run({**given, "seed": 2})
     items = list(job.stream())
@@ -68,13 +70,13 @@ def test_the_sdk_runs_waits_streams_cancels_purges_and_asks_for_health(endpoint,
     assert job.status() == "COMPLETED"
     require_restored(job.output()["videos"][0], tmp_path)
 
-    assert endpoint.run({**given, "seed": 3}).output(timeout=120)["success"] is True
-    assert endpoint.run({"action": "health"}).output(timeout=10)["status"] == "healthy"
+    assert endpoint.run({**given, "seed": 3}).output(timeout=LONG)["success"] is True
+    assert endpoint.run({"action": "health"}).output(timeout=LONG)["status"] == "healthy"
 
     job = endpoint.run({**given, "seed": 4})
-    assert job.cancel(timeout=30)["status"] in ("CANCELLED", "COMPLETED")
-    assert endpoint.purge_queue(timeout=30)["status"] == "completed"
-    jobs = endpoint.health(timeout=30)["jobs"]
+    assert job.cancel(timeout=240)["status"] in ("CANCELLED", "COMPLETED")
+    assert endpoint.purge_queue(timeout=240)["status"] == "completed"
+    jobs = endpoint.health(timeout=240)["jobs"]
     assert jobs["completed"] >= 3
     assert jobs["inQueue"] == 0
 
@@ -85,7 +87,7 @@ def test_the_documented_python_and_curl_examples_work(service, clip, tmp_path):
         url,
         headers={"Authorization": f"Bearer {service.token(OWNER)}"},
         json={"input": {**SMALL, "media": encoded(clip), "media_type": "video", "seed": 42}},
-        timeout=120,
+        timeout=240,
     )
     result = response.json()
     assert result.get("success"), result.get("error")
@@ -95,7 +97,7 @@ def test_the_documented_python_and_curl_examples_work(service, clip, tmp_path):
     command += ["-H", "Content-Type: application/json", "-d"]
     data = json.dumps({"input": {"action": "restore", "video": encoded(clip), "res_h": 64, "res_w": 48}})
     answers = [
-        json.loads(subprocess.run([*command, each], check=True, capture_output=True, timeout=120).stdout)
+        json.loads(subprocess.run([*command, each], check=True, capture_output=True, timeout=240).stdout)
         for each in ('{"input": {"action": "health"}}', data)
     ]
     assert answers[0]["model_initialized"] is True
@@ -115,7 +117,7 @@ def test_a_shell_script_submits_polls_and_downloads(service, clip, tmp_path, kin
             ["bash", str(client), service.base_url, video, str(target)],
             capture_output=True,
             text=True,
-            timeout=180,
+            timeout=240,
             env=environ,
         )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -128,7 +130,7 @@ def test_many_clients_wait_at_the_same_time(service, clip):
     def ask(seed: int) -> None:
         given = {**SMALL, "media": encoded(clip), "seed": seed}
         url = f"{service.base_url}/v2/{ENDPOINT}/runsync"
-        answers.append(requests.post(url, json={"input": given}, headers=service.headers(OWNER), timeout=120).json())
+        answers.append(requests.post(url, json={"input": given}, headers=service.headers(OWNER), timeout=240).json())
 
     threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(100, 106)]
     for thread in threads:

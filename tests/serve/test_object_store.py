@@ -48,7 +48,7 @@ def put_past_the_service(client, video):
     assert answer.status_code == 201, answer.text
     signed = answer.json()
     # Whoever has the URL needs no key.
-    assert httpx.request(signed["method"], signed["url"], content=content).status_code == 200
+    assert httpx.request(signed["method"], signed["url"], content=content, timeout=240).status_code == 200
     return signed["id"]
 
 

@@ -14,7 +14,8 @@ from seedvr2_ray.storage.address import fingerprint, has_changed
 from seedvr2_ray.storage.commits import CommitStore
 from seedvr2_ray.storage.location import exists, fetch, publish, publish_bytes, require_writable, sign_put
 from seedvr2_ray.storage.orphans import remove_orphans
-from tests.s3_server import SECRET, bucket, endpoint, free_port
+from tests.ports import free_port
+from tests.s3_server import SECRET, bucket, endpoint
 
 __all__ = ["bucket", "endpoint"]
 
@@ -110,7 +111,7 @@ def test_a_url_for_putting_a_file_holds_for_its_size_alone(bucket: str) -> None:
     assert query["X-Amz-SignedHeaders"] == ["content-length;host"]
     assert query["X-Amz-Expires"] == ["60"]
     assert SECRET not in url
-    httpx.put(url, content=b"12345").raise_for_status()
+    httpx.put(url, content=b"12345", timeout=240).raise_for_status()
     assert fsspec.filesystem("s3").cat_file(f"{bucket}/deep/ö clip.mp4") == b"12345"
     for elsewhere in ("/a/folder/clip.mp4", "memory://clip.mp4"):
         assert sign_put(elsewhere, num_bytes=5, seconds=60) is None

@@ -29,6 +29,7 @@ from seedvr2_ray.restoration.gang.messages import (
     Ready,
     Wire,
 )
+from seedvr2_ray.restoration.gang.waiting import Waiting
 from seedvr2_ray.restoration.restorer import RestorerIdentity
 from seedvr2_ray.settings import RestoreSettings
 
@@ -196,7 +197,7 @@ class Ranks:
             GangError: a rank is lost, or none has made a step for too long.
         """
         by_connection = {wire.connection: wire for wire in wires}
-        stalled_at = time.monotonic() + self._timeouts.stall_seconds
+        stall = Waiting(self._timeouts.stall_seconds)
         while True:
             self.require()
             found = wait(list(by_connection), timeout=_LOOK_SECONDS)
@@ -204,7 +205,7 @@ class Ranks:
                 return [by_connection[connection] for connection in found]  # type: ignore[index]  # those given
             if until is not None and time.monotonic() > until:
                 return []
-            if time.monotonic() > stalled_at:
+            if stall.is_over():
                 self._lose(f"no rank has done a step for {self._timeouts.stall_seconds:g} s")
 
     def require(self) -> None:
@@ -335,7 +336,7 @@ class Ranks:
         return GangError(f"the gang of {self.size} did not start: {reason}")
 
     def _watch(self) -> None:
-        heard = dict.fromkeys(self._life, time.monotonic())
+        silences = {rank: Waiting(self._timeouts.silence_seconds) for rank in self._life}
         ranks = {wire.connection: rank for rank, wire in self._life.items()}
         while not self.is_over and self._loss is None:
             gone: int | None = None
@@ -347,22 +348,21 @@ class Ranks:
                 rank = ranks[connection]  # type: ignore[index]  # connections were given
                 try:
                     connection.recv_bytes()  # type: ignore[union-attr]
-                    heard[rank] = time.monotonic()
+                    silences[rank].begin_anew()
                 except (EOFError, OSError):
                     gone = rank
             with contextlib.suppress(GangError):
-                self._judge(gone, heard)
+                self._judge(gone, silences)
 
-    def _judge(self, gone: int | None, heard: dict[int, float]) -> None:
+    def _judge(self, gone: int | None, silences: dict[int, Waiting]) -> None:
         lost = self._host.lost() if gone is None else self._await_lost()
         if lost is not None:
             self._lose(f"the process of rank {lost[0]} {lost[1]}")
         if gone is not None:
             self._lose(f"the process of rank {gone} has hung up")
-        for rank, moment in heard.items():
-            silence = time.monotonic() - moment
-            if silence > self._timeouts.silence_seconds:
-                self._lose(f"the process of rank {rank} has shown no sign of life for {silence:.0f} s")
+        for rank, silence in silences.items():
+            if silence.is_over():
+                self._lose(f"the process of rank {rank} has shown no sign of life for {silence.seconds:.0f} s")
 
 
 def remove_dead_folders() -> None:

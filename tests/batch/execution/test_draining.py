@@ -69,7 +69,7 @@ def test_who_has_nothing_to_do_leaves_a_drained_machine_too(clip, tmp_path):
     assert restore_first(job, video_in(job, clip, tmp_path / "out.mp4"), worker).state == "restored"
     assert left.empty()
     told[0] = 0.0
-    assert left.get(timeout=30) == 0
+    assert left.get(timeout=240) == 0
 
 
 def test_a_head_that_does_not_answer_for_a_while_is_asked_again():
@@ -83,7 +83,7 @@ def test_a_head_that_does_not_answer_for_a_while_is_asked_again():
         return answer
 
     Draining(ask, look_seconds=0.01).watch(lambda: left.put(None))
-    left.get(timeout=30)
+    left.get(timeout=240)
 
 
 @pytest.mark.slow

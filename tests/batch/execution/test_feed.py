@@ -21,7 +21,7 @@ def test_an_execution_waits_while_more_is_unfinished_than_may_wait_and_goes_on_a
     time.sleep(0.1)
     assert thread.is_alive()
     restraint.note(2)
-    thread.join(timeout=5)
+    thread.join(timeout=60)
     assert not thread.is_alive()
 
 
@@ -30,5 +30,5 @@ def test_an_execution_that_is_to_end_is_not_held_back():
     restraint.note(100)
     thread = waits(restraint)
     restraint.end()
-    thread.join(timeout=5)
+    thread.join(timeout=60)
     assert not thread.is_alive() and restraint.is_over

@@ -266,7 +266,7 @@ def test_a_suspect_is_begun_alone_and_others_together():
         suspect.start()
         _join(company, order, "other", alone=False)
         assert order == ["other"]
-    suspect.join(timeout=5)
+    suspect.join(timeout=60)
     assert order == ["other", "suspect"]
 
 
@@ -294,14 +294,14 @@ def test_a_segment_is_committed_while_the_next_one_has_the_device(clip, tmp_path
 
     def waits_for_the_second(segment, made, store):
         committing.set()
-        assert second_began.wait(20), "the device waits for a commit"
+        assert second_began.wait(60), "the device waits for a commit"
         return commit(segment, made, store)
 
     monkeypatch.setattr(Device, "held", noted)
     monkeypatch.setattr(worker_module, "commit_intermediate", waits_for_the_second)
     with ThreadPoolExecutor(2) as threads:
         first = threads.submit(worker.restore_rows, rows[:1])
-        assert committing.wait(20)
+        assert committing.wait(60)
         second = threads.submit(worker.restore_rows, rows[1:])
         assert [each.state for each in (*first.result(), *second.result())] == ["restored", "restored"]
 

@@ -76,7 +76,7 @@ def test_a_model_loads_from_its_files_and_restores(source, dtype):
 def test_compiling_while_loading_is_logged_with_what_it_took(source, monkeypatch, caplog):
     monkeypatch.setattr(DiffusionRestorer, "compile", lambda self: 41.5)
     files = require_model(ENTRY, source, may_download=False)
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", logger="seedvr2_ray.restoration"):
         load_diffusion(ENTRY, files, device=CPU, dtype=torch.float32)
         assert caplog.messages == []
         load_diffusion(ENTRY, files, device=CPU, dtype=torch.float32, compile_transformer=True)

@@ -203,7 +203,7 @@ class _Browser:
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         number = next(self._ids)
         self._socket.send(json.dumps({"id": number, "method": method, "params": params}))
-        while (message := json.loads(self._socket.recv(timeout=30))).get("id") != number:
+        while (message := json.loads(self._socket.recv(timeout=240))).get("id") != number:
             if message["method"] in ("Log.entryAdded", "Runtime.exceptionThrown"):
                 self.complaints.append(message["params"])
         assert "error" not in message, message
@@ -232,9 +232,11 @@ def _browse(chromium: Path, page: Path, profile: Path) -> Iterator[_Browser]:
     try:
         assert process.stderr is not None
         address = next(line.split()[-1] for line in process.stderr if "DevTools listening" in line)
-        with connect(address, max_size=None) as root:
+        with connect(address, max_size=None, open_timeout=240) as root:
             target = _Browser(root).call("Target.createTarget", url="about:blank")["targetId"]
-            with connect(f"{address.rsplit('/devtools/', 1)[0]}/devtools/page/{target}", max_size=None) as socket:
+            with connect(
+                f"{address.rsplit('/devtools/', 1)[0]}/devtools/page/{target}", max_size=None, open_timeout=240
+            ) as socket:
                 tab = _Browser(socket)
                 tab.call("Log.enable")
                 tab.call("Runtime.enable")

@@ -87,7 +87,7 @@ def test_a_device_without_the_type_is_refused(folder):
 @pytest.mark.slow
 def test_compiling_while_loading_is_logged_with_what_it_took(folder, monkeypatch, caplog):
     monkeypatch.setattr(SwiftVRRestorer, "compile", lambda self: 41.5)
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", logger="seedvr2_ray.restoration"):
         load_swiftvr(tiny_entry(), _files(folder), device=CPU, dtype=torch.float32)
         assert caplog.messages == []
         load_swiftvr(tiny_entry(), _files(folder), device=CPU, dtype=torch.float32, compile_transformer=True)

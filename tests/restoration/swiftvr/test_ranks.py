@@ -47,9 +47,9 @@ class Threads:
 
     def agree(self, rank: int, number: int) -> list[int]:
         self._numbers[rank] = number
-        self._barrier.wait(20)
+        self._barrier.wait(120)
         numbers = list(self._numbers)
-        self._barrier.wait(20)
+        self._barrier.wait(120)
         return numbers
 
 
@@ -73,7 +73,7 @@ class ThreadRank(SequenceParallel):
         return _Handed()
 
     def take(self, shape: Any, dtype: torch.dtype, source: int, *, tag: int) -> Tensor:
-        taken = self._threads.queues[(source, self.rank, tag)].get(timeout=20)
+        taken = self._threads.queues[(source, self.rank, tag)].get(timeout=120)
         assert (tuple(taken.shape), taken.dtype) == (tuple(shape), dtype)
         return taken
 
@@ -97,7 +97,7 @@ def in_threads(model: Any, size: int, clip: Any, task: Any) -> tuple[list[Frames
     for thread in running:
         thread.start()
     for thread in running:
-        thread.join(30)
+        thread.join(240)
     return made, threads, raised
 
 

@@ -66,20 +66,20 @@ def test_read_ahead_raises_also_what_closing_its_source_raised():
 
 
 def test_leaving_read_ahead_early_closes_the_source_and_its_thread():
-    closed = threading.Event()
+    closed, makers = threading.Event(), []
 
     def source():
+        makers.append(threading.current_thread())
         try:
             while True:
                 yield 0
         finally:
             closed.set()
 
-    before = threading.active_count()
     with ReadAhead(source()) as items:
         next(iter(items))
     assert closed.is_set()
-    assert threading.active_count() == before
+    assert makers != [threading.current_thread()] and not makers[0].is_alive()
 
 
 def test_write_behind_has_written_everything_in_order_when_it_is_left():
@@ -100,15 +100,17 @@ def test_write_behind_raises_what_the_writer_raised_and_never_blocks():
 
 
 def test_write_behind_drops_what_waits_when_it_is_left_by_an_exception():
-    written = []
+    written, is_full = [], threading.Event()
 
     def write(number):
+        is_full.wait(60)
         time.sleep(0.02)
         written.append(number)
 
     with pytest.raises(KeyError), WriteBehind(write, depth=50) as writer:
         for number in range(50):
             writer.put(number)
+        is_full.set()
         raise KeyError("cancelled")
     assert len(written) < 50
 

@@ -14,6 +14,7 @@ from seedvr2_ray.cli.serve import PROXY_CALLBACK
 from seedvr2_ray.serve.http import proxy
 from seedvr2_ray.serve.http.flow_control import PacedBodies
 from seedvr2_ray.serve.http.proxy import MOST_HEAD_BYTES, BoundedHeads
+from tests.serve.dripping import drip
 
 
 async def hello(scope: Scope, receive: Receive, send: Send) -> None:
@@ -23,8 +24,8 @@ async def hello(scope: Scope, receive: Receive, send: Send) -> None:
 
 @pytest.fixture
 def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """A server whose heads must come within half a second."""
-    monkeypatch.setattr(proxy, "HEAD_SECONDS", 0.5)
+    """A server that waits for heads for as long as a busy machine may take."""
+    monkeypatch.setattr(proxy, "HEAD_SECONDS", 240.0)
     config = uvicorn.Config(hello, host="127.0.0.1", port=0, http=BoundedHeads, log_level="critical", lifespan="off")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
@@ -33,7 +34,7 @@ def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
         time.sleep(0.01)
     yield int(server.servers[0].sockets[0].getsockname()[1])
     server.should_exit = True
-    thread.join(10)
+    thread.join(60)
 
 
 def everything(connection: socket.socket) -> bytes:
@@ -48,7 +49,7 @@ def everything(connection: socket.socket) -> bytes:
 
 @pytest.mark.slow
 def test_a_head_without_an_end_is_refused_before_it_costs_anything(port: int) -> None:
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nHost: here\r\nX-Long: ")
         num_sent = 0
         try:
@@ -61,31 +62,34 @@ def test_a_head_without_an_end_is_refused_before_it_costs_anything(port: int) ->
 
 @pytest.mark.slow
 def test_a_head_that_is_a_little_too_long_is_told_so(port: int) -> None:
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nHost: here\r\nX-Long: " + b"a" * MOST_HEAD_BYTES)
-        time.sleep(0.1)
-        connection.sendall(b"b")
-        assert b"HTTP/1.1 431" in everything(connection)
+        assert b"HTTP/1.1 431" in drip(connection, b"b")
 
 
 @pytest.mark.slow
-def test_a_head_that_drips_ends_its_connection(port: int) -> None:
+def test_a_head_that_drips_ends_its_connection(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proxy, "HEAD_SECONDS", 0.5)
     began = time.monotonic()
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\n")
         assert everything(connection) == b""
-    assert 0.4 < time.monotonic() - began < 5
+    assert time.monotonic() - began > 0.4
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pause", [0.0, 0.8])
-def test_ordinary_requests_on_one_connection_are_answered_however_long_they_pause(port: int, pause: float) -> None:
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+@pytest.mark.parametrize("pause", [0.0, 0.3])
+def test_ordinary_requests_on_one_connection_are_answered_however_long_they_pause(
+    port: int, pause: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         for _ in range(3):
             connection.sendall(b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: 3\r\n\r\nabc")
             answer = b""
             while not answer.endswith(b"hello"):
-                answer += connection.recv(65536)
+                answer += connection.recv(65536) or pytest.fail(f"the connection ended after {answer!r}")
+            # Of the next head, which arrives at once and whole; the first one waits for a connection to be taken.
+            monkeypatch.setattr(proxy, "HEAD_SECONDS", 0.05)
             time.sleep(pause)
 
 

@@ -15,7 +15,7 @@ QUICK = RelayLimits(
 
 
 def run(story: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(within(10, story))
+    asyncio.run(within(120, story))
 
 
 def test_bytes_and_pieces_go_through_in_order_and_end() -> None:
@@ -68,7 +68,7 @@ def test_a_caller_who_does_not_read_ends_the_stream_with_one_sentence() -> None:
 
 def test_a_caller_who_comes_back_in_time_goes_on_where_it_was() -> None:
     async def story() -> None:
-        relay = StreamRelay("anna", RelayLimits(grace_seconds=5))
+        relay = StreamRelay("anna", RelayLimits(grace_seconds=600))
         first, _ = await relay.attach("anna", 0)
         await relay.push(first, b"abc")
         for piece in (b"0", b"1", b"2"):
@@ -128,13 +128,13 @@ def test_the_end_is_kept_for_somebody_who_still_reads_and_not_for_ever() -> None
         socket, _ = await relay.attach("anna", 0)
         await relay.give(b"init")
         await relay.finish_with({"event": "end"})
-        kept = asyncio.create_task(relay.await_fetched(5))
+        kept = asyncio.create_task(relay.await_fetched(120))
         await asyncio.sleep(0.02)
         assert not kept.done()
         assert await relay.fetch(socket, 1) == ([b"init", {"event": "end"}], True)
-        await within(1, kept)
+        await within(60, kept)
         other = StreamRelay("anna", RelayLimits())
         await other.give(b"init")
-        await within(1, other.await_fetched(0.02))
+        await within(60, other.await_fetched(0.02))
 
     run(story())

@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import logging
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +22,9 @@ def written() -> Iterator[io.StringIO]:
     before = (root.handlers[:], root.level)
     stream = io.StringIO()
     configure_logs(Redactor(["the-known-secret"]), stream=stream)
+    here = threading.get_ident()
+    for handler in root.handlers:  # Services that other tests share may run in this process, and log.
+        handler.addFilter(lambda record: record.thread == here)
     yield stream
     root.handlers[:], root.level = before
 

@@ -1,7 +1,6 @@
 """A runner with threads for replicas: what happens to jobs, whatever happens to runners and replicas."""
 
 import asyncio
-import contextlib
 import threading
 import time
 from collections import Counter
@@ -9,41 +8,14 @@ from dataclasses import replace
 
 import pytest
 
-from seedvr2_ray.errors import DeploymentError, StorageError
-from seedvr2_ray.restoration.lanczos import LANCZOS, LanczosRestorer
+from seedvr2_ray.errors import DeploymentError
 from seedvr2_ray.restoration.load import CatalogueRestorers
-from seedvr2_ray.restoration.run import restore_video
 from seedvr2_ray.serve.config import GangPool, Limits, ModelPool
 from seedvr2_ray.serve.jobs import JobState
-from seedvr2_ray.serve.problems import ConflictRefusal
 from seedvr2_ray.serve.workers.local import LocalWorkers
-from tests.media import clips
 from tests.serve.deployment import SETTINGS, WatchedRestorers, deploy
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory):
-    path = tmp_path_factory.mktemp("clip") / "film.mp4"
-    clips.make_clip(path, num_frames=50, cuts=(20,), audio_tracks=1, bframes=2)
-    return path
-
-
-@pytest.fixture(scope="module")
-def short_clip(tmp_path_factory):
-    path = tmp_path_factory.mktemp("clip") / "short.mp4"
-    clips.make_clip(path, num_frames=8, size=(64, 48))
-    return path
-
-
-@pytest.fixture(scope="module")
-def undisturbed(clip, tmp_path_factory):
-    """The bytes that the command line makes of the clip, and the segments it restores."""
-    restorers = WatchedRestorers()
-    target = tmp_path_factory.mktemp("undisturbed") / "out.mp4"
-    restore_video(str(clip), str(target), SETTINGS, LANCZOS, lambda: restorers.load(SETTINGS), report=False)
-    return target.read_bytes(), sorted(restorers.begun)
 
 
 def test_a_job_gives_the_bytes_that_the_command_line_gives(clip, undisturbed, tmp_path):
@@ -67,23 +39,30 @@ def test_a_job_gives_the_bytes_that_the_command_line_gives(clip, undisturbed, tm
     assert "Ferien" not in str(service.sidecar(ended))
     for kind in ("before", "after", "report"):
         assert service.layout.results.has(kind, ended.result.address)
-    (use,) = service.usage.by_day(owner="anna", since=job.created_at)
-    assert use.gpu_seconds == pytest.approx(ended.gpu_seconds, abs=1e-3)
-    assert use.gpu_seconds > 0
+    used = sum(day.gpu_seconds for day in service.usage.by_day(owner="anna", since=job.created_at))
+    assert used == pytest.approx(ended.gpu_seconds, abs=1e-3)
+    assert used > 0
 
 
 @pytest.mark.parametrize("stop_at", [1, 3, 6, 8])
 def test_a_job_whose_runner_is_killed_goes_on_elsewhere_to_the_same_bytes_and_repeats_no_committed_segment(
     clip, undisturbed, tmp_path, stop_at
 ):
-    restorers, reached = WatchedRestorers(), threading.Event()
-    restorers.on_segment = lambda task: len(restorers.begun) >= stop_at and reached.set()
+    restorers, reached, killed = WatchedRestorers(), threading.Event(), threading.Event()
+
+    def wait_to_be_killed(task):
+        if len(restorers.begun) >= stop_at and not killed.is_set():
+            reached.set()
+            killed.wait(240)
+
+    restorers.on_segment = wait_to_be_killed
     service = deploy(tmp_path, restorers)
     job = service.submit(clip)
 
     async def work():
         async with service.running():
-            await asyncio.to_thread(reached.wait, 60)
+            await asyncio.to_thread(reached.wait, 240)
+        killed.set()
         first = list(restorers.begun)
         restorers.begun.clear()
         async with service.running():
@@ -99,66 +78,68 @@ def test_a_job_whose_runner_is_killed_goes_on_elsewhere_to_the_same_bytes_and_re
 
 
 def test_a_job_that_is_cancelled_stops_within_a_batch(clip, tmp_path):
-    batches, begun = [], threading.Event()
+    batches, begun, go_on = [], threading.Event(), threading.Event()
 
-    def slowly(task):
-        batches.append(time.monotonic())
+    def hold(task):
+        batches.append(threading.current_thread())
         begun.set()
-        time.sleep(0.05)
+        go_on.wait(240)
 
-    service = deploy(tmp_path, WatchedRestorers(on_batch=slowly))
+    service = deploy(tmp_path, WatchedRestorers(on_batch=hold))
     job = service.submit(clip, webhook_url="https://example.org/hook")
 
     async def work():
         async with service.running():
-            await asyncio.to_thread(begun.wait, 60)
+            await asyncio.to_thread(begun.wait, 240)
             service.jobs.request_cancel(job.id, owner="anna")
-            asked = time.monotonic()
-            ended = await service.until(job, seconds=5)
-            took = time.monotonic() - asked
-            num_batches = len(batches)
-            await asyncio.sleep(0.5)
-            return ended, took, len(batches) - num_batches
+            ended = await service.until(job)  # Though the batch goes on.
+            go_on.set()
+            return ended
 
-    ended, took, batches_after = asyncio.run(work())
+    ended = asyncio.run(work())
     assert ended.state is JobState.CANCELLED
-    assert took < 2
-    assert batches_after <= 1
-    (use,) = service.usage.by_day(owner="anna", since=job.created_at)
-    assert use.gpu_seconds > 0
+    batches[0].join(240)
+    assert not batches[0].is_alive() and len(batches) <= 2, "of 58"
+    assert sum(day.gpu_seconds for day in service.usage.by_day(owner="anna", since=job.created_at)) > 0
 
 
 def test_a_runner_that_lost_its_claim_writes_nothing_more(clip, tmp_path):
-    begun, go_on = threading.Event(), threading.Event()
-    service = deploy(tmp_path, WatchedRestorers(on_segment=lambda task: begun.set() or go_on.wait(30)))
+    begun, go_on, at_work = threading.Event(), threading.Event(), []
+
+    def hold(task):
+        at_work.append(threading.current_thread())
+        begun.set()
+        go_on.wait(240)
+
+    # No room for another job: between the two lines of the theft, the runner would now and then be quicker.
+    service = deploy(tmp_path, WatchedRestorers(on_segment=hold), limits=Limits(max_active_jobs=1))
     job = service.submit(clip)
 
     async def work():
         async with service.running() as runner:
-            await asyncio.to_thread(begun.wait, 60)
+            await asyncio.to_thread(begun.wait, 240)
             held = service.jobs.get(job.id)
             service.jobs.release(held.runner, {job.id: held.fence})
-            (stolen,) = service.jobs.claim("thief", lease_seconds=60, limit=1)
-            await service.until(job, lambda _: runner.num_active == 0, seconds=10)
+            (stolen,) = service.jobs.claim("thief", lease_seconds=600, limit=1)
+            await service.until(job, lambda _: runner.num_active == 0)
             go_on.set()
-            await asyncio.sleep(0.3)
             return stolen
 
     stolen = asyncio.run(work())
+    at_work[0].join(240)
+    assert not at_work[0].is_alive()
     now = service.jobs.get(job.id)
     assert (now.runner, now.fence, now.version) == ("thief", stolen.fence, stolen.version)
 
 
 def test_a_runner_that_drains_hands_its_jobs_over_at_once(clip, undisturbed, tmp_path):
     begun = threading.Event()
-    service = deploy(
-        tmp_path, WatchedRestorers(on_batch=lambda task: begun.set() or time.sleep(0.02)), lease_seconds=60
-    )
+    service = deploy(tmp_path, WatchedRestorers(on_batch=lambda task: begun.set() or time.sleep(0.02)))
     jobs = [service.submit(clip, replace(SETTINGS, crf=crf)) for crf in (-1, 30)]
 
     async def work():
         async with service.running() as runner:
-            await asyncio.to_thread(begun.wait, 60)
+            await asyncio.to_thread(begun.wait, 240)
             await runner.drain(grace_seconds=5)
             handed_over = [service.jobs.get(job.id) for job in jobs]
         async with service.running():
@@ -168,68 +149,6 @@ def test_a_runner_that_drains_hands_its_jobs_over_at_once(clip, undisturbed, tmp
     assert [job.runner for job in handed_over] == [None, None]
     assert service.master(ended[0]) == undisturbed[0]
     assert [job.state for job in ended] == [JobState.COMPLETED] * 2
-
-
-def test_a_segment_that_stalls_is_given_to_another_replica(clip, undisturbed, tmp_path):
-    stuck, release = Counter(), threading.Event()
-
-    def hang_once(task):
-        stuck[task.first_frame] += 1
-        if task.first_frame == 20 and stuck[20] == 1:
-            release.wait(60)
-
-    limits = Limits(stall_seconds=0.5)
-    service = deploy(tmp_path, WatchedRestorers(on_segment=hang_once), num_replicas=2, limits=limits)
-    job = service.submit(clip)
-
-    async def work():
-        async with service.running(num_replicas=2):
-            try:
-                return await service.until(job)
-            finally:
-                release.set()
-
-    ended = asyncio.run(work())
-    assert service.master(ended) == undisturbed[0]
-    assert stuck[20] == 2
-
-
-def test_a_segment_that_stalls_everywhere_fails_its_job_with_a_reason(clip, tmp_path):
-    release = threading.Event()
-    limits = Limits(stall_seconds=0.3, max_segment_tries=2)
-    hanging = WatchedRestorers(on_segment=lambda task: task.first_frame == 20 and release.wait(60))
-    service = deploy(tmp_path, hanging, num_replicas=4, limits=limits)
-    job = service.submit(clip)
-
-    async def work():
-        async with service.running(num_replicas=4):
-            try:
-                return await service.until(job)
-            finally:
-                release.set()
-
-    ended = asyncio.run(work())
-    assert ended.state is JobState.FAILED
-    assert "no progress for 0.3 s on 2 replicas" in ended.error.detail
-    assert ended.error.kind == "unavailable"
-
-
-def test_errors_that_pass_are_waited_for(clip, undisturbed, tmp_path):
-    failures = Counter()
-
-    def fail_twice(task):
-        failures[task.first_frame] += 1
-        if failures[task.first_frame] <= 2:
-            raise StorageError("the store is away")
-
-    service = deploy(tmp_path, WatchedRestorers(on_segment=fail_twice))
-    job = service.submit(clip)
-
-    async def work():
-        async with service.running():
-            return await service.until(job)
-
-    assert service.master(asyncio.run(work())) == undisturbed[0]
 
 
 class _Missing(WatchedRestorers):
@@ -282,52 +201,18 @@ def test_jobs_that_ask_for_the_same_are_restored_once(short_clip, tmp_path):
     assert len({service.master(job) for job in ended}) == 1
 
 
-def test_twenty_jobs_of_three_owners_share_the_replicas(tmp_path, short_clip):
-    restorers = WatchedRestorers(on_segment=lambda task: time.sleep(0.02))
-    service = deploy(tmp_path, restorers, num_replicas=2)
-    owners = ["anna"] * 14 + ["bert"] * 3 + ["carl"] * 3
-    jobs = [
-        service.submit(short_clip, replace(SETTINGS, colour_match="none", seed=number), owner=owner)
-        for number, owner in enumerate(owners)
-    ]
-
-    async def work():
-        async with service.running(num_replicas=2):
-            return [await service.until(job) for job in jobs]
-
-    ended = asyncio.run(work())
-    assert all(job.state is JobState.COMPLETED for job in ended), [job.error for job in ended]
-    order = [job.owner for job in sorted(ended, key=lambda job: job.finished_at)]
-    # Whoever has few jobs does not wait for whoever has many.
-    assert max(order.index("bert"), order.index("carl")) < 8
-    assert {*order[-6:]} == {"anna"}
-
-
-def test_a_short_job_overtakes_a_video(clip, short_clip, tmp_path):
-    begun = threading.Event()
-    service = deploy(tmp_path, WatchedRestorers(on_segment=lambda task: begun.set() or time.sleep(0.4)))
-    video = service.submit(clip)
-
-    async def work():
-        async with service.running():
-            await asyncio.to_thread(begun.wait, 60)
-            short = service.submit(short_clip, owner="bert")
-            return await service.until(short), service.jobs.get(video.id), await service.until(video)
-
-    short, video_then, video_after = asyncio.run(work())
-    assert short.state is video_after.state is JobState.COMPLETED
-    assert video_then.state is JobState.RESTORING
-    assert video_then.progress.segments_done < video_then.progress.segments_total
-
-
 def test_limits_change_while_jobs_run(short_clip, tmp_path):
-    at_work, most, lock, go_on = Counter(), [], threading.Lock(), threading.Event()
+    at_work, most, lock, may_share, two = Counter(), [], threading.Lock(), threading.Event(), threading.Event()
 
     def note(task):
         with lock:
             at_work["now"] += 1
             most.append(at_work["now"])
-        go_on.wait(1)
+            if at_work["now"] > 1:
+                two.set()
+        if len(most) > 1:
+            may_share.wait(240)
+            two.wait(240)
         with lock:
             at_work["now"] -= 1
 
@@ -339,6 +224,7 @@ def test_limits_change_while_jobs_run(short_clip, tmp_path):
             await service.until(jobs[0])
             alone = max(most)
             runner.replace_limits(Limits(max_active_jobs=10))
+            may_share.set()
             for job in jobs:
                 await service.until(job)
             return alone
@@ -370,44 +256,6 @@ def test_nano_restores_a_clip_as_a_job(short_clip, tmp_path):
     ended = asyncio.run(work())
     assert service.master(ended)
     assert service.sidecar(ended)["restorer"]["name"] == "nano"
-
-
-def test_a_segment_that_is_not_wanted_any_more_frees_its_replica_only_when_its_thread_is_done(clip, tmp_path):
-    """Two segments at once would not fit a device's memory."""
-    inside, most, lock = Counter(), [], threading.Lock()
-
-    class Counting(WatchedRestorers):
-        def load(self, settings):
-            return _Counting()
-
-    class _Counting(LanczosRestorer):
-        def restore(self, frames, task):
-            with lock:
-                inside["now"] += 1
-                most.append(inside["now"])
-            try:
-                for batch in super().restore(frames, task):
-                    time.sleep(0.05)
-                    yield batch
-            finally:
-                with lock:
-                    inside["now"] -= 1
-
-    service = deploy(tmp_path, Counting())
-    jobs = [service.submit(clip, replace(SETTINGS, seed=seed)) for seed in range(3)]
-
-    async def work():
-        async with service.running():
-            for job in jobs:
-                await service.until(job, lambda now: now.state is JobState.RESTORING)
-                await asyncio.sleep(0.2)
-                with contextlib.suppress(ConflictRefusal):  # It was quicker.
-                    service.jobs.request_cancel(job.id, owner="anna")
-            for job in jobs:
-                await service.until(job)
-
-    asyncio.run(work())
-    assert max(most) == 1
 
 
 def test_a_job_goes_to_the_gangs_of_the_size_it_asks_for_and_pays_for_each_of_their_devices(short_clip, tmp_path):

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 RULES = Webhooks(
-    max_tries=3, first_pause_seconds=10, longest_pause_seconds=15, timeout_seconds=20, allow_private=("127.0.0.0/8",)
+    max_tries=3, first_pause_seconds=10, longest_pause_seconds=15, timeout_seconds=240, allow_private=("127.0.0.0/8",)
 )
 
 
@@ -132,14 +132,16 @@ def test_after_the_last_try_a_message_is_given_up_and_the_log_says_why(
     receiver.answers["/hook"] = answer
     receiver.answers["/other"] = saying(b"thanks")
     _enqueue(database, receiver.url("/hook?token=5ecret"))
-    deadline = 0.5 if "no answer" in reason else 20
+    deadline = 0.5 if "no answer" in reason else 240
     sender = _sender(database, RULES.model_copy(update={"max_tries": 2, "timeout_seconds": deadline}))
     assert sender.deliver_due() == Delivered(num_failed=1)
     clock.pass_by(30)
     assert sender.deliver_due() == Delivered(num_given_up=1)
     clock.pass_by(10**6)
     assert sender.deliver_due() == Delivered()
-    assert [path.partition("?")[0] for _, path, _, _ in receiver.requests] == ["/hook"] * 2
+    asked = [path.partition("?")[0] for _, path, _, _ in receiver.requests]
+    # Within half a second a busy machine may not have got as far as asking.
+    assert asked == ["/hook"] * (len(asked) if "no answer" in reason else 2)
     assert reason in caplog.text and "5ecret" not in caplog.text
 
 
@@ -185,13 +187,23 @@ def test_an_endless_answer_is_not_read_to_its_end(database: Database, receiver: 
 
 
 def test_a_slow_receiver_does_not_hold_up_the_others(database: Database, receiver: Server) -> None:
-    receiver.answers["/slow"] = _hang
+    waited = []
+
+    def slow(request: BaseHTTPRequestHandler) -> None:
+        """Say nothing before all the others have been told."""
+        told = [path for _, path, _, _ in receiver.requests]
+        limit = time.monotonic() + 120
+        while told.count("/hook") < 4 and time.monotonic() < limit:
+            time.sleep(0.02)
+            told = [path for _, path, _, _ in receiver.requests]
+        waited.append(told.count("/hook"))
+
+    receiver.answers["/slow"] = slow
     for number in range(4):
         _enqueue(database, receiver.url("/slow"), f"job_{number}")
         _enqueue(database, receiver.url("/hook"), f"job_fast_{number}")
-    started = time.monotonic()
     assert _sender(database).deliver_due() == Delivered(num_delivered=4, num_failed=4)
-    assert time.monotonic() - started < 6, "four times 1.5 seconds, one after the other"
+    assert waited == [4] * 4
 
 
 def test_a_deleted_job_is_not_told_about(database: Database, receiver: Server) -> None:

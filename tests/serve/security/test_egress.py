@@ -17,7 +17,7 @@ from seedvr2_ray.serve.security.fetch import fetch_url
 from tests.serve.servers import redirecting, saying, serving
 
 RULES = FetchRules(allow_private=("127.0.0.0/8",))
-LIMITS = Limits(max_upload_bytes=100_000, fetch_seconds=20)
+LIMITS = Limits(max_upload_bytes=100_000, fetch_seconds=240)
 CONTENT = bytes(range(256))
 
 

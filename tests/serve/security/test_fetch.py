@@ -2,6 +2,7 @@
 
 import ipaddress
 import socket
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler
@@ -21,7 +22,7 @@ from tests.serve.servers import Server, redirecting, saying, serving
 pytestmark = pytest.mark.slow
 
 RULES = FetchRules(allow_private=("127.0.0.0/8",))
-LIMITS = Limits(max_upload_bytes=100_000, fetch_seconds=20, max_redirects=2)
+LIMITS = Limits(max_upload_bytes=100_000, fetch_seconds=240, max_redirects=2)
 CONTENT = bytes(range(256)) * 100
 
 
@@ -123,14 +124,15 @@ def test_a_name_that_changes_its_address_after_the_check_gains_nothing(server: S
 
 
 def test_a_look_up_that_never_ends_is_left_behind(target: Path) -> None:
+    is_left = threading.Event()
+
     def slow(host: str, port: int) -> Sequence[str]:
-        time.sleep(2)
+        assert is_left.wait(120), "it is waited for"
         return ["127.0.0.1"]
 
-    started = time.monotonic()
     with pytest.raises(FetchRefusal, match="takes longer than 0.2 s"):
         fetch_url("http://slow.example.org/x", target, RULES, Limits(fetch_seconds=0.2), egress=Egress(resolver=slow))
-    assert time.monotonic() - started < 1.5
+    is_left.set()
 
 
 # Redirects
@@ -227,6 +229,8 @@ def test_nothing_is_ever_unpacked(server: Server, target: Path, coding: str) -> 
 
 @pytest.mark.parametrize("where", ["head", "body"])
 def test_a_server_that_drips_is_left_when_the_time_is_over(server: Server, target: Path, where: str) -> None:
+    dripped = []
+
     def drip(request: BaseHTTPRequestHandler) -> None:
         if where == "body":
             saying(b"", content_length="1000")(request)
@@ -235,13 +239,13 @@ def test_a_server_that_drips_is_left_when_the_time_is_over(server: Server, targe
         for _ in range(1000):
             request.wfile.write(b"x")
             request.wfile.flush()
+            dripped.append(1)
             time.sleep(0.01)
 
     server.answers["/drip"] = drip
-    started = time.monotonic()
     limits = LIMITS.model_copy(update={"fetch_seconds": 0.4})
     _refused(server.url("/drip"), target, "takes longer than 0.4 s to fetch", limits=limits)
-    assert time.monotonic() - started < 5
+    assert len(dripped) < 1000, "it was waited for to its end"
 
 
 @pytest.mark.parametrize(

@@ -35,10 +35,12 @@ async def _pieces(*pieces, then=None):
         raise then
 
 
-async def _silent(*pieces):
+async def _silent(*pieces, is_silent=None):
     for piece in pieces:
         yield piece
-    await asyncio.sleep(60)
+    if is_silent is not None:
+        is_silent.set()
+    await asyncio.sleep(600)
 
 
 def _read(files, upload_id, name):
@@ -127,14 +129,15 @@ def test_a_file_that_was_joined_by_somebody_who_died_is_complete_all_the_same(fi
     assert not (tmp_path / "scratch").exists() or not any((tmp_path / "scratch").iterdir())
 
 
-def test_a_newer_sender_takes_over(files):
+def test_a_newer_sender_takes_over(files, monkeypatch):
     confirmed = Confirmed()
+    monkeypatch.setattr(files, "_idle_seconds", 600.0)  # Nobody is given up before that.
 
     async def both():
-        old = asyncio.create_task(
-            files.extend("u6", "a.mp4", _silent(DATA[:100]), offset=0, num_bytes=len(DATA), confirm=confirmed)
-        )
-        await asyncio.sleep(0.05)
+        is_silent = asyncio.Event()
+        chunks = _silent(DATA[:100], is_silent=is_silent)
+        old = asyncio.create_task(files.extend("u6", "a.mp4", chunks, offset=0, num_bytes=len(DATA), confirm=confirmed))
+        await is_silent.wait()
         new = files.extend("u6", "a.mp4", _pieces(DATA), offset=0, num_bytes=len(DATA), confirm=lambda _: None)
         return await asyncio.gather(old, new, return_exceptions=True)
 

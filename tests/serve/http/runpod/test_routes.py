@@ -25,6 +25,7 @@ from seedvr2_ray.serve.security.api_keys import make_key
 from tests.media import clips
 from tests.serve.deployment import WatchedRestorers, deploy
 from tests.serve.http_service import HttpService, served
+from tests.serve.runpod_sdk import LONG, make_patient
 
 pytestmark = pytest.mark.slow
 
@@ -59,6 +60,7 @@ def endpoint(service: HttpService, monkeypatch: pytest.MonkeyPatch) -> runpod.En
 
 
 def sdk(service: HttpService, monkeypatch: pytest.MonkeyPatch, key: str = "any key", name: str = "any-endpoint"):
+    make_patient(monkeypatch)
     monkeypatch.setattr(runpod, "endpoint_url_base", f"{service.url}/v2")
     monkeypatch.setattr(runpod, "api_key", key)
     # The SDK sleeps a second between looks.
@@ -67,7 +69,7 @@ def sdk(service: HttpService, monkeypatch: pytest.MonkeyPatch, key: str = "any k
 
 
 def runsync(service: HttpService, given: dict, **query) -> dict:
-    response = requests.post(f"{service.endpoint}/runsync", json={"input": given}, params=query, timeout=60)
+    response = requests.post(f"{service.endpoint}/runsync", json={"input": given}, params=query, timeout=240)
     assert response.status_code == 200, response.text
     return response.json()
 
@@ -107,7 +109,7 @@ def test_the_envelope_holds_the_same_output(service, clip):
     assert result["executionTime"] >= 0
     output = result["output"]
     assert {key: result[key] for key in output} == output
-    again = requests.get(f"{service.endpoint}/status/{result['id']}", timeout=30).json()
+    again = requests.get(f"{service.endpoint}/status/{result['id']}", timeout=120).json()
     assert again["output"] == output
     assert "media" not in again
 
@@ -188,21 +190,21 @@ def test_errors_are_the_documented_ones_wherever_a_client_looks(service, endpoin
 
 def test_media_above_the_upload_limit_are_refused_with_the_limit(service):
     media = base64.b64encode(bytes(2 * 10**6)).decode()
-    response = requests.post(f"{service.endpoint}/runsync", json={"input": {"media": media}}, timeout=60)
+    response = requests.post(f"{service.endpoint}/runsync", json={"input": {"media": media}}, timeout=240)
     assert response.status_code == 413
     assert "more than the 1 MB that this deployment accepts" in response.json()["error"]
 
 
 @pytest.mark.parametrize("body", ["", "[]", '{"input": '])
 def test_a_body_that_is_no_json_object_is_refused_under_error_too(service, body):
-    response = requests.post(f"{service.endpoint}/run", data=body, timeout=30)
+    response = requests.post(f"{service.endpoint}/run", data=body, timeout=120)
     assert response.status_code == 422
     assert response.json()["error"].startswith("the body")
 
 
 def test_what_takes_longer_than_the_wait_goes_on_and_is_found_by_its_id(tmp_path, clip):
     may_go_on = threading.Event()
-    restorers = WatchedRestorers(on_segment=lambda task: may_go_on.wait(60))
+    restorers = WatchedRestorers(on_segment=lambda task: may_go_on.wait(240))
     with served(deploy(tmp_path, restorers, auth=("none",))) as service:
         result = runsync(service, {"action": "restore", "media": encoded(clip), **SMALL}, wait=100)
         assert result["status"] in ("IN_QUEUE", "IN_PROGRESS")
@@ -212,14 +214,14 @@ def test_what_takes_longer_than_the_wait_goes_on_and_is_found_by_its_id(tmp_path
 
 
 def test_the_sdk_waits_for_a_result(endpoint, clip, tmp_path):
-    output = endpoint.run_sync({"input": {"action": "restore", "media": encoded(clip), **SMALL}}, timeout=60)
+    output = endpoint.run_sync({"input": {"action": "restore", "media": encoded(clip), **SMALL}}, timeout=240)
     assert output["success"] is True
     assert size_of(output["media"][0], tmp_path) == (68, 44)
 
 
 def test_the_sdk_runs_a_job_and_reads_its_status_and_output(endpoint, clip):
     job = endpoint.run({"action": "restore", "media": encoded(clip), **SMALL})
-    assert job.output(timeout=60)["success"] is True
+    assert job.output(timeout=LONG)["success"] is True
     assert job.status() == "COMPLETED"
 
 
@@ -232,14 +234,14 @@ def test_the_asynchronous_sdk_runs_a_job_and_reads_its_output(service, clip, mon
             job = await endpoint.run({"action": "restore", "media": encoded(clip), **SMALL})
             assert [item async for item in job.stream()][-1]["state"] == "completed"
             assert (await endpoint.health())["jobs"]["completed"] >= 1
-            return await job.output(timeout=60)
+            return await job.output(timeout=LONG)
 
     assert asyncio.run(work())["success"] is True
 
 
 def test_the_sdk_streams_progress_until_the_end(tmp_path, clip, monkeypatch):
     seen = threading.Event()
-    restorers = WatchedRestorers(on_segment=lambda task: seen.wait(60))
+    restorers = WatchedRestorers(on_segment=lambda task: seen.wait(240))
     with served(deploy(tmp_path, restorers, auth=("none",))) as service:
         items = []
         job = sdk(service, monkeypatch).run({"action": "restore", "media": encoded(clip), **SMALL})
@@ -256,15 +258,17 @@ def test_the_sdk_streams_progress_until_the_end(tmp_path, clip, monkeypatch):
 
 
 def test_the_sdk_cancels_a_job_that_runs_and_a_stream_of_it_ends(tmp_path, clip, monkeypatch):
-    restorers = WatchedRestorers(on_segment=lambda task: time.sleep(0.5))
+    may_go_on = threading.Event()
+    restorers = WatchedRestorers(on_segment=lambda task: may_go_on.wait(240))
     with served(deploy(tmp_path, restorers, auth=("none",))) as service:
         endpoint = sdk(service, monkeypatch)
         job = endpoint.run({"action": "restore", "media": encoded(clip), **SMALL})
         _until(service, job.job_id, "IN_PROGRESS")
         assert job.cancel() == {"id": job.job_id, "status": "CANCELLED"}
         _until(service, job.job_id, "CANCELLED")
+        may_go_on.set()
         assert job.status() == "CANCELLED"
-        assert runpod.endpoint.Job("any-endpoint", job.job_id, endpoint.rp_client).output(timeout=10) is None
+        assert runpod.endpoint.Job("any-endpoint", job.job_id, endpoint.rp_client).output(timeout=LONG) is None
         assert [item["state"] for item in job.stream()][-1] == "cancelled"
         assert job.cancel()["status"] == "CANCELLED"
 
@@ -318,13 +322,13 @@ def test_a_result_too_large_for_an_answer_is_named_by_a_link_that_opens_without_
             f"{service.endpoint}/runsync",
             json={"input": {"media": encoded(clip), **SMALL}},
             headers={"Authorization": f"Bearer {key}"},
-            timeout=60,
+            timeout=240,
         ).json()
         assert answer["status"] == "COMPLETED"
         assert answer["success"] is False
         assert answer["media"] == []
         assert answer["download_url"] in answer["error"]
-        video = requests.get(answer["download_url"], timeout=30)
+        video = requests.get(answer["download_url"], timeout=120)
         assert (video.status_code, video.headers["content-type"]) == (200, "video/mp4")
 
 
@@ -341,7 +345,7 @@ def test_keys_are_asked_for_and_jobs_are_their_owners(tmp_path, clip, monkeypatc
             job.status()
         assert ben.purge_queue()["removed"] == 0
         # RunPod's own examples for curl send the key without a scheme.
-        bare = requests.get(f"{service.endpoint}/health", headers={"authorization": _key(service, "anna")}, timeout=30)
+        bare = requests.get(f"{service.endpoint}/health", headers={"authorization": _key(service, "anna")}, timeout=120)
         assert bare.json()["jobs"]["inQueue"] == 1
 
 
@@ -349,7 +353,7 @@ def test_the_documented_curl_examples_work(service, clip, tmp_path):
     def curl(data: str) -> dict:
         command = ["curl", "-sS", "-X", "POST", f"{service.endpoint}/runsync", "-H", "Authorization: Bearer KEY"]
         command += ["-H", "Content-Type: application/json", "-d", data]
-        return json.loads(subprocess.run(command, check=True, capture_output=True, timeout=60).stdout)
+        return json.loads(subprocess.run(command, check=True, capture_output=True, timeout=240).stdout)
 
     assert curl('{"input": {"action": "health"}}')["status"] == "COMPLETED"
     data = json.dumps({"input": {"action": "restore", "video": encoded(clip), "res_h": 64, "res_w": 48}})
@@ -363,8 +367,8 @@ def _key(service: HttpService, owner: str) -> str:
 
 
 def _until(service: HttpService, job_id: str, status: str) -> None:
-    for _ in range(600):
-        now = requests.get(f"{service.endpoint}/status/{job_id}", timeout=30).json()["status"]
+    for _ in range(2400):
+        now = requests.get(f"{service.endpoint}/status/{job_id}", timeout=120).json()["status"]
         if now == status:
             return
         time.sleep(0.1)

@@ -3,6 +3,7 @@
 import base64
 import json
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from tests.documents import ROOT, SHELL, blocks, make_cheap
 from tests.media.clips import make_clip
 from tests.missing import require_programs
 from tests.serve.http.v1.ingress import Ingress, serving
+from tests.serve.runpod_sdk import LONG, make_patient
 from tests.serve.servers import saying
 from tests.serve.servers import serving as serving_files
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -63,13 +66,24 @@ def run(script: str, here: Path, **environment: str) -> str:
         cwd=here,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=400,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
     return ran.stdout
 
 
-def test_the_scripts_about_the_api_run_as_they_stand(ingress: Ingress, key: str, here: Path, clip: Path) -> None:
+def test_the_scripts_about_the_api_run_as_they_stand(
+    ingress: Ingress, key: str, here: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_watched = threading.Event()
+
+    def hold(task: object) -> None:
+        """Keep the first job from ending before the script follows it, whose programs take a while to start."""
+        if not is_watched.is_set():
+            wait_for(lambda: ingress.service.watch.num_watchers > 0, "somebody to follow the job")
+            is_watched.set()
+
+    monkeypatch.setattr(ingress.restorers, "on_segment", hold)
     script = "\n".join(blocks(DOCS / "api.md", *SHELL))
     words = run(script, here, SERVICE=ingress.url, KEY=key, VIDEO=str(clip)).split()
     assert words[0] in ("queued", "planning", "restoring")
@@ -93,14 +107,17 @@ def test_the_scripts_of_other_apis_clients_run_with_this_services_address(
     assert (here / "restored.mp4").read_bytes()[4:8] == b"ftyp"
 
 
-def test_the_program_for_runpods_sdk_runs_with_this_services_address(ingress: Ingress, key: str, clip: Path) -> None:
+def test_the_program_for_runpods_sdk_runs_with_this_services_address(
+    ingress: Ingress, key: str, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_patient(monkeypatch)
     (program,) = blocks(DOCS / "clients.md", "python")
     program = program.replace("https://video.example.org", ingress.url).replace("seedvr2_...", key)
     # The service's own address, and nothing of the example's settings, is what a reader changes.
     named: dict[str, object] = {"video_base64": base64.b64encode(clip.read_bytes()).decode()}
     exec(compile(program, "clients.md", "exec"), named)
     assert named["output"]["success"] is True  # type: ignore[index]
-    assert named["job"].output(timeout=120)["success"] is True  # type: ignore[attr-defined]
+    assert named["job"].output(timeout=LONG)["success"] is True  # type: ignore[attr-defined]
     named["endpoint"].rp_client.rp_session.close()  # type: ignore[attr-defined]
 
 

@@ -2,7 +2,6 @@
 
 import json
 import sqlite3
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -34,10 +33,9 @@ def test_with_a_locked_database_reads_are_answered_and_the_service_is_not_ready(
     assert client.get("/readyz").status_code == 200
     with closing(sqlite3.connect(tmp_path / "service.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        began = time.monotonic()
+        # As long as this block lasts: what waited for the lock would not be answered at all.
         assert client.get(f"/v1/jobs/{job.id}").status_code == 200
         assert client.get("/v1/jobs").status_code == 200
-        assert time.monotonic() - began < 1
         refused = client.get("/readyz")
         assert refused.status_code == 503 and refused.json()["type"].endswith("/storage")
         assert str(tmp_path) not in refused.text

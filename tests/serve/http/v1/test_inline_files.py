@@ -1,7 +1,7 @@
 import json
 import socket
-import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from seedvr2_ray.serve.db.key_store import KeyStore
 from seedvr2_ray.serve.security.api_keys import make_key
 from tests.serve.deployment import deploy
 from tests.serve.http_service import HttpService, served
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -36,9 +37,10 @@ def key_of(service: HttpService, *scopes: str) -> str:
 def begin(service: HttpService, key: str, length: int) -> socket.socket:
     """Send the head of a request and some of its body."""
     host, _, port = service.url.removeprefix("http://").partition(":")
-    connection = socket.create_connection((host, int(port)), timeout=30)
+    connection = socket.create_connection((host, int(port)), timeout=60)
     head = f"POST /upscale HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {key}\r\nContent-Length: {length}\r\n\r\n"
-    connection.sendall(head.encode() + PART)
+    with suppress(ConnectionError):  # Who is refused by the head may be hung up on; what was answered is there.
+        connection.sendall(head.encode() + PART)
     return connection
 
 
@@ -73,16 +75,13 @@ async def _has_room(service: object, caller: object) -> None:
 def test_a_sender_that_falls_silent_is_told_so(roomy):
     with begin(roomy, key_of(roomy, "jobs:write"), len(PART) + 100) as connection:
         assert b" 408 " in connection.recv(100)
-    assert no_bodies(roomy)
+    wait_for(lambda: no_bodies(roomy), "what came to be removed")
 
 
 def test_what_breaks_off_leaves_nothing_behind(roomy):
     with begin(roomy, key_of(roomy, "jobs:write"), len(PART) + 100):
         pass
-    deadline = time.monotonic() + 30
-    while not no_bodies(roomy):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for(lambda: no_bodies(roomy), "what came to be removed")
 
 
 def test_a_refused_job_leaves_no_upload_behind(roomy):

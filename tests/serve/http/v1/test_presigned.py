@@ -43,16 +43,16 @@ def test_a_file_of_another_size_than_was_announced_or_is_allowed_becomes_no_job(
     assert f"0 of {len(content)} bytes" in early.json()["detail"]
 
     # A store that does not go by the signed size takes anything; so it is looked at again here.
-    httpx.put(signed["url"], content=content[:-1]).raise_for_status()
+    httpx.put(signed["url"], content=content[:-1], timeout=240).raise_for_status()
     short = submit(client, signed["id"])
     assert short.status_code == 409
     assert f"announced with {len(content)} bytes and has {len(content) - 1}" in short.json()["detail"]
-    httpx.put(signed["url"], content=content).raise_for_status()
+    httpx.put(signed["url"], content=content, timeout=240).raise_for_status()
     assert submit(client, signed["id"]).status_code == 201
 
     large = presigned(len(content)).json()
     stored = f"{bucket}/service/uploads/{large['id']}/{NAME}"
-    httpx.put(large["url"], content=content + b"x").raise_for_status()
+    httpx.put(large["url"], content=content + b"x", timeout=240).raise_for_status()
     assert exists(stored)
     refused = submit(client, large["id"])
     assert refused.status_code == 413
@@ -65,7 +65,7 @@ def test_an_upload_that_is_deleted_takes_its_object_along(ingress, bucket):
     client = ingress.client()
     signed = client.post("/v1/uploads/presigned", json={"name": "film.mp4", "num_bytes": 5}).json()
     stored = f"{bucket}/service/uploads/{signed['id']}/film.mp4"
-    httpx.put(signed["url"], content=b"12345").raise_for_status()
+    httpx.put(signed["url"], content=b"12345", timeout=240).raise_for_status()
     assert exists(stored)
     assert client.delete(f"/v1/uploads/{signed['id']}", headers={"Tus-Resumable": "1.0.0"}).status_code == 204
     assert not exists(stored)

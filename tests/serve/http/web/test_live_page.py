@@ -34,8 +34,8 @@ _MEAN_DIFFERENCE = """
 @pytest.fixture(scope="module")
 def service(chromium: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
     models = {"lanczos": ModelPool(num_cpus=0.2, min_replicas=1)}
-    # However busy the machine is, frames may be dropped.
-    live = LiveLimits(least_factor_dropping=0.01, grace_seconds=5.0)
+    # However busy the machine is, frames may be dropped, and a page may be slow to come back.
+    live = LiveLimits(least_factor_dropping=0.01, grace_seconds=120.0)
     folder = tmp_path_factory.mktemp("service")
     with start_service(folder, models=models, default_model="lanczos", live=live) as running:
         yield running
