@@ -151,7 +151,10 @@ class RunnerReplica:
                 await asyncio.to_thread(self._sweeper.sweep)
             except Exception as error:  # noqa: BLE001  # Storage that is away now is asked again.
                 _log.warning("what has expired cannot be deleted now: %s", error)
-            await self._show_gauges()
+            try:
+                await self._show_gauges()
+            except Exception as error:  # noqa: BLE001  # Figures that cannot be shown end no sweeping.
+                _log.warning("how much there is to do cannot be shown now: %s", error)
             await asyncio.sleep(_SWEEP_SECONDS)
 
     async def _notify_and_wait(self) -> None:

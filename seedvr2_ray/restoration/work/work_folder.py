@@ -51,7 +51,7 @@ def open_work(
         finally:
             shutil.rmtree(workspace, ignore_errors=True)
             if not _has_commits(root) or (succeeded and not keep):
-                shutil.rmtree(root, ignore_errors=True)
+                _remove(root)
                 _remove_empty(created)
 
 
@@ -102,7 +102,15 @@ def remove_excerpts(root: Path) -> None:
     if not root.exists():
         return
     with suppress(CapacityError, TargetError), _locked(root, str(root)):
-        shutil.rmtree(root, ignore_errors=True)
+        _remove(root)
+
+
+def _remove(root: Path) -> None:
+    """Remove a work folder, its lock last: whoever took a new one before would lose what he commits beside it."""
+    for path in root.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+    shutil.rmtree(root, ignore_errors=True)
 
 
 def _root_of(target: str, work_folder: str | None, excerpt_of: str | None) -> Path:

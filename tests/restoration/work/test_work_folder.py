@@ -1,3 +1,6 @@
+import os
+from pathlib import Path
+
 import pytest
 
 from seedvr2_ray.errors import CapacityError, TargetError
@@ -21,6 +24,22 @@ def test_success_leaves_nothing_and_keep_leaves_the_commits(tmp_path):
     with open_work(target, None, keep=True) as (store, _):
         store.commit("restored", "a", {})
     assert work_folder_of(target, None).is_dir()
+
+
+def test_the_lock_of_a_folder_is_the_last_to_go(tmp_path, monkeypatch):
+    target, unlink, left = str(tmp_path / "out.mp4"), os.unlink, []
+    root = work_folder_of(target, None)
+
+    def look_and_unlink(path, **where):
+        if Path(path).name == "lock":
+            left.append([each.name for each in root.iterdir()])
+        unlink(path, **where)
+
+    monkeypatch.setattr(os, "unlink", look_and_unlink)
+    with open_work(target, None, keep=False) as (store, _):
+        for number in range(20):
+            store.commit(f"kind-{number}", "a", {})
+    assert left == [["lock"]]
 
 
 def test_a_stopped_run_leaves_its_commits_and_nothing_half_written(tmp_path):
