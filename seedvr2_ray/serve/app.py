@@ -212,7 +212,7 @@ def _finisher(config: ServiceConfig, layout: StorageLayout, instrumentation: Ins
         graceful_shutdown_timeout_s=config.limits.stall_seconds,
         **_HEALTH_CHECKS,
     )(Finisher)
-    return deployment.bind(layout, instrumentation)
+    return deployment.bind(layout, config.limits.stall_seconds, instrumentation)
 
 
 def restorer_application(
