@@ -191,7 +191,7 @@ class LiveLimits(_Section):
     grace_seconds: float = 10.0
     """How long a caller whose connection broke may come back."""
     stall_seconds: float = 30.0
-    """How long a caller may read nothing while what waits for it has no room."""
+    """How long a caller may send nothing, or read nothing while what waits for it has no room."""
     most_waiting_bytes: int = 32 << 20
     """Of a restored stream that wait to be read; some more are on their way in the connection."""
 

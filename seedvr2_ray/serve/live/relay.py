@@ -26,7 +26,7 @@ class RelayLimits:
     grace_seconds: float = 10.0
     """How long a caller may be away."""
     stall_seconds: float = 30.0
-    """How long a caller may fetch nothing while the output is full."""
+    """How long a caller who is there may fetch nothing while the output is full, or send nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,11 +177,15 @@ class StreamRelay:
         return self._why
 
     async def _await_input(self, away: float | None) -> None:
-        left = None if away is None else away + self._limits.grace_seconds - time.monotonic()
-        if left is not None and left <= 0:
+        limits = self._limits
+        left = limits.stall_seconds if away is None else away + limits.grace_seconds - time.monotonic()
+        is_changed = left > 0 and await self._until(
+            lambda: bool(self._input) or self._input_is_over or self._away_since != away, left
+        )
+        if not is_changed and away is None:
+            await self.finish(f"nothing was sent for {left:.0f} s; send what there is as it comes, or end the stream")
+        elif not is_changed:
             self._input_is_over = True
-        else:
-            await self._until(lambda: bool(self._input) or self._input_is_over or self._away_since != away, left)
 
     def _wants(self, socket: int) -> bool:
         return socket == self._socket and not self._input_is_over and not self._is_over

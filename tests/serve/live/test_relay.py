@@ -97,6 +97,16 @@ def test_a_caller_who_stays_away_ends_the_stream() -> None:
     run(story())
 
 
+def test_a_caller_who_is_there_and_sends_nothing_ends_the_stream_and_is_told() -> None:
+    async def story() -> None:
+        relay = StreamRelay("anna", QUICK)
+        await relay.attach("anna", 0)
+        assert await relay.take() == b""
+        assert "nothing was sent" in (relay.why() or "")
+
+    run(story())
+
+
 def test_nobody_else_gets_a_stream() -> None:
     async def story() -> None:
         relay = StreamRelay("anna", QUICK)

@@ -32,11 +32,10 @@ def _through(data: bytes, order: LiveOrder = ORDER, limits: RelayLimits | None =
     async def story() -> list[Any]:
         relay = StreamRelay("anna", limits or RelayLimits())
         socket, _ = await relay.attach("anna", 0)
-        at_work = asyncio.create_task(_call(relay, order))
         for start in range(0, len(data), 5000):
             await relay.push(socket, data[start : start + 5000])
         await relay.end_input()
-        assert (await at_work)[0] == STARTED
+        assert (await _call(relay, order))[0] == STARTED
         pieces, is_over = await relay.fetch(socket, 1)
         assert is_over
         return pieces
