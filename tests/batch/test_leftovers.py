@@ -70,7 +70,7 @@ def test_a_run_goes_on_saying_that_it_goes_on_whatever_its_store_raises(
 
     with kept_alive(job_in(tmp_path, "run")):
         monkeypatch.setattr(leftovers, "say_alive", say)
-        assert all(said.acquire(timeout=10) for _ in range(3))
+        assert all(said.acquire(timeout=240) for _ in range(3))
 
 
 def test_work_that_a_killed_run_could_not_remove_goes_at_the_end_of_the_next_unless_it_is_wanted(

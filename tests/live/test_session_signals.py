@@ -18,7 +18,7 @@ class _Stalled:
 
     def write(self, data: bytes) -> int:
         self.is_written.set()
-        self.gate.wait(60)
+        self.gate.wait(240)
         return len(data)
 
     def close(self) -> None:
@@ -30,13 +30,13 @@ def test_a_stream_that_is_asked_twice_to_end_ends_at_once_though_nobody_takes_wh
     session = make_session(bytes_opener(stream_bytes(40, has_sound=False)), target)
 
     def ask_twice() -> None:
-        target.is_written.wait(60)
+        target.is_written.wait(240)
         os.kill(os.getpid(), signal.SIGINT)
         while signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
             threading.Event().wait(0.01)
         os.kill(os.getpid(), signal.SIGINT)
 
-    too_late = threading.Timer(10, target.gate.set)
+    too_late = threading.Timer(100, target.gate.set)
     too_late.start()
     with pytest.raises(KeyboardInterrupt), session.ended_by_signals():
         threading.Thread(target=ask_twice).start()

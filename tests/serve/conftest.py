@@ -237,7 +237,7 @@ def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         restorers=BrakedRestorers(Brake(folder)),
         model_aliases={"seedvr2_3b": "lanczos"},
         fetch=FetchRules(allow_private=("127.0.0.0/8",)),
-        live=LiveLimits(wait_seconds=10.0, grace_seconds=10.0, stall_seconds=4.0, most_waiting_bytes=1 << 20),
+        live=LiveLimits(wait_seconds=8.0, grace_seconds=10.0, stall_seconds=10.0, most_waiting_bytes=1 << 20),
         num_finishers=1,
         # Longer than a busy machine lets a runner wait; the tests that kill one end its leases.
         lease_seconds=120.0,

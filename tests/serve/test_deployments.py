@@ -32,4 +32,4 @@ def test_figures_that_cannot_be_shown_end_no_sweeping(monkeypatch: pytest.Monkey
         assert has_swept_again.is_set()
         sweeping.cancel()
 
-    asyncio.run(within(10, story()))
+    asyncio.run(within(240, story()))

@@ -69,7 +69,7 @@ def _errors_of(function: Callable[[], object]) -> tuple[threading.Thread, list[B
 
 def test_a_rank_that_calls_and_says_nothing_is_not_waited_for_longer_than_any_other() -> None:
     thread, raised = _errors_of(lambda: Ranks.start(SPEC, _MuteHost()))
-    thread.join(10)
+    thread.join(240)
     assert [type(error) for error in raised] == [GangError]
     assert "not all ranks have reported" in str(raised[0])
 
@@ -90,7 +90,7 @@ def test_a_rank_that_nothing_ends_is_not_waited_for_without_end(monkeypatch: pyt
     host: Any = LocalProcesses(None)
     host._processes = [_Immortal(), _Immortal()]
     thread, raised = _errors_of(host.end)
-    thread.join(5)
+    thread.join(240)
     assert not thread.is_alive() and not raised
 
 
@@ -101,7 +101,7 @@ def test_a_gang_that_is_closed_while_it_is_started_again_leaves_no_ranks(monkeyp
     def start(*values: Any) -> _StandIn:
         if started:
             is_starting.set()
-            may_come_up.wait(10)
+            may_come_up.wait(240)
         started.append(_StandIn())
         return started[-1]
 
@@ -110,9 +110,9 @@ def test_a_gang_that_is_closed_while_it_is_started_again_leaves_no_ranks(monkeyp
     gang = GangRestorer(SPEC, host)
     started[0].loss = "a rank was lost"
     thread, raised = _errors_of(gang.revive)
-    assert is_starting.wait(10)
+    assert is_starting.wait(240)
     gang.close()
     may_come_up.set()
-    thread.join(10)
+    thread.join(240)
     assert [ranks.is_over for ranks in started] == [True, True]
     assert [type(error) for error in raised] == [GangError]

@@ -249,12 +249,28 @@ def test_a_caller_who_comes_back_goes_on_with_the_same_stream(service: RunningSe
 
 
 def test_who_finds_no_free_replica_is_told_so(service: RunningService) -> None:
+    is_refused = threading.Event()
     with live_socket(service) as first:
         Heard().listen(first, lambda heard: heard.named("ready"))
-        heard = _refused(service, b"")
+
+        def go_on() -> None:
+            """Send now and then, for a stream of which nothing comes is ended."""
+            data = stream_bytes(50)
+            for start in range(0, len(data), len(data) // 240 + 1):
+                first.send(data[start : start + len(data) // 240 + 1])
+                if is_refused.wait(0.5):
+                    break
+            first.send(json.dumps({"type": "end"}))
+
+        sender = threading.Thread(target=go_on)
+        sender.start()
+        try:
+            heard = _refused(service, b"")
+        finally:
+            is_refused.set()
+            sender.join(240)
         (error,) = heard.named("error")
         assert error["status"] == 503 and "1 replica(s) of lanczos" in error["detail"]
-        first.send(json.dumps({"type": "end"}))
         Heard().listen(first)
     require_free(service)
 
@@ -287,7 +303,7 @@ class TestHarmsNobodyElse:
             require_free(service)
             heard.listen(socket)
         (error,) = heard.named("error")
-        assert "nothing was read for 4 s" in error["detail"] and heard.close_code == 4408
+        assert "nothing was read for 10 s" in error["detail"] and heard.close_code == 4408
         assert len(heard.data) < 20_000_000
 
     def test_a_change_of_size_in_mid_stream_gets_one_clear_message(self, service: RunningService) -> None:

@@ -22,17 +22,17 @@ def test_a_job_that_is_claimed_in_the_moment_in_which_its_runner_drains_is_hande
     def claim_slowly(*values: Any, **named: Any) -> Sequence[Job]:
         jobs = claim(*values, **named)
         claimed.set()
-        may_go_on.wait(30)
+        may_go_on.wait(240)
         return jobs
 
     monkeypatch.setattr(JobStore, "claim", claim_slowly)
     make_clip(tmp_path / "short.mp4", num_frames=8, size=(64, 48))
-    service = deploy(tmp_path, lease_seconds=60)
+    service = deploy(tmp_path, lease_seconds=600)
     job = service.submit(tmp_path / "short.mp4")
 
     async def work() -> Job:
         async with service.running() as runner:
-            await asyncio.to_thread(claimed.wait, 30)
+            await asyncio.to_thread(claimed.wait, 240)
             draining = asyncio.create_task(runner.drain())
             await asyncio.sleep(0)
             may_go_on.set()

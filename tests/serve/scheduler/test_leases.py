@@ -17,7 +17,7 @@ def test_claims_hold_however_many_jobs_wait_for_a_store_that_does_not_answer(tmp
 
     def hang(task: object) -> None:
         is_restoring.set()
-        may_go_on.wait(30)
+        may_go_on.wait(240)
 
     make_clip(tmp_path / "short.mp4", num_frames=8, size=(64, 48))
     service = deploy(tmp_path, WatchedRestorers(on_segment=hang), lease_seconds=1.0)
@@ -25,13 +25,13 @@ def test_claims_hold_however_many_jobs_wait_for_a_store_that_does_not_answer(tmp
 
     async def work() -> None:
         async with service.running() as runner:
-            await asyncio.to_thread(is_restoring.wait, 30)
-            waiting = [asyncio.create_task(runner._in_thread(may_go_on.wait, 30)) for _ in range(64)]
+            await asyncio.to_thread(is_restoring.wait, 240)
+            waiting = [asyncio.create_task(runner._in_thread(may_go_on.wait, 240)) for _ in range(64)]
             await asyncio.sleep(0)
             claimed = service.jobs.get(job.id).lease_until
             assert claimed is not None
             later = claimed + timedelta(seconds=1)
-            await service.until(job, lambda now: now.lease_until is not None and now.lease_until > later, seconds=10)
+            await service.until(job, lambda now: now.lease_until is not None and now.lease_until > later)
             may_go_on.set()
             await asyncio.gather(*waiting)
 

@@ -14,7 +14,7 @@ from tests.waiting import within
 
 
 def run(scenario: Awaitable[Any]) -> None:
-    asyncio.run(within(20, scenario))
+    asyncio.run(within(240, scenario))
 
 
 @pytest.mark.slow

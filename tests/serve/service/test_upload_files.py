@@ -152,7 +152,7 @@ def test_a_request_that_is_ended_while_the_disk_is_slow_keeps_and_tells_all_that
 
     def append_slowly(*values):
         is_writing.set()
-        may_go_on.wait(10)
+        may_go_on.wait(240)
         append(*values)
 
     monkeypatch.setattr(upload_files, "_append", append_slowly)
@@ -161,11 +161,11 @@ def test_a_request_that_is_ended_while_the_disk_is_slow_keeps_and_tells_all_that
         sending = asyncio.create_task(
             files.extend("u9", "a.mp4", _pieces(DATA[:1000]), offset=0, num_bytes=len(DATA), confirm=confirmed)
         )
-        await asyncio.to_thread(is_writing.wait, 10)
+        await asyncio.to_thread(is_writing.wait, 240)
         sending.cancel()
         await asyncio.wait([sending], timeout=0.1)
         may_go_on.set()
-        await asyncio.wait([sending], timeout=10)
+        await asyncio.wait([sending], timeout=240)
         assert sending.cancelled()
 
     asyncio.run(story())

@@ -19,7 +19,7 @@ def test_a_finisher_whose_thread_hangs_becomes_unhealthy_once_nobody_waits_for_i
 
     def hang(*_: object) -> bool:
         begun.set()
-        gate.wait(60)
+        gate.wait(240)
         raise OSError("too late for anybody")
 
     monkeypatch.setattr(publish, "preview", hang)
@@ -28,7 +28,7 @@ def test_a_finisher_whose_thread_hangs_becomes_unhealthy_once_nobody_waits_for_i
     async def story() -> None:
         finisher = Finisher(StorageLayout(data=str(tmp_path), scratch=str(tmp_path)), stall_seconds=0.0)
         asked = asyncio.create_task(finisher.preview(order))
-        await asyncio.to_thread(begun.wait, 60)
+        await asyncio.to_thread(begun.wait, 240)
         await finisher.check_health()
         asked.cancel()
         await asyncio.wait([asked])

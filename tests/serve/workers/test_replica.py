@@ -38,7 +38,7 @@ class _Hanging(LanczosRestorer):
         self.is_begun.set()
         if self._failure is not None:
             raise self._failure
-        self.gate.wait(60)
+        self.gate.wait(240)
         yield from super().restore(frames, task)
 
 
@@ -74,7 +74,7 @@ def test_a_replica_that_hangs_over_a_stream_which_is_to_end_becomes_unhealthy(tm
         replica = _replica(tmp_path, restorer)
         signs = replica.live(ORDER, await _sending())
         assert await anext(signs) == STARTED
-        await asyncio.to_thread(restorer.is_begun.wait, 30)
+        await asyncio.to_thread(restorer.is_begun.wait, 240)
         closing = asyncio.create_task(signs.aclose())
         with pytest.raises(RuntimeError, match="no sign of life"):
             while not closing.done():
@@ -84,7 +84,7 @@ def test_a_replica_that_hangs_over_a_stream_which_is_to_end_becomes_unhealthy(tm
         await closing
         await replica.check_health()
 
-    asyncio.run(within(5, story()))
+    asyncio.run(within(240, story()))
 
 
 def test_a_replica_whose_device_a_stream_has_spoiled_becomes_unhealthy(tmp_path: Path) -> None:
@@ -96,4 +96,4 @@ def test_a_replica_whose_device_a_stream_has_spoiled_becomes_unhealthy(tmp_path:
         with pytest.raises(RuntimeError, match="the device is unusable"):
             await replica.check_health()
 
-    asyncio.run(within(30, story()))
+    asyncio.run(within(240, story()))
