@@ -118,7 +118,7 @@ class RunningService:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self.wait_for(self._is_ready, _START_SECONDS, "the service does not become ready")
+        self.wait_for(self.is_ready, _START_SECONDS, "the service does not become ready")
 
     def redeploy(self, *deployments: Mapping[str, Any]) -> None:
         """Do what ``serve deploy`` does after these entries of ``deployments`` were put into the configuration."""
@@ -184,9 +184,10 @@ class RunningService:
         }
         (self.folder / "serve.json").write_text(json.dumps(config))
 
-    def _is_ready(self) -> bool:
+    def is_ready(self) -> bool:
+        """Whether it takes jobs; no answer is none."""
         try:
-            return httpx.get(f"{self.base_url}/readyz", timeout=5).status_code == 200
+            return httpx.get(f"{self.base_url}/readyz", timeout=60).status_code == 200
         except httpx.HTTPError:
             return False
 

@@ -364,8 +364,7 @@ def test_a_stream_whose_ingress_dies_leaves_neither_a_process_nor_a_replica_that
         before = service.pids_of("api")
         for pid in before:
             os.kill(pid, signal.SIGKILL)
-    service.wait_for(lambda: bool(set(service.pids_of("api")) - set(before)), 60, "another ingress")
-    service.wait_for(lambda: not service.pids_titled("ray::StreamRelay"), 60, "the end of the relay")
-    with service.client() as client:
-        service.wait_for(lambda: client.get("/healthz").status_code == 200, 60, "an answer")
+    service.wait_for(lambda: bool(set(service.pids_of("api")) - set(before)), 240, "another ingress")
+    service.wait_for(lambda: not service.pids_titled("ray::StreamRelay"), 240, "the end of the relay")
+    service.wait_for(service.is_ready, 240, "an answer")
     require_free(service)
