@@ -178,13 +178,21 @@ class JobRunner:
                     most_per_owner=self._limits.max_active_jobs_per_owner,
                 )
             )
+            await self._end_runs([job.id for job in claimed if job.id in self._runs])
+            for job in claimed:
+                self._begin(job)
         except StorageError as error:
             _log.warning("no jobs can be claimed now: %s", error)
-            return
         finally:
             self._is_claiming = False
-        for job in claimed:
-            self._begin(job)
+
+    async def _end_runs(self, job_ids: list[str]) -> None:
+        """End the work under claims that ended while nobody could renew them, so that no job is worked on twice."""
+        tasks = [self._tasks[job_id] for job_id in job_ids]
+        for job_id in job_ids:
+            self._runs[job_id].drop()
+        if tasks:
+            await asyncio.wait(tasks)
 
     def _begin(self, job: Job) -> None:
         run = self._runs[job.id] = JobRun(job, self._shared)

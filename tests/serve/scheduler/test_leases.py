@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from seedvr2_ray.serve.jobs import Job
+from seedvr2_ray.serve.scheduler.job_run import JobRun
 from tests.media.clips import make_clip
 from tests.serve.deployment import WatchedRestorers, deploy
 
@@ -39,3 +41,47 @@ def test_claims_hold_however_many_jobs_wait_for_a_store_that_does_not_answer(tmp
         asyncio.run(work())
     finally:
         may_go_on.set()
+
+
+@pytest.mark.slow
+def test_a_runner_that_takes_its_own_job_again_does_not_work_on_it_twice_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_restoring, may_go_on = threading.Event(), threading.Event()
+
+    def hang(task: object) -> None:
+        is_restoring.set()
+        may_go_on.wait(240)
+
+    at_work: list[int] = []
+    num_at_once, run = 0, JobRun.run
+
+    async def counted(self: JobRun) -> None:
+        nonlocal num_at_once
+        num_at_once += 1
+        at_work.append(num_at_once)
+        try:
+            await run(self)
+        finally:
+            num_at_once -= 1
+
+    monkeypatch.setattr(JobRun, "run", counted)
+    make_clip(tmp_path / "short.mp4", num_frames=8, size=(64, 48))
+    service = deploy(tmp_path, WatchedRestorers(on_segment=hang), lease_seconds=600.0)
+    job = service.submit(tmp_path / "short.mp4")
+
+    async def work() -> Job:
+        async with service.running() as runner:
+            await asyncio.to_thread(is_restoring.wait, 240)
+            service.let_leases_end()
+            runner.wake()
+            await service.until(job, lambda now: now.num_tries == 2)
+            may_go_on.set()
+            return await service.until(job)
+
+    try:
+        ended = asyncio.run(work())
+    finally:
+        may_go_on.set()
+    assert service.master(ended)
+    assert at_work == [1, 1]
