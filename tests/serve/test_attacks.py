@@ -28,7 +28,9 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 RESULT_BYTES = 150 << 20
 NUM_STALLED = 6
 NUM_SILENT = 1050
-ANSWER_SECONDS = 15.0
+ANSWER_SECONDS = 1.0
+"""For nine answers of ten: a busy machine may stop for a moment."""
+LATEST_ANSWER_SECONDS = 15.0
 """Half of what is allowed to a body, and less than what is allowed to a head or a download: nobody waits for those."""
 
 
@@ -63,7 +65,9 @@ def somebody_else_is_answered(service: RunningService) -> Iterator[None]:
         is_over.set()
         thread.join(60)
     assert not failures, failures
-    assert max(took) < ANSWER_SECONDS, f"{max(took):.2f} s"
+    assert max(took) < LATEST_ANSWER_SECONDS, f"{max(took):.2f} s"
+    usual = sorted(took)[(len(took) - 1) * 9 // 10]
+    assert usual < ANSWER_SECONDS, f"{usual:.2f} s"
 
 
 def connect(service: RunningService) -> socket.socket:
