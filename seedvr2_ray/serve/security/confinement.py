@@ -74,9 +74,15 @@ def limit_resources(*, memory_bytes: int, seconds: float) -> None:
         resource.setrlimit(limit, (soft, hard))
 
 
-def end_with_parent(signal_number: int) -> None:
-    """Have the kernel send this process a signal when the one that forked it ends."""
+def end_with_parent(signal_number: int, parent: int) -> None:
+    """Have the kernel send this process a signal when the one that forked it ends; at once if it has ended already.
+
+    Args:
+        parent: its process id.
+    """
     _libc().prctl(_PR_SET_PDEATHSIG, signal_number, 0, 0, 0)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal_number)
 
 
 def forbid_network_and_programs() -> bool:

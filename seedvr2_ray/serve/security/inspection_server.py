@@ -96,11 +96,13 @@ def _start(
     control: socket.socket,
     others: Mapping[int, _Child],
 ) -> _Child:
+    server = os.getpid()
     pid = os.fork()
     if pid:
         return _Child(pid, answer, time.monotonic() + order["seconds"])
     status = 1
     try:
+        end_with_parent(signal.SIGKILL, server)
         # A child must be able neither to order others nor to answer for them.
         control.close()
         for pidfd, child in others.items():
@@ -115,7 +117,6 @@ def _start(
 
 
 def _look(order: Mapping[str, Any], reader: Reader) -> dict[str, Any]:
-    end_with_parent(signal.SIGKILL)
     # The name alone is what messages show: where the service keeps its files is nobody's business.
     os.chdir(order["folder"])
     path = Path(order["name"])

@@ -124,18 +124,37 @@ def test_a_server_that_was_killed_is_replaced(inspector: Inspector, tmp_path: Pa
     slow = tmp_path / "sleep.mp4"
     shutil.copy(DEMO, slow)
     inspector.start()
-    assert inspector._server is not None
-    first = inspector._server.pid
+    server = inspector._server
+    assert server is not None
     with ThreadPoolExecutor(1) as threads:
         asked = threads.submit(inspector.inspect, slow, Limits(probe_seconds=600))
-        _wait(lambda: len(_children(first)) == 1)
-        os.kill(first, signal.SIGKILL)
+        _wait(lambda: len(_children(server.pid)) == 1)
+        os.kill(server.pid, signal.SIGKILL)
         # Asked again of the second server, which lives.
-        _wait(lambda: inspector._server.pid != first and len(_children(inspector._server.pid)) == 1)
+        _wait(lambda: inspector._server not in (None, server) and len(_children(inspector._server.pid)) == 1)
         os.kill(_children(inspector._server.pid)[0], signal.SIGKILL)
         with pytest.raises(MediaError, match="crashed its reader"):
             asked.result()
     assert inspector.inspect(DEMO, LIMITS).kind == "video"
+
+
+def test_a_reader_whose_server_was_killed_as_it_was_forked_ends_too() -> None:
+    """It held the line to whoever asked until the time for the file was over, and would have stayed for good."""
+    program = (
+        "import os, signal, time\n"
+        "from seedvr2_ray.serve.security.confinement import end_with_parent\n"
+        "server = os.fork()\n"
+        "if not server:\n"
+        "    server = os.getpid()\n"
+        "    if not os.fork():\n"
+        "        while os.getppid() == server:\n"
+        "            time.sleep(0.01)\n"
+        "        end_with_parent(signal.SIGKILL, server)\n"
+        "        print('lives', flush=True)\n"
+        "    os._exit(0)\n"
+        "os.waitpid(server, 0)\n"
+    )
+    assert subprocess.check_output([sys.executable, "-c", program], timeout=240) == b""
 
 
 def test_nothing_stays_behind_when_the_caller_is_killed(tmp_path: Path) -> None:
