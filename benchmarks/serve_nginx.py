@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.serve_cluster import free_port
+
 SHIPPED = Path(__file__).parents[1] / "examples" / "nginx.conf"
 _WHOLE = """
 daemon off;
@@ -58,10 +60,7 @@ def nginx_before(upstream: int, results: Path, folder: Path, *, port: int | None
     program = find_nginx()
     if program is None:
         raise RuntimeError("nginx is not installed; `make system-packages` installs it")
-    if port is None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
+    port = free_port() if port is None else port
     folder.mkdir(parents=True, exist_ok=True)
     replaced = {
         "listen 80;": f"listen 127.0.0.1:{port};",

@@ -21,6 +21,12 @@ def free_port() -> int:
     raise RuntimeError(f"no free port was found between {_PORTS.start} and {_PORTS.stop}")
 
 
+def is_listening(port: int) -> bool:
+    """Say whether somebody takes connections at a port of loopback."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 def _is_free(port: int) -> bool:
     with suppress(OSError):
         for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):

@@ -1,6 +1,5 @@
 """An S3 endpoint on loopback, and buckets in it, for tests that import these fixtures. Not a test module."""
 
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,7 +8,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from tests.ports import free_port
+from tests.ports import free_port, is_listening
 from tests.waiting import wait_for
 
 SECRET = "a-secret-nobody-may-see"
@@ -22,17 +21,12 @@ def endpoint() -> Iterator[str]:
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        wait_for(lambda: server.poll() is not None or _answers(port), "the store")
+        wait_for(lambda: server.poll() is not None or is_listening(port), "the store")
         assert server.poll() is None, "the store has ended"
         yield f"http://127.0.0.1:{port}"
     finally:
         server.terminate()
         server.wait()
-
-
-def _answers(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.fixture

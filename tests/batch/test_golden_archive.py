@@ -13,7 +13,6 @@ from tests.batch.restorers import TracingRestorers
 
 pytestmark = [
     pytest.mark.ray,
-    pytest.mark.timeout(1200),
     # Ray leaves its log files and sockets to the garbage collector.
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),

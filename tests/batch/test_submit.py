@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,7 @@ from playwright.sync_api import expect
 
 from tests.batch.archives import digests, make_archive, quarantined, restore_one_by_one
 from tests.browsers import open_browser
-from tests.ports import free_port
+from tests.ports import free_port, is_listening
 from tests.processes import kill_family
 from tests.waiting import wait_for
 
@@ -41,18 +40,13 @@ def cluster(tmp_path: Path) -> Iterator[str]:
         command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=_environment()
     )
     try:
-        wait_for(lambda: head.poll() is not None or _is_listening(dashboard), "the cluster")
+        wait_for(lambda: head.poll() is not None or is_listening(dashboard), "the cluster")
         assert head.poll() is None, "the cluster did not start"
         yield f"http://127.0.0.1:{dashboard}"
     finally:
         # Ray itself waits half a minute for its own parts.
         kill_family(head)
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_listening(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _environment() -> dict[str, str]:

@@ -29,7 +29,7 @@ from tests.restoration.gang.row_shards import RowShards
 from tests.serve.deployment import SETTINGS, deploy
 from tests.waiting import wait_for
 
-pytestmark = [*ON_MACHINES, pytest.mark.timeout(1200)]
+pytestmark = ON_MACHINES
 
 SPOT, ON_DEMAND = "h100-x8-spot", "h100-x8"
 WHOLE = replace(SETTINGS, segment_seconds=60.0, detect_shots=False)

@@ -20,7 +20,7 @@ from tests.restoration.gang.row_shards import RowShards, folders, processes_left
 from tests.serve.deployment import SETTINGS, deploy
 from tests.waiting import wait_for
 
-pytestmark = [*ON_MACHINES, pytest.mark.timeout(1200)]
+pytestmark = ON_MACHINES
 
 WHOLE = replace(SETTINGS, segment_seconds=60.0, detect_shots=False)
 """One segment, and so one gang."""

@@ -20,14 +20,11 @@ from seedvr2_ray.serve.scheduler.video_progress import VideoProgress
 from seedvr2_ray.serve.scheduler.video_run import Meter, Shared, VideoRun, deadline
 from seedvr2_ray.serve.security.wording import explained
 from seedvr2_ray.serve.service.admission import require_quota
-from seedvr2_ray.serve.workers.protocol import PreparedJob, PrepareOrder
+from seedvr2_ray.serve.workers.protocol import STALLS_OF_A_VIDEO, PreparedJob, PrepareOrder
 from seedvr2_ray.serve.workers.restore import StalePlanError
 from seedvr2_ray.telemetry.metrics import count, observe
 
 _log = logging.getLogger(__name__)
-
-_STALLS_OF_A_VIDEO = 6
-"""Looking for shots and joining go over a whole video, and say nothing meanwhile."""
 
 
 class JobRun:
@@ -154,7 +151,7 @@ class JobRun:
         )
         async with shared.preparations.place(job.owner):
             began = time.monotonic()
-            async with deadline(limits.fetch_seconds + _STALLS_OF_A_VIDEO * limits.stall_seconds, "preparing the job"):
+            async with deadline(limits.fetch_seconds + STALLS_OF_A_VIDEO * limits.stall_seconds, "preparing the job"):
                 prepared = await shared.workers.prepare(order)
         if prepared.gang_size is not None:
             self._meter.pool = order.pool.sizes[prepared.gang_size]
@@ -181,7 +178,7 @@ class JobRun:
         await VideoRun(self._job, video, self._meter, self._shared).run()
         await self._advance(JobState.ASSEMBLING, video)
         began = time.monotonic()
-        async with deadline(_STALLS_OF_A_VIDEO * self._shared.limits().stall_seconds, "publishing the result"):
+        async with deadline(STALLS_OF_A_VIDEO * self._shared.limits().stall_seconds, "publishing the result"):
             result = await self._shared.workers.publish(video.publish_order())
         observe("seedvr2_stage_seconds", time.monotonic() - began, stage="assemble")
         video.has_preview = True

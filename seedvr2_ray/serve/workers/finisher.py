@@ -10,14 +10,18 @@ from seedvr2_ray.serve.jobs import ResultInfo
 from seedvr2_ray.serve.observability.instrumentation import Instrumentation
 from seedvr2_ray.serve.security.inspection import shared_inspector
 from seedvr2_ray.serve.workers import prepare, publish
-from seedvr2_ray.serve.workers.protocol import PartOrder, PreparedJob, PrepareOrder, PreviewOrder, PublishOrder
+from seedvr2_ray.serve.workers.protocol import (
+    STALLS_OF_A_VIDEO,
+    PartOrder,
+    PreparedJob,
+    PrepareOrder,
+    PreviewOrder,
+    PublishOrder,
+)
 from seedvr2_ray.serve.workers.scratch_cleanup import keep_tidy
 from seedvr2_ray.serve.workers.storage_layout import StorageLayout
 
 Result = TypeVar("Result")
-
-_STALLS_OF_LOST_WORK = 6
-"""As long as whoever asks for the longest kind of work waits for it."""
 
 
 class Finisher:
@@ -60,7 +64,7 @@ class Finisher:
         """
         if self._lost:
             silence = time.monotonic() - min(self._lost.values())
-            if silence > _STALLS_OF_LOST_WORK * self._stall_seconds:
+            if silence > STALLS_OF_A_VIDEO * self._stall_seconds:
                 raise RuntimeError(f"what nobody has waited for since {silence:.0f} s has not ended")
 
     async def _run(self, function: Callable[[], Result]) -> Result:

@@ -11,6 +11,10 @@ from seedvr2_ray.serve.config import FetchRules, Limits, ModelPool
 from seedvr2_ray.serve.jobs import ResultInfo, Source
 from seedvr2_ray.storage.sources import Pinned
 
+STALLS_OF_A_VIDEO = 6
+"""How often the silence of a replica a finisher is waited for: looking for shots and joining go over a whole video, and
+say nothing meanwhile."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PrepareOrder:

@@ -10,12 +10,11 @@ import pytest
 
 from seedvr2_ray.serve.db.job_store import JobStore
 from seedvr2_ray.serve.jobs import Job
-from tests.media.clips import make_clip
 from tests.serve.deployment import deploy
 
 
 def test_a_job_that_is_claimed_in_the_moment_in_which_its_runner_drains_is_handed_over_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     claimed, may_go_on, claim = threading.Event(), threading.Event(), JobStore.claim
 
@@ -26,9 +25,8 @@ def test_a_job_that_is_claimed_in_the_moment_in_which_its_runner_drains_is_hande
         return jobs
 
     monkeypatch.setattr(JobStore, "claim", claim_slowly)
-    make_clip(tmp_path / "short.mp4", num_frames=8, size=(64, 48))
     service = deploy(tmp_path, lease_seconds=600)
-    job = service.submit(tmp_path / "short.mp4")
+    job = service.submit(short_clip)
 
     async def work() -> Job:
         async with service.running() as runner:

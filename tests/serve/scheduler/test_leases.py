@@ -9,21 +9,19 @@ import pytest
 
 from seedvr2_ray.serve.jobs import Job
 from seedvr2_ray.serve.scheduler.job_run import JobRun
-from tests.media.clips import make_clip
 from tests.serve.deployment import WatchedRestorers, deploy
 
 
 @pytest.mark.slow
-def test_claims_hold_however_many_jobs_wait_for_a_store_that_does_not_answer(tmp_path: Path) -> None:
+def test_claims_hold_however_many_jobs_wait_for_a_store_that_does_not_answer(short_clip: Path, tmp_path: Path) -> None:
     is_restoring, may_go_on = threading.Event(), threading.Event()
 
     def hang(task: object) -> None:
         is_restoring.set()
         may_go_on.wait(240)
 
-    make_clip(tmp_path / "short.mp4", num_frames=8, size=(64, 48))
     service = deploy(tmp_path, WatchedRestorers(on_segment=hang), lease_seconds=1.0)
-    job = service.submit(tmp_path / "short.mp4")
+    job = service.submit(short_clip)
 
     async def work() -> None:
         async with service.running() as runner:
@@ -45,7 +43,7 @@ def test_claims_hold_however_many_jobs_wait_for_a_store_that_does_not_answer(tmp
 
 @pytest.mark.slow
 def test_a_runner_that_takes_its_own_job_again_does_not_work_on_it_twice_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     is_restoring, may_go_on = threading.Event(), threading.Event()
 
@@ -66,9 +64,8 @@ def test_a_runner_that_takes_its_own_job_again_does_not_work_on_it_twice_at_once
             num_at_once -= 1
 
     monkeypatch.setattr(JobRun, "run", counted)
-    make_clip(tmp_path / "short.mp4", num_frames=8, size=(64, 48))
     service = deploy(tmp_path, WatchedRestorers(on_segment=hang), lease_seconds=600.0)
-    job = service.submit(tmp_path / "short.mp4")
+    job = service.submit(short_clip)
 
     async def work() -> Job:
         async with service.running() as runner:

@@ -9,7 +9,7 @@ import struct
 import subprocess
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -128,10 +128,13 @@ def test_a_server_that_was_killed_is_replaced(inspector: Inspector, tmp_path: Pa
     assert server is not None
     with ThreadPoolExecutor(1) as threads:
         asked = threads.submit(inspector.inspect, slow, Limits(probe_seconds=600))
-        _wait(lambda: len(_children(server.pid)) == 1)
+        wait_for(lambda: len(_children(server.pid)) == 1, "a reader")
         os.kill(server.pid, signal.SIGKILL)
         # Asked again of the second server, which lives.
-        _wait(lambda: inspector._server not in (None, server) and len(_children(inspector._server.pid)) == 1)
+        wait_for(
+            lambda: inspector._server not in (None, server) and len(_children(inspector._server.pid)) == 1,
+            "another server and its reader",
+        )
         os.kill(_children(inspector._server.pid)[0], signal.SIGKILL)
         with pytest.raises(MediaError, match="crashed its reader"):
             asked.result()
@@ -174,10 +177,10 @@ def test_nothing_stays_behind_when_the_caller_is_killed(tmp_path: Path) -> None:
     with caller:
         assert caller.stdout is not None
         server = int(caller.stdout.readline())
-        _wait(lambda: len(_children(server)) == 1)
+        wait_for(lambda: len(_children(server)) == 1, "a reader")
         child = _children(server)[0]
         caller.kill()
-    _wait(lambda: not _lives(server) and not _lives(child))
+    wait_for(lambda: not _lives(server) and not _lives(child), "the end of both")
 
 
 def test_an_inspector_that_cannot_load_its_parsers_says_so() -> None:
@@ -343,7 +346,3 @@ def _lives(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
-
-
-def _wait(condition: Callable[[], bool]) -> None:
-    wait_for(condition, "a process")
