@@ -31,9 +31,6 @@ MOST_GROWTH_BYTES = 128 << 20
 NUM_STALLED = 6
 NUM_SILENT = 1050
 ANSWER_SECONDS = 1.0
-"""For nine answers of ten: a busy machine may stop for a moment."""
-LATEST_ANSWER_SECONDS = 15.0
-"""Half of what is allowed to a body, and less than what is allowed to a head or a download: nobody waits for those."""
 
 
 @contextmanager
@@ -67,9 +64,7 @@ def somebody_else_is_answered(service: RunningService) -> Iterator[None]:
         is_over.set()
         thread.join(60)
     assert not failures, failures
-    assert max(took) < LATEST_ANSWER_SECONDS, f"{max(took):.2f} s"
-    usual = sorted(took)[(len(took) - 1) * 9 // 10]
-    assert usual < ANSWER_SECONDS, f"{usual:.2f} s"
+    assert max(took) < ANSWER_SECONDS, f"{max(took):.2f} s"
 
 
 def connect(service: RunningService) -> socket.socket:
@@ -193,6 +188,6 @@ def test_estimates_against_a_server_that_drips_keep_nobody_elses_waiting(
             with somebody_else_is_answered(service):
                 assert estimate("quick", server.url("/clip.mp4")) == 200
                 ended = [each.exception() or each.result() for each in stalled if each.done()]
-                assert len(ended) < len(stalled) / 2, f"others waited for the dripping server: {ended}"
+                assert not ended, f"others waited for the dripping server: {ended}"
         finally:
             is_over.set()
